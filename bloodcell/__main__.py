@@ -1,0 +1,74 @@
+"""The front door: answers at once what can be answered at once, and hands on the rest.
+
+    python -m bloodcell fit --config d8.yaml
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from bloodcell import __version__
+from bloodcell.errors import InputError
+
+BAD_INPUT = 2  # exit status, as argparse has it
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs a verb.
+
+    Args:
+        args: words after `bloodcell`; None takes them from the command line.
+
+    Raises:
+        SystemExit: with status 2 and a message if what was given cannot be used.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        _run(words)
+    except InputError as error:
+        print(f"bloodcell: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run(words: list[str]) -> None:
+    from bloodcell import manual
+
+    if words in (["--version"], ["-V"]):
+        print(f"bloodcell {__version__}")
+        return
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(manual.front_page())
+        if not words:
+            sys.exit(BAD_INPUT)
+        return
+    verb = words[0]
+    if verb not in manual.VERBS:
+        raise InputError(_no_such_verb(verb, list(manual.VERBS)))
+    if "-h" in words or "--help" in words:
+        print(manual.verb_page(verb))
+    elif verb == "download":
+        from bloodcell.data import kaggle
+
+        if words[1:]:
+            raise InputError(f"download takes no options (got: {' '.join(words[1:])}).")
+        print(kaggle.download())
+    else:
+        from bloodcell import cli
+
+        cli.run(verb, words[1:])
+
+
+def _no_such_verb(verb: str, verbs: list[str]) -> str:
+    if verb.startswith("-"):
+        return f"'{verb}' stands where a verb is expected. Put one before it: {', '.join(verbs)}."
+    near = difflib.get_close_matches(verb, verbs, n=1, cutoff=0.4)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"no verb '{verb}'. {hint}Verbs: {', '.join(verbs)}."
+
+
+if __name__ == "__main__":
+    main()

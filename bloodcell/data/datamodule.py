@@ -1,0 +1,224 @@
+"""The LightningDataModule: a folder of images becomes batches."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+
+from bloodcell.data.augment import Augment, augment_batch
+from bloodcell.data.decode import Unreadable, decode_all
+from bloodcell.data.source import open_source
+from bloodcell.data.splits import Split, count_photos, make_parts, shared_photos
+from bloodcell.data.table import build_table
+from bloodcell.errors import InputError
+
+SMALLEST_IMAGE = 32  # a MobileNet halves its input five times
+NOT_COUNTED = -100  # target of a padding row: cross-entropy and torchmetrics leave it out
+
+
+class Batch(TypedDict):
+    """What the network is fed.
+
+    Attributes:
+        image: (B, 3, H, W) uint8 in channels-last memory.
+        target: (B,) int64, the label, or `NOT_COUNTED` for a row that only fills up a device.
+        row: (B,) int64, the image's row in the table.
+    """
+
+    image: Tensor
+    target: Tensor
+    row: Tensor
+
+
+class BloodCells(LightningDataModule):
+    """Photographs of blood cells in class folders, grouped by photograph.
+
+    Args:
+        root: a folder of class folders, a .zip of one, `kaggle` (downloaded once) or `drawn`.
+        split: `photo` keeps a photograph in one part; `seed` draws files, as published, and leaks;
+            `folds` tests one fifth of the photographs.
+        fold: which fifth `folds` tests, 0 to 4.
+        photos: CSV with columns file, photo and, if known, cell, for data of your own.
+        image_size: side in pixels; images are squeezed to a square.
+        batch_size: images a step on each device.
+        augment: `none`, or `flips`: left-right and top-bottom, at random.
+        unreadable: `stop` at images that cannot be read, or `skip` and list them.
+        seed: decides split, order and augmentation; the command line takes it from seed_everything.
+
+    Attributes:
+        table: all images.
+        class_names: the classes, in the order of the network's outputs.
+        parts: row numbers of train, val and test.
+    """
+
+    def __init__(
+        self,
+        root: str = "kaggle",
+        split: Split = "photo",
+        fold: NonNegativeInt = 0,
+        photos: str | None = None,
+        image_size: PositiveInt = 224,
+        batch_size: PositiveInt = 32,
+        augment: Augment = "none",
+        unreadable: Unreadable = "stop",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if image_size < SMALLEST_IMAGE:
+            raise InputError(
+                f"data.image_size={image_size} is under {SMALLEST_IMAGE} pixels, too small for a "
+                "MobileNet. Use 96 or more; the published experiments use 224."
+            )
+        self.save_hyperparameters(logger=False)
+        self.split: Split = split
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.augment: Augment = augment
+        self.unreadable: Unreadable = unreadable
+        self.seed = seed
+        self.source = open_source(root)
+        self.table = build_table(self.source, Path(photos) if photos else None)
+        self.class_names = list(self.table.class_names)
+        self.parts = make_parts(self.table, split, fold, seed)
+        self.datasets: dict[str, ImageDataset] = {}
+
+    def setup(self, stage: str) -> None:
+        """Decodes every image once, before any training; `fast_dev_run` only what it will use."""
+        if self.datasets:
+            return
+        most = None
+        if self.trainer and self.trainer.fast_dev_run:
+            batches = int(self.trainer.limit_train_batches or 1)
+            most = batches * self.batch_size * self.trainer.world_size
+        parts = {part: rows[:: _stride(len(rows), most)][:most] for part, rows in self.parts.items()}
+        rows = [i for part_rows in parts.values() for i in part_rows]
+        names = [self.table.rows[i].path for i in rows]
+        pixels, good = decode_all(self.source, names, self.image_size, self.unreadable)
+        place = {rows[k]: n for n, k in enumerate(good)}
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+        targets = torch.tensor([self.table.labels[rows[k]] for k in good])
+        numbers = torch.tensor([rows[k] for k in good])
+        for part, part_rows in parts.items():
+            places = torch.tensor([place[i] for i in part_rows if i in place], dtype=torch.int64)
+            if not len(places):
+                raise InputError(
+                    f"data.unreadable=skip leaves no image in the {part} part. Mend the images."
+                )
+            self.datasets[part] = ImageDataset(images, targets, numbers, places)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches in an order that is a function of (seed, epoch)."""
+        dataset = self.datasets["train"]
+        world, rank = self._devices()
+        return self._loader(
+            dataset, DistributedSampler(dataset, world, rank, shuffle=True, seed=self.seed)
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every validation image once."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Every test image once."""
+        return self._eval_loader("test")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augments training batches on the device they were sent to."""
+        trainer = self.trainer
+        if trainer and trainer.training:
+            batch["image"] = augment_batch(
+                batch["image"], batch["row"], self.augment, self.seed, trainer.current_epoch
+            )
+        return batch
+
+    def summary(self) -> str:
+        """Says what was found and how it is divided, and warns of a split that leaks."""
+        counts = " | ".join(
+            f"{part} {len(rows):,} files of {count_photos(self.table, rows):,} photographs"
+            for part, rows in self.parts.items()
+        )
+        lines = [f"data.root={self.source.root}, data.split={self.split}: {counts}"]
+        if not self.table.mapped:
+            lines.append(
+                "no photo table: each file counts as its own photograph. If some are copies of "
+                "one, name them with data.photos, else the scores are too good."
+            )
+        shared = shared_photos(self.table, self.parts)
+        if shared:
+            tested = count_photos(self.table, self.parts["test"])
+            lines.append(
+                f"this split LEAKS: {shared} of {tested} test photographs also lie in train or "
+                "validation. Its scores measure memory; data.split=photo measures skill."
+            )
+        return "\n".join(lines)
+
+    def _devices(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _eval_loader(self, part: str) -> DataLoader[Batch]:
+        dataset = self.datasets[part]
+        return self._loader(dataset, EvenSampler(len(dataset), *self._devices()))
+
+    def _loader(self, dataset: "ImageDataset", sampler: Sampler[int]) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_as_it_is
+        )
+
+
+class ImageDataset(Dataset[Batch]):
+    """Some rows of the decoded images, fetched a batch at a time.
+
+    Args:
+        images: (N, 3, H, W) uint8, all decoded images.
+        targets: (N,) int64.
+        rows: (N,) int64, the row of each image in the table.
+        places: (n,) int64, which of the N belong to this part.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor, rows: Tensor, places: Tensor) -> None:
+        self.images, self.targets, self.rows, self.places = images, targets, rows, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """Fetches a batch; positions from `len(self)` on wrap round and are not counted."""
+        position = torch.tensor(positions)
+        place = self.places[position % len(self)]
+        target = self.targets[place].where(position < len(self), NOT_COUNTED)
+        return {"image": self.images[place], "target": target, "row": self.rows[place]}
+
+
+class EvenSampler(Sampler[int]):
+    """Gives each device every n-th position, all devices equally many.
+
+    Positions past the end fill up the last round. The dataset marks them as not counted, so that
+    an evaluation counts every image exactly once on any number of devices, and none waits forever.
+
+    Args:
+        length: number of images.
+        world: number of devices.
+        rank: which of them this is.
+    """
+
+    def __init__(self, length: int, world: int, rank: int) -> None:
+        self.length, self.world, self.rank = length, world, rank
+
+    def __len__(self) -> int:
+        return -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self) * self.world, self.world))
+
+
+def _stride(length: int, most: int | None) -> int:
+    return max(1, length // most) if most else 1
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,129 @@
+"""Where the images lie: a folder or a zip archive, listed and read by name."""
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from bloodcell.data import kaggle, smear_scene, smears
+from bloodcell.errors import InputError, listed
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+DRAWN = "drawn"
+KAGGLE = "kaggle"
+_HOW_TO_GET_DATA = (
+    "Give data.root a folder of class folders or a .zip of one, 'kaggle' for the Blood Cells set, "
+    "or 'drawn' for smears drawn by the program."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or a zip archive of images.
+
+    Attributes:
+        root: the folder or the archive.
+        sizes: bytes of every image file, by its name relative to the root, with forward slashes.
+        photos: the photo table that belongs to the images, if one came with them.
+    """
+
+    root: Path
+    sizes: dict[str, int] = field(repr=False)
+    photos: Path | None = None
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether the images lie in an archive."""
+        return self.root.is_file()
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Callable[[str], bytes]]:
+        """Opens the source; the function it gives reads one file by name, from any thread."""
+        if self.is_zip:
+            with zipfile.ZipFile(self.root) as archive:
+                yield archive.read
+        else:
+            yield lambda name: (self.root / name).read_bytes()
+
+
+def open_source(root: str) -> Source:
+    """Finds the images that `data.root` means.
+
+    Args:
+        root: a folder, a .zip file, `kaggle` (downloaded once, then from the cache) or `drawn`.
+
+    Raises:
+        InputError: if nothing is there, or the archive is damaged or has paths that leave it.
+    """
+    if root == KAGGLE:
+        return _folder(kaggle.download())
+    if root == DRAWN:
+        folder = _drawn()
+        return _folder(folder / "images", folder / "photos.csv")
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _archive(path)
+    raise InputError(_nothing_there(root, path))
+
+
+def _drawn() -> Path:
+    """Draws the demo smears once: 125 photographs a class, two copies of each."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bloodcell"
+    # named after the code that draws, so that a new version of it never meets old pictures
+    code = b"".join(Path(str(m.__file__)).read_bytes() for m in (smears, smear_scene))
+    folder = cache / f"drawn-{hashlib.sha256(code).hexdigest()[:8]}"
+    if not folder.is_dir():
+        print(f"drawing blood smears into {folder} (once, some seconds) ...", flush=True)
+        try:
+            smears.write_smears(folder, train_photos=100, test_photos=25, copies=2)
+        except OSError:  # of several processes that start at once, the first to finish wins
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def _folder(path: Path, photos: Path | None = None) -> Source:
+    files = ((p.relative_to(path).as_posix(), p) for p in path.rglob("*") if p.is_file())
+    return Source(path, {n: p.stat().st_size for n, p in sorted(files) if _is_image(n)}, photos)
+
+
+def _archive(path: Path) -> Source:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(
+            f"data.root='{path}' cannot be read as a zip archive ({error}). "
+            "It may be cut off: download it again, or unpack it and give the folder."
+        ) from error
+    for entry in entries:
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+            raise InputError(
+                f"data.root='{path}' holds a path that leaves the archive ({entry.filename!r}). "
+                "Such a file can be an attack and is not read: get the archive from its author."
+            )
+    files = {e.filename: e.file_size for e in entries if not e.is_dir() and _is_image(e.filename)}
+    return Source(path, dict(sorted(files.items())))
+
+
+def _nothing_there(root: str, path: Path) -> str:
+    parent = path.parent
+    while not parent.is_dir():
+        parent = parent.parent
+    found = listed(sorted(p.name for p in parent.iterdir() if not p.name.startswith(".")))
+    return (
+        f"data.root='{root}' does not exist (looked for {path.absolute()}; "
+        f"{parent.absolute()} holds: {found}). {_HOW_TO_GET_DATA}"
+    )

@@ -1,0 +1,140 @@
+"""The help pages, made from signatures and docstrings, which are read as text.
+
+So help comes at once: importing what it describes would take seconds. `--help-all` does import it
+and lists every option of Lightning's Trainer as well.
+"""
+
+import ast
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import docstring_parser
+
+VERBS = {
+    "fit": "train, then test the best checkpoint",
+    "validate": "score a run folder or a checkpoint on the validation part",
+    "test": "score a run folder or a checkpoint on the test part",
+    "download": "get the Kaggle set Blood Cells, and check it file by file",
+}
+_LINKED = {"class_names", "seed"}  # set by the program; image_size of the model comes from the data
+_COMMON = {
+    "--config NAME": "a YAML file, or the name of a shipped one: d8.yaml",
+    "--seed_everything N": "decides every random choice (default: 0)",
+    "--print_config": "show all settings as they would be used, and stop",
+    "--help-all": "every option there is, Lightning's included",
+}
+_CHECKPOINT = {"--ckpt_path RUN": "a run folder (its best checkpoint) or a .ckpt file; required"}
+_FIT = {
+    "--name NAME": "folder of the run below lightning_logs (default: the config's name)",
+    "--ckpt_path last": "go on with the newest run of this name; or a run folder, or a .ckpt file",
+}
+_TRAINER = {
+    "--trainer.max_epochs N": "how long to train (default: 30)",
+    "--trainer.accelerator NAME": "auto, cpu, gpu, mps (default: auto)",
+    "--trainer.devices N": "how many of them (default: auto)",
+    "--trainer.strategy NAME": "how several work together, e.g. ddp (default: auto)",
+    "--trainer.precision NAME": "default: bf16-mixed or 16-mixed on a GPU, 32-true elsewhere",
+    "--trainer.fast_dev_run true": "one batch of each part, nothing is written",
+    "--trainer.default_root_dir DIR": "where lightning_logs lies (default: here)",
+}
+
+
+class Argument(NamedTuple):
+    """One argument of a constructor.
+
+    Attributes:
+        name: its name.
+        type: its annotation, as written.
+        default: its default, as written; None if it has none.
+        text: what the docstring says of it.
+    """
+
+    name: str
+    type: str
+    default: str | None
+    text: str
+
+
+def front_page() -> str:
+    """The page of `bloodcell --help`."""
+    verbs = "\n".join(_entry(verb, text) for verb, text in VERBS.items())
+    return (
+        "usage: bloodcell VERB [options]\n\n"
+        "Fine-tunes a MobileNet on photographs of blood cells, and scores it by photograph.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "examples:\n"
+        "  bloodcell fit --config demo.yaml                  a minute, no data needed\n"
+        "  bloodcell fit --config d8.yaml --data.root blood-cells.zip\n"
+        "  bloodcell test --ckpt_path lightning_logs/d8/version_0\n\n"
+        "bloodcell VERB --help says more; bloodcell --version says which one this is."
+    )
+
+
+def verb_page(verb: str) -> str:
+    """The page of `bloodcell VERB --help`."""
+    head = f"usage: bloodcell {verb} [options]\n\n{VERBS[verb].capitalize()}.\n"
+    if verb == "download":
+        return head
+    here = Path(__file__).parent
+    sections = {
+        "options": _FIT | _COMMON if verb == "fit" else _CHECKPOINT | _COMMON,
+        "data": _options("data", here / "data" / "datamodule.py", "BloodCells"),
+    }
+    if verb == "fit":
+        model = _options("model", here / "train" / "classifier.py", "Classifier", {"image_size"})
+        sections["model"] = model
+    else:
+        head += "The checkpoint says how the model is built and which data it was made from.\n"
+    sections["trainer, most used"] = _TRAINER
+    pages = (
+        f"\n{title}:\n" + "\n".join(_entry(flag, text) for flag, text in entries.items())
+        for title, entries in sections.items()
+    )
+    return head + "\n".join(pages)
+
+
+def read_arguments(path: Path, class_name: str) -> Iterator[Argument]:
+    """Reads the arguments of a class's constructor from its source.
+
+    Args:
+        path: the module.
+        class_name: a class with an `__init__` and a Google-style docstring.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
+    init = next(n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    parsed = docstring_parser.parse(ast.get_docstring(node) or "")
+    texts = {p.arg_name: p.description or "" for p in parsed.params}
+    arguments = init.args.args[1:]
+    defaults = [None] * (len(arguments) - len(init.args.defaults)) + [
+        ast.unparse(default) for default in init.args.defaults
+    ]
+    for argument, default in zip(arguments, defaults, strict=True):
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+        yield Argument(argument.arg, annotation, default, texts.get(argument.arg, ""))
+
+
+def _options(
+    key: str, path: Path, class_name: str, linked: set[str] = frozenset()
+) -> dict[str, str]:
+    options = {}
+    for argument in read_arguments(path, class_name):
+        if argument.name not in _LINKED | linked:
+            text = " ".join(argument.text.split()).rstrip(".")
+            options[f"--{key}.{argument.name}"] = f"{text} (default: {_bare(argument.default)})"
+    return options
+
+
+def _bare(default: str | None) -> str:
+    return "none" if default in (None, "None") else default.strip("'\"").lower()
+
+
+def _entry(left: str, right: str) -> str:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    indent = 32 if left.startswith("-") else 14
+    lines = textwrap.wrap(right, width - indent) or [""]
+    first = f"  {left:<{indent - 2}}" if len(left) < indent - 3 else f"  {left}\n{' ' * indent}"
+    return first + f"\n{' ' * indent}".join(lines)

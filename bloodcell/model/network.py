@@ -1,0 +1,162 @@
+"""The network: a timm trunk, then flatten or pooling, then dense layers.
+
+The head is the published one, in Keras' terms: Flatten, then Dense(relu) and Dropout as often as
+there are hidden layers, then Dense. Logits come out; the softmax lives in the loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from bloodcell.errors import InputError, listed
+
+Pool = Literal["flatten", "avg"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a trunk's weights demand of the network they are loaded into.
+
+    Attributes:
+        source: where the weights came from: `imagenet`, `none` or a file's name.
+        mean: per channel, of pixels in 0 to 1.
+        std: per channel, of pixels in 0 to 1.
+        options: arguments of `timm.create_model` without which the weights compute other features.
+    """
+
+    source: str = "none"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    options: dict[str, str | float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types only, for a checkpoint."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Reads what `as_dict` wrote."""
+        return cls(
+            values["source"], tuple(values["mean"]), tuple(values["std"]), dict(values["options"])
+        )
+
+
+class Network(nn.Module):
+    """Pixels in, logits out.
+
+    Args:
+        backbone: any timm model name.
+        n_classes: number of logits.
+        image_size: side of the square images in pixels; decides the width of `flatten`.
+        hidden: widths of the dense layers before the last; empty for a plain linear head.
+        dropout: probability after each hidden layer, or before the only one if there is none.
+        pool: `flatten` keeps every position of the trunk's map, `avg` averages them.
+        recipe: preprocessing and options that belong to the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: str,
+        n_classes: int,
+        image_size: int,
+        hidden: Sequence[int],
+        dropout: float,
+        pool: Pool,
+        recipe: Recipe,
+    ) -> None:
+        super().__init__()
+        self.trunk = create_trunk(backbone, recipe)
+        self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
+        channels, height, width = _map_shape(self.trunk, image_size)
+        self.head = make_head(
+            channels if pool == "avg" else channels * height * width, hidden, n_classes, dropout
+        )
+        # not saved with the weights: the checkpoint holds the recipe they come from
+        scale = torch.tensor([recipe.mean, recipe.std])[:, None, :, None, None] * 255
+        self.register_buffer("mean", scale[0], persistent=False)
+        self.register_buffer("std", scale[1], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classifies a batch.
+
+        Args:
+            images: (B, 3, H, W), 0 to 255, of any type.
+
+        Returns:
+            (B, n_classes) logits.
+        """
+        x = (images - self.mean) / self.std
+        x = self.trunk(x)  # (B, C, h, w)
+        return self.head(self.pool(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def create_trunk(backbone: str, recipe: Recipe) -> nn.Module:
+    """Builds a timm model without its classifier, with random weights.
+
+    Args:
+        backbone: any timm model name.
+        recipe: its options are passed on.
+
+    Returns:
+        A module that maps (B, 3, H, W) to (B, C, h, w).
+
+    Raises:
+        InputError: if timm knows no such model.
+    """
+    if not timm.is_model(backbone):
+        near = timm.list_models(f"*{backbone}*") or timm.list_models("mobilenet*")
+        raise InputError(
+            f"model.backbone='{backbone}' is no timm model. "
+            f"Some it has: {listed(near)}; all of them: timm.list_models()."
+        )
+    trunk: nn.Module = timm.create_model(
+        backbone, num_classes=0, global_pool="", **dict(recipe.options)
+    )
+    return trunk
+
+
+def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: float) -> nn.Module:
+    """Builds the dense layers.
+
+    Args:
+        n_inputs: width of the flattened features.
+        hidden: widths of the hidden layers, each followed by ReLU and dropout.
+        n_classes: number of logits.
+        dropout: probability, 0 to 1.
+
+    Returns:
+        A module that maps (B, n_inputs) to (B, n_classes).
+    """
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(n_inputs, width), nn.ReLU(), nn.Dropout(dropout)]
+        n_inputs = width
+    if not hidden:
+        layers.append(nn.Dropout(dropout))
+    layers.append(nn.Linear(n_inputs, n_classes))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):  # as Keras starts its Dense layers
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def _map_shape(trunk: nn.Module, image_size: int) -> tuple[int, int, int]:
+    """Channels, height and width of the trunk's map, found by running it once."""
+    training = trunk.training
+    shape = trunk.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+    trunk.train(training)
+    if len(shape) != 4:
+        raise InputError(
+            f"model.backbone gives features of shape {tuple(shape)}, not a map (B, C, h, w). "
+            "Use a convolutional model, e.g. one of timm.list_models('mobilenet*')."
+        )
+    return shape[1], shape[2], shape[3]

@@ -1,0 +1,1 @@
+"""What a run folder says: reads its files, imports nothing from training."""

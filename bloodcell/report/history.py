@@ -1,0 +1,51 @@
+"""The history of a run: `metrics.csv`, one line an epoch."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+FILE_NAME = "metrics.csv"
+
+
+class Epoch(NamedTuple):
+    """One line of the history.
+
+    Attributes:
+        epoch: from 0.
+        train_loss: mean cross-entropy during the epoch, dropout on.
+        train_acc: accuracy by file during the epoch, dropout on, 0 to 1.
+        val_loss: mean cross-entropy after the epoch.
+        val_acc: accuracy by file after the epoch, 0 to 1.
+        lr: learning rate.
+        images_per_second: training only, all devices.
+        seconds: training and validation.
+    """
+
+    epoch: int
+    train_loss: float
+    train_acc: float
+    val_loss: float
+    val_acc: float
+    lr: float
+    images_per_second: float
+    seconds: float
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """Reads `metrics.csv`; a run without one has no epochs."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [
+            Epoch(int(line["epoch"]), *(float(line[name]) for name in Epoch._fields[1:]))
+            for line in csv.DictReader(file)
+        ]
+
+
+def best(history: list[Epoch]) -> Epoch:
+    """The epoch whose checkpoint is kept as the best: lowest validation loss, the first of equals.
+
+    Args:
+        history: at least one epoch.
+    """
+    return min(history, key=lambda line: line.val_loss)

@@ -1,0 +1,177 @@
+"""The LightningModule: loss, metrics and optimizer around the network."""
+
+from typing import Any
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from bloodcell.data.datamodule import NOT_COUNTED, Batch
+from bloodcell.data.splits import PARTS
+from bloodcell.errors import InputError
+from bloodcell.model.network import Network, Pool, Recipe
+from bloodcell.model.weights import NONE, load_trunk, read_recipe
+
+RECIPE = "recipe"  # key in a checkpoint
+
+
+class Classifier(LightningModule):
+    """A timm trunk with a small dense head that tells blood cells apart.
+
+    Args:
+        class_names: the classes, in the order of the outputs; the data says them.
+        image_size: side of the images in pixels; the data says it.
+        backbone: trunk, any timm model name.
+        weights: `imagenet` (timm's), `none`, or a file (.safetensors, .pth, Keras' .h5).
+        hidden: widths of the dense layers before the last; [] for a plain linear head.
+        dropout: probability after each dense layer, 0 to 1.
+        pool: `flatten` the trunk's map, as published, or `avg` over it.
+        freeze: leave the trunk as it came and train the head only.
+        lr: learning rate of Adam.
+
+    Attributes:
+        network: uint8 pixels in, logits out.
+        recipe: where the trunk's weights came from and what they demand.
+        predicted: after a test, rows (n,) and probabilities (n, classes), sorted by row.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        image_size: PositiveInt,
+        backbone: str = "mobilenetv1_100",
+        weights: str = "imagenet",
+        hidden: list[PositiveInt] = [8],  # noqa: B006  never changed; --help shows it
+        dropout: ClosedUnitInterval = 0.5,
+        pool: Pool = "flatten",
+        freeze: bool = False,
+        lr: PositiveFloat = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.class_names = class_names
+        self.freeze_trunk = freeze
+        self.lr = lr
+        self.recipe = read_recipe(backbone, weights)
+        self.network = self._build()
+        load_trunk(self.network.trunk, backbone, weights)
+        self.network.trunk.requires_grad_(not freeze)
+        self.losses = nn.ModuleDict({f"{part}_loss": MeanMetric() for part in PARTS})
+        self.accuracies = nn.ModuleDict({f"{part}_acc": self._accuracy() for part in PARTS})
+        self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.predicted: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps pixels (B, 3, H, W), 0 to 255, to logits (B, classes)."""
+        return self.network(images)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Switches to training; a frozen trunk keeps its BatchNorm statistics."""
+        super().train(mode)
+        if self.freeze_trunk:
+            self.network.trunk.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the mean loss of a batch."""
+        loss, _ = self._step(batch, "train")
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=1)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the validation metrics."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the test metrics and keeps its probabilities."""
+        _, logits = self._step(batch, "test")
+        self._collected.append((batch["row"], batch["target"], logits.float().softmax(1)))
+
+    def on_test_epoch_end(self) -> None:
+        """Brings the predictions of all devices together, each image once."""
+        columns = [torch.cat(parts) for parts in zip(*self._collected, strict=True)]
+        self._collected.clear()
+        if self.trainer.world_size > 1:  # (world, n, ...) -> (world * n, ...)
+            columns = [self.all_gather(column).flatten(0, 1) for column in columns]  # type: ignore[union-attr]
+        row, target, probability = columns
+        counted = target != NOT_COUNTED
+        row, probability = row[counted].cpu(), probability[counted].cpu()
+        order = row.argsort()
+        self.predicted = (row[order], probability[order])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, with Keras' epsilon."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.Adam(parameters, lr=self.lr, eps=1e-7)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes the checkpoint enough: it says how to build the network, and needs no weights."""
+        checkpoint[RECIPE] = self.recipe.as_dict()
+        checkpoint["hyper_parameters"]["weights"] = NONE
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Rebuilds the network as the checkpoint's weights demand.
+
+        Raises:
+            InputError: if the checkpoint's classes are others than the data's.
+        """
+        classes = checkpoint["hyper_parameters"]["class_names"]
+        if classes != self.class_names:
+            raise InputError(
+                f"The checkpoint knows the classes {classes}, the data has {self.class_names}. "
+                "Give data.root a folder with the checkpoint's classes, or train anew."
+            )
+        recipe = Recipe.from_dict(checkpoint[RECIPE])
+        if recipe.options != self.recipe.options or (recipe.mean, recipe.std) != (
+            self.recipe.mean,
+            self.recipe.std,
+        ):
+            self.recipe = recipe
+            self.network = self._build().to(self.device)
+            self.network.trunk.requires_grad_(not self.freeze_trunk)
+        self.recipe = recipe
+
+    def summary(self) -> str:
+        """Says what is trained, in one line."""
+        hp = self.hparams
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.parameters())
+        return (
+            f"{hp['backbone']} with weights={self.recipe.source}, {hp['pool']}, dense "
+            f"{hp['hidden']}, dropout {hp['dropout']}: {total:,} parameters, {trained:,} trained"
+        )
+
+    def _build(self) -> Network:
+        hp = self.hparams
+        return Network(
+            hp["backbone"],
+            len(self.class_names),
+            hp["image_size"],
+            hp["hidden"],
+            hp["dropout"],
+            hp["pool"],
+            self.recipe,
+        )
+
+    def _accuracy(self) -> Metric:
+        return MulticlassAccuracy(
+            len(self.class_names), average="micro", ignore_index=NOT_COUNTED, validate_args=False
+        )
+
+    def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        logits = self(batch["image"]).float()
+        target = batch["target"]
+        count = (target != NOT_COUNTED).sum()
+        total = F.cross_entropy(logits, target, ignore_index=NOT_COUNTED, reduction="sum")
+        loss = total / count.clamp(min=1)
+        mean_loss, accuracy = self.losses[f"{part}_loss"], self.accuracies[f"{part}_acc"]
+        mean_loss.update(loss.detach(), weight=count)
+        accuracy.update(logits.detach(), target)
+        shown = {"on_step": False, "on_epoch": True, "batch_size": 1}
+        self.log(f"{part}/loss", mean_loss, prog_bar=part == "val", **shown)
+        self.log(f"{part}/acc", accuracy, prog_bar=True, **shown)
+        return loss, logits

@@ -1,0 +1,157 @@
+"""The end of a run: tests the best checkpoint, writes the scores, prints the table."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.splits import count_photos, shared_photos
+from bloodcell.report import history, machine
+from bloodcell.report.scores import (
+    Predictions,
+    accuracy_by_file,
+    accuracy_by_photo,
+    write_predictions,
+    write_scores,
+)
+from bloodcell.report.summary import Line, clock, print_table, tensorboard_command
+from bloodcell.train.classifier import Classifier
+from bloodcell.train.runs import RunLogger
+
+
+def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str) -> None:
+    """Tests the best checkpoint once, writes `predictions.csv` and `scores.json`, and reports.
+
+    Args:
+        trainer: after `fit`.
+        model: what it trained.
+        data: what it trained on.
+        name: the run's name.
+    """
+    if trainer.fast_dev_run:
+        if trainer.is_global_zero:
+            print("fast_dev_run: train and validation ran; nothing was written.")
+        return
+    if not isinstance(trainer.logger, RunLogger):
+        trainer.test(model, data, verbose=True)
+        return
+    folder = Path(trainer.strategy.broadcast(trainer.log_dir))
+    trainer.test(model, data, ckpt_path=folder / "checkpoints" / "best.ckpt", verbose=False)
+    if not trainer.is_global_zero:
+        return
+    epochs = history.read_history(folder / history.FILE_NAME)
+    best = history.best(epochs)
+    said = collect_predictions(model, data, "test")
+    by_photo, n_photos = accuracy_by_photo(said)
+    loss = float(trainer.callback_metrics["test/loss"])
+    write_predictions(folder, said)
+    scores = {
+        "name": name,
+        "drawn": data.hparams["root"] == "drawn",
+        "split": data.split,
+        "files": {part: len(rows) for part, rows in data.parts.items()},
+        "photos": {part: count_photos(data.table, rows) for part, rows in data.parts.items()},
+        "test_photos_also_in_training": shared_photos(data.table, data.parts),
+        "train": {"loss": best.train_loss, "accuracy": best.train_acc},
+        "val": {"loss": best.val_loss, "accuracy": best.val_acc},
+        "test": {
+            "loss": loss,
+            "accuracy": accuracy_by_file(said),
+            "accuracy_by_photo": by_photo,
+            "photos": n_photos,
+        },
+        "best_epoch": best.epoch,
+        "epochs": len(epochs),
+        "learning_time_seconds": round(sum(epoch.seconds for epoch in epochs), 1),
+        "precision": str(trainer.precision),
+        "devices": trainer.world_size,
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "data_fingerprint": data.table.fingerprint,
+        "machine": machine.describe(_device(model)),
+    }
+    write_scores(folder, scores)
+    _log_hyperparameters(trainer.logger, model, data, scores["test"])
+    _report(folder, name, scores)
+
+
+def print_scores(trainer: Trainer, model: Classifier, data: BloodCells, part: str) -> None:
+    """Prints the scores of `validate` or `test`.
+
+    Args:
+        trainer: after it ran.
+        model: what was scored.
+        data: what it was scored on.
+        part: `val` or `test`.
+    """
+    if not trainer.is_global_zero:
+        return
+    photos = None
+    if model.predicted:
+        photos, _ = accuracy_by_photo(collect_predictions(model, data, part))
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    title = "validation" if part == "val" else part
+    line = Line(title, metrics[f"{part}/loss"], metrics[f"{part}/acc"], photos)
+    print_table(f"split: {data.split}", [line], [])
+
+
+def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predictions:
+    """Joins what the model said with what the table knows."""
+    assert model.predicted is not None
+    numbers, probability = model.predicted
+    rows = [data.table.rows[i] for i in numbers.tolist()]
+    labels = torch.tensor(data.table.labels)[numbers]
+    return Predictions(
+        [part] * len(rows),
+        [row.path for row in rows],
+        [row.photo for row in rows],
+        labels.numpy(),
+        probability.numpy(),
+        data.class_names,
+    )
+
+
+def _device(model: Classifier) -> str:
+    if model.device.type == "cuda" or torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return machine.processor()
+
+
+def _log_hyperparameters(
+    logger: RunLogger, model: Classifier, data: BloodCells, test: dict[str, float]
+) -> None:
+    """Fills TensorBoard's HPARAMS tab: a line a run, with its test scores."""
+    chosen = {**model.hparams, **data.hparams, "weights": model.recipe.source}
+    chosen["classes"] = len(chosen.pop("class_names"))
+    names = {"test/loss": "loss", "test/acc": "accuracy", "test/acc_by_photo": "accuracy_by_photo"}
+    plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in chosen.items()}
+    logger.log_hyperparams(plain, {tag: test[key] for tag, key in names.items()})
+    logger.save()
+
+
+def _report(folder: Path, name: str, scores: dict[str, Any]) -> None:
+    shown = Path(os.path.relpath(folder))
+    lines = [
+        Line("train", scores["train"]["loss"], scores["train"]["accuracy"]),
+        Line("validation", scores["val"]["loss"], scores["val"]["accuracy"]),
+        Line(
+            "test",
+            scores["test"]["loss"],
+            scores["test"]["accuracy"],
+            scores["test"]["accuracy_by_photo"],
+        ),
+    ]
+    notes = [
+        ("data", f"split {scores['split']}" + (", DRAWN smears" if scores["drawn"] else "")),
+        ("best epoch", f"{scores['best_epoch'] + 1} of {scores['epochs']}"),
+        ("learning time", clock(scores["learning_time_seconds"])),
+        ("run folder", str(shown)),
+        ("see it", tensorboard_command(shown)),
+        ("score again", f"bloodcell test --ckpt_path {shown}"),
+    ]
+    if scores["test_photos_also_in_training"]:
+        shared, all_photos = scores["test_photos_also_in_training"], scores["test"]["photos"]
+        notes.insert(1, ("LEAK", f"{shared} of {all_photos} test photographs were trained on"))
+    print_table(name, lines, notes)

@@ -1,0 +1,177 @@
+"""Run folders while they are written: claiming one, finding its checkpoints, going on with it."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from bloodcell.errors import InputError, listed
+from bloodcell.train.classifier import RECIPE
+
+_FREE = {"weights", "root", "batch_size", "unreadable"}  # may change: where data lies, how it is fed
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoard's logger in a run folder that no other run has or gets.
+
+    Args:
+        root: `lightning_logs`.
+        name: the run's name.
+        resumed: the folder of the run that goes on; None claims a new one.
+    """
+
+    def __init__(self, root: Path, name: str, resumed: Path | None = None) -> None:
+        place = (resumed.parent.parent, resumed.parent.name) if resumed else (root, name)
+        version = resumed.name if resumed else None
+        super().__init__(str(place[0]), place[1], version, default_hp_metric=False)
+
+    def _get_next_version(self) -> int:
+        """Claims the next number by making its folder: two runs started at once get two."""
+        if rank_zero_only.rank != 0:
+            return 0
+        folder = Path(self.root_dir)
+        taken = [int(p.name[8:]) for p in folder.glob("version_*") if p.name[8:].isdigit()]
+        version = max(taken, default=-1) + 1
+        while True:
+            try:
+                (folder / f"version_{version}").mkdir(parents=True)
+            except FileExistsError:
+                version += 1
+            else:
+                return version
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flushes; config.yaml already holds what TensorBoardLogger would write once more."""
+        self.experiment.flush()
+
+
+def best_checkpoint(verb: str, path: str | None) -> Path:
+    """Finds the checkpoint that `--ckpt_path` of `validate` and `test` means.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if not path:
+        raise InputError(f"{verb} needs --ckpt_path: a run folder or a .ckpt file.")
+    return _checkpoint(Path(path), "best")
+
+
+def last_checkpoint(path: str, root: Path, name: str) -> Path:
+    """Finds the checkpoint that `--ckpt_path` of `fit` means.
+
+    Args:
+        path: `last`, a run folder or a .ckpt file.
+        root: the folder that holds lightning_logs.
+        name: name of the runs among which `last` finds the newest that has a checkpoint.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if path != "last":
+        return _checkpoint(Path(path), "last")
+    folder = root / "lightning_logs" / name
+    runs = sorted(
+        (p for p in folder.glob("version_*") if p.name[8:].isdigit()), key=lambda p: int(p.name[8:])
+    )
+    resumable = [run for run in runs if (run / "checkpoints" / "last.ckpt").is_file()]
+    if not resumable:
+        raise InputError(
+            f"--ckpt_path last: no run in {folder} has a checkpoint (found: "
+            f"{listed([run.name for run in runs])}). Leave --ckpt_path out to start a new run."
+        )
+    return resumable[-1] / "checkpoints" / "last.ckpt"
+
+
+def run_folder(checkpoint: Path) -> Path | None:
+    """The run folder a checkpoint lies in, if it lies in one."""
+    folder = checkpoint.resolve().parent.parent
+    inside = checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file()
+    return folder if inside else None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint, without running any code that may be hidden in it.
+
+    Raises:
+        InputError: if it is damaged, or was not written by bloodcell.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is cut off"
+        raise InputError(
+            f"--ckpt_path {path} cannot be read as a checkpoint ({reason}). "
+            "Give another one: last.ckpt and best.ckpt lie side by side."
+        ) from error
+    if not isinstance(checkpoint, dict) or RECIPE not in checkpoint:
+        raise InputError(
+            f"--ckpt_path {path} was not written by bloodcell. To start from the weights of "
+            "another program, use model.weights."
+        )
+    return checkpoint
+
+
+def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The settings a checkpoint was made with, by their keys on the command line."""
+    model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+    keys = {f"model.{key}": value for key, value in model.items()}
+    keys |= {f"data.{key}": value for key, value in data.items()}
+    keys["seed_everything"] = keys.pop("data.seed")
+    for linked in ("model.class_names", "model.image_size"):
+        keys.pop(linked)
+    return keys
+
+
+def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bool) -> None:
+    """Refuses settings that contradict the checkpoint, which would be ignored.
+
+    Args:
+        checkpoint: as read.
+        config: the parsed settings.
+        also_data: whether the data settings must be the same too, as for a run that goes on.
+
+    Raises:
+        InputError: naming the first difference.
+    """
+    for key, then in settings(checkpoint).items():
+        group, _, name = key.rpartition(".")
+        now = config[group][name] if group else config[name]
+        fixed = group == "model" or also_data or name == "image_size"
+        if fixed and name not in _FREE and now != then:
+            raise InputError(
+                f"{key}={now}, but the checkpoint was made with {then}, which cannot change now. "
+                "Leave it out, or start a new run without --ckpt_path."
+            )
+
+
+def check_unfinished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> None:
+    """Refuses to go on with a run that has nothing left to do.
+
+    Raises:
+        InputError: if the checkpoint has had all its epochs.
+    """
+    done = checkpoint["epoch"] + 1
+    if max_epochs is not None and 0 <= max_epochs <= done:
+        raise InputError(
+            f"--ckpt_path {path}: this run has finished its {done} epochs (trainer.max_epochs="
+            f"{max_epochs}). Raise --trainer.max_epochs to go on, or leave --ckpt_path out to "
+            "start a new run."
+        )
+
+
+def _checkpoint(path: Path, name: str) -> Path:
+    if path.is_file():
+        return path
+    inside = path / "checkpoints" / f"{name}.ckpt"
+    if inside.is_file():
+        return inside
+    parent = path if path.is_dir() else path.parent
+    found = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
+    raise InputError(
+        f"--ckpt_path {path}: no checkpoint there (looked for {inside}; {parent} holds: "
+        f"{listed(found)}). Give a run folder, e.g. lightning_logs/d8/version_0, or a .ckpt file."
+    )
