@@ -1,6 +1,6 @@
 """The front door: answers at once what can be answered at once, and hands on the rest.
 
-    python -m bloodcell fit --config d8.yaml
+python -m bloodcell fit --config d8.yaml
 """
 
 import difflib

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from bloodcell.configs import find_config
@@ -19,7 +19,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.errors import InputError
 from bloodcell.train import runs
-from bloodcell.train.callbacks import FirstBatch, History, HowToGoOn
+from bloodcell.train.callbacks import Bar, FirstBatch, History, HowToGoOn
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.finish import finish_fit, print_scores
 
@@ -210,7 +210,7 @@ class Command(LightningCLI):
 
     def _callbacks(self, keep: bool) -> list[Any]:
         words = f"bloodcell fit --config {self.config_name}.yaml --ckpt_path last"
-        callbacks: list[Any] = [RichProgressBar(leave=True), History(), FirstBatch()]
+        callbacks: list[Any] = [Bar(), History(), FirstBatch()]
         if keep:
             best = ModelCheckpoint(
                 filename="best",

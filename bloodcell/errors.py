@@ -20,3 +20,26 @@ def listed(names: list[str], most: int = 8) -> str:
         return "nothing"
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def reason(error: object) -> str:
+    """Cuts another library's message down to its first sentence, for the brackets of ours."""
+    text = str(error).strip() or type(error).__name__
+    first = text.splitlines()[0].split(". ")[0].rstrip(".")
+    return first if len(first) <= 200 else first[:200] + " ..."
+
+
+def require(holds: bool, setting: str, value: object, rule: str) -> None:
+    """Refuses a setting that breaks its rule.
+
+    Args:
+        holds: whether the rule holds.
+        setting: its key on the command line.
+        value: what was given.
+        rule: what it must be, and what to use.
+
+    Raises:
+        InputError: if the rule does not hold.
+    """
+    if not holds:
+        raise InputError(f"{setting}={value} cannot be used: it must be {rule}.")

@@ -19,7 +19,9 @@ VERBS = {
     "test": "score a run folder or a checkpoint on the test part",
     "download": "get the Kaggle set Blood Cells, and check it file by file",
 }
-_LINKED = {"class_names", "seed"}  # set by the program; image_size of the model comes from the data
+_LINKED = frozenset(
+    {"class_names", "seed"}
+)  # set by the program; image_size of the model comes from the data
 _COMMON = {
     "--config NAME": "a YAML file, or the name of a shipped one: d8.yaml",
     "--seed_everything N": "decides every random choice (default: 0)",
@@ -84,7 +86,9 @@ def verb_page(verb: str) -> str:
         "data": _options("data", here / "data" / "datamodule.py", "BloodCells"),
     }
     if verb == "fit":
-        model = _options("model", here / "train" / "classifier.py", "Classifier", {"image_size"})
+        model = _options(
+            "model", here / "train" / "classifier.py", "Classifier", frozenset({"image_size"})
+        )
         sections["model"] = model
     else:
         head += "The checkpoint says how the model is built and which data it was made from.\n"
@@ -118,7 +122,7 @@ def read_arguments(path: Path, class_name: str) -> Iterator[Argument]:
 
 
 def _options(
-    key: str, path: Path, class_name: str, linked: set[str] = frozenset()
+    key: str, path: Path, class_name: str, linked: frozenset[str] = frozenset()
 ) -> dict[str, str]:
     options = {}
     for argument in read_arguments(path, class_name):

@@ -1,0 +1,1 @@
+"""From images on disk to batches: source, table, splits, decoded pixels, augmentation."""

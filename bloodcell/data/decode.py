@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bloodcell.data.source import Source
-from bloodcell.errors import InputError, listed
+from bloodcell.errors import InputError, listed, reason
 
 Pixels = NDArray[np.uint8]
 Unreadable = Literal["stop", "skip"]
@@ -73,8 +73,15 @@ def decode_all(
         def fill(place: int) -> str | None:
             try:
                 pixels[place] = decode(read(names[place]), size)
-            except (ValueError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-                return f"{names[place]} ({error})"
+            except (
+                ValueError,
+                OSError,
+                EOFError,
+                RuntimeError,
+                zlib.error,
+                zipfile.BadZipFile,
+            ) as error:
+                return f"{names[place]} ({reason(error)})"
             return None
 
         reasons = list(

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, reason
 
 HANDLE = "paultimothymooney/blood-cells"
 # a fixed version: from the second time on, kagglehub answers from its cache without a network
@@ -28,7 +28,7 @@ def download() -> Path:
         folder = Path(kagglehub.dataset_download(f"{HANDLE}/versions/{VERSION}"))
     except Exception as error:  # kagglehub raises what its HTTP library does, and more
         raise InputError(
-            f"data.root='kaggle' could not be downloaded ({_short(error)}). Without a network, get "
+            f"data.root='kaggle' could not be downloaded ({reason(error)}). Without a network, get "
             f"kaggle.com/datasets/{HANDLE} elsewhere and give data.root the .zip; to try without "
             "any data, use --data.root drawn."
         ) from error
@@ -56,8 +56,3 @@ def check(folder: Path) -> None:
             f"data.root='kaggle': files in {folder} differ from the published set. "
             "Delete that folder and run `bloodcell download` again."
         )
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:200] + " ..."

@@ -72,15 +72,15 @@ def open_source(root: str) -> Source:
 
 
 def _drawn() -> Path:
-    """Draws the demo smears once: 125 photographs a class, two copies of each."""
+    """Draws the demo smears once: 350 photographs a class, two copies of each."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bloodcell"
     # named after the code that draws, so that a new version of it never meets old pictures
     code = b"".join(Path(str(m.__file__)).read_bytes() for m in (smears, smear_scene))
     folder = cache / f"drawn-{hashlib.sha256(code).hexdigest()[:8]}"
     if not folder.is_dir():
-        print(f"drawing blood smears into {folder} (once, some seconds) ...", flush=True)
+        print(f"drawing blood smears into {folder} (once, half a minute) ...", flush=True)
         try:
-            smears.write_smears(folder, train_photos=100, test_photos=25, copies=2)
+            smears.write_smears(folder, train_photos=300, test_photos=50, copies=2)
         except OSError:  # of several processes that start at once, the first to finish wins
             if not folder.is_dir():
                 raise

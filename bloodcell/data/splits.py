@@ -47,7 +47,8 @@ def make_parts(table: Table, split: Split, fold: int = 0, seed: int = 0) -> Part
     elif split == "folds":
         test = _a_fifth(table, pool, seed, fold)
         rest = _without(pool, test)
-        parts = _parts(rest, _a_fifth(table, rest, seed), test)
+        val = _a_fifth(table, rest, seed)
+        parts = _parts(_without(rest, val), val, test)
     else:
         parts = _official(table, pool, seed)
     _check_classes(table, parts, split)

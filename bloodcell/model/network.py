@@ -116,10 +116,8 @@ def create_trunk(backbone: str, recipe: Recipe) -> nn.Module:
             f"model.backbone='{backbone}' is no timm model. "
             f"Some it has: {listed(near)}; all of them: timm.list_models()."
         )
-    trunk: nn.Module = timm.create_model(
-        backbone, num_classes=0, global_pool="", **dict(recipe.options)
-    )
-    return trunk
+    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", **recipe.options}
+    return timm.create_model(backbone, **options)
 
 
 def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: float) -> nn.Module:

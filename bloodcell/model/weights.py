@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from bloodcell.errors import InputError, listed
+from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.network import Recipe
 
 IMAGENET = "imagenet"
@@ -84,7 +84,9 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
     state = _from_hub(backbone) if weights == IMAGENET else _from_file(_existing(weights))
     wanted = {k: v for k, v in trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
     # a file made with a classifier has one; the trunk has none
-    given = {k: v for k, v in state.items() if k in wanted or not k.startswith(("classifier", "fc"))}
+    given = {
+        k: v for k, v in state.items() if k in wanted or not k.startswith(("classifier", "fc"))
+    }
     given = {k: v for k, v in given.items() if not k.endswith("num_batches_tracked")}
     wrong = [
         f"{k} is {tuple(given[k].shape)}, needs {tuple(wanted[k].shape)}"
@@ -112,10 +114,9 @@ def _from_hub(backbone: str) -> State:
         _reach_hub(config.hf_hub_id)
         model = timm.create_model(backbone, pretrained=True, num_classes=0, global_pool="")
     except Exception as error:  # the hub's client raises what its HTTP library does, and more
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"model.weights=imagenet: the weights of '{backbone}' could not be downloaded "
-            f"({first[:200]}). {_WAYS_OUT}"
+            f"({reason(error)}). {_WAYS_OUT}"
         ) from error
     state: State = model.state_dict()
     return state
@@ -182,10 +183,9 @@ def _from_keras(path: Path) -> State:
                 block = blocks[int(found[1]) - 1] if found.groups() else ""
                 key = f"{module.format(block=block)}.{_KERAS_PARAMETERS.get(parameter, 'weight')}"
                 value = torch.from_numpy(item[()])
-                if parameter == "depthwise_kernel" or "conv_dw" in key and value.ndim == 4:
-                    value = value.permute(2, 3, 0, 1)  # (h, w, channels, 1)
-                elif value.ndim == 4:
-                    value = value.permute(3, 2, 0, 1)  # (h, w, in, out)
+                if value.ndim == 4:  # depthwise (h, w, channels, 1), else (h, w, in, out)
+                    order = (2, 3, 0, 1) if "conv_dw" in key else (3, 2, 0, 1)
+                    value = value.permute(order)
                 state[key] = value.contiguous()
 
     with h5py.File(path) as file:
@@ -203,7 +203,7 @@ def _existing(weights: str) -> Path:
 
 
 def _damaged(path: Path, error: object) -> str:
-    return f"model.weights='{path}' cannot be read as weights ({error}). {_WAYS_OUT}"
+    return f"model.weights='{path}' cannot be read as weights ({reason(error)}). {_WAYS_OUT}"
 
 
 def _channels(text: str) -> tuple[float, ...]:

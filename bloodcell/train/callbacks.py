@@ -1,4 +1,4 @@
-"""What happens around a run: the history of its epochs, its first batch, what to do when it stops."""
+"""What happens around a run: its history, its first batch, how to go on when it stops."""
 
 import csv
 import time
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from torchvision.utils import make_grid
 
 from bloodcell.data.datamodule import Batch
@@ -41,7 +42,8 @@ class History(Callback):
         """Writes the line."""
         speed = self._images / (self._trained - self._start)
         pl_module.log("images_per_second", speed, rank_zero_only=True)
-        if trainer.fast_dev_run or not trainer.is_global_zero or not trainer.log_dir:
+        folder = _run_folder(trainer)
+        if folder is None or not trainer.is_global_zero:
             return
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         epoch = Epoch(
@@ -54,7 +56,12 @@ class History(Callback):
             images_per_second=round(speed, 1),
             seconds=round(time.perf_counter() - self._start, 2),
         )
-        self._write(Path(trainer.log_dir) / FILE_NAME, epoch)
+        self._write(folder / FILE_NAME, epoch)
+        trainer.print(
+            f"epoch {epoch.epoch + 1:3d} of {trainer.max_epochs}"
+            f"   train loss {epoch.train_loss:.4f} acc {epoch.train_acc:.4f}"
+            f"   val loss {epoch.val_loss:.4f} acc {epoch.val_acc:.4f}   {speed:,.0f} images/s"
+        )
 
     def _write(self, path: Path, epoch: Epoch) -> None:
         kept = [line for line in read_history(path) if line.epoch < epoch.epoch]
@@ -64,6 +71,16 @@ class History(Callback):
             lines.writerow(Epoch._fields)
             lines.writerows([*kept, epoch])
         partial.replace(path)
+
+
+class Bar(RichProgressBar):
+    """A bar without numbers: they stand in the line `History` prints after each epoch."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Shows none."""
+        return {}
 
 
 class FirstBatch(Callback):
@@ -93,9 +110,15 @@ class HowToGoOn(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Prints the command if there is a checkpoint to go on from."""
-        if not trainer.fast_dev_run and trainer.log_dir:
-            last = Path(trainer.log_dir) / "checkpoints" / "last.ckpt"
-            if last.is_file():
+        folder = _run_folder(trainer)
+        if folder is not None:
+            if (folder / "checkpoints" / "last.ckpt").is_file():
                 print(f"\nStopped in epoch {trainer.current_epoch}. To go on: {self.command}")
             else:
                 print("\nStopped before the end of the first epoch: there is nothing to resume.")
+
+
+def _run_folder(trainer: Trainer) -> Path | None:
+    """The run folder, if there is one: a dry run or a run without a logger has none."""
+    logger = trainer.logger
+    return Path(logger.log_dir) if isinstance(logger, TensorBoardLogger) else None

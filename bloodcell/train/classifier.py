@@ -3,20 +3,34 @@
 from typing import Any
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from bloodcell.data.datamodule import NOT_COUNTED, Batch
 from bloodcell.data.splits import PARTS
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, require
 from bloodcell.model.network import Network, Pool, Recipe
 from bloodcell.model.weights import NONE, load_trunk, read_recipe
 
 RECIPE = "recipe"  # key in a checkpoint
+
+
+class Metrics(nn.Module):
+    """Mean loss and accuracy over one part of the data, however its batches are cut.
+
+    Args:
+        n_classes: number of classes.
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.acc = MulticlassAccuracy(
+            n_classes, average="micro", ignore_index=NOT_COUNTED, validate_args=False
+        )
 
 
 class Classifier(LightningModule):
@@ -28,7 +42,7 @@ class Classifier(LightningModule):
         backbone: trunk, any timm model name.
         weights: `imagenet` (timm's), `none`, or a file (.safetensors, .pth, Keras' .h5).
         hidden: widths of the dense layers before the last; [] for a plain linear head.
-        dropout: probability after each dense layer, 0 to 1.
+        dropout: probability after each dense layer, 0 to under 1.
         pool: `flatten` the trunk's map, as published, or `avg` over it.
         freeze: leave the trunk as it came and train the head only.
         lr: learning rate of Adam.
@@ -42,16 +56,19 @@ class Classifier(LightningModule):
     def __init__(
         self,
         class_names: list[str],
-        image_size: PositiveInt,
+        image_size: int,
         backbone: str = "mobilenetv1_100",
         weights: str = "imagenet",
-        hidden: list[PositiveInt] = [8],  # noqa: B006  never changed; --help shows it
-        dropout: ClosedUnitInterval = 0.5,
+        hidden: list[int] = [8],  # noqa: B006  never changed; --help shows it
+        dropout: float = 0.5,
         pool: Pool = "flatten",
         freeze: bool = False,
-        lr: PositiveFloat = 1e-5,
+        lr: float = 1e-5,
     ) -> None:
         super().__init__()
+        require(0 <= dropout < 1, "model.dropout", dropout, "0 or more and less than 1, e.g. 0.5")
+        require(min(hidden, default=1) > 0, "model.hidden", hidden, "widths over 0, e.g. [8, 8]")
+        require(lr > 0, "model.lr", lr, "over 0, e.g. 1e-4")
         self.save_hyperparameters(logger=False)
         self.class_names = class_names
         self.freeze_trunk = freeze
@@ -60,8 +77,9 @@ class Classifier(LightningModule):
         self.network = self._build()
         load_trunk(self.network.trunk, backbone, weights)
         self.network.trunk.requires_grad_(not freeze)
-        self.losses = nn.ModuleDict({f"{part}_loss": MeanMetric() for part in PARTS})
-        self.accuracies = nn.ModuleDict({f"{part}_acc": self._accuracy() for part in PARTS})
+        self.train_metrics, self.val_metrics, self.test_metrics = (
+            Metrics(len(class_names)) for _ in PARTS
+        )
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
         self.predicted: tuple[Tensor, Tensor] | None = None
 
@@ -78,17 +96,15 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean loss of a batch."""
-        loss, _ = self._step(batch, "train")
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=1)
-        return loss
+        return self._step(batch, "train", self.train_metrics)[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation metrics."""
-        self._step(batch, "val")
+        self._step(batch, "val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the test metrics and keeps its probabilities."""
-        _, logits = self._step(batch, "test")
+        _, logits = self._step(batch, "test", self.test_metrics)
         self._collected.append((batch["row"], batch["target"], logits.float().softmax(1)))
 
     def on_test_epoch_end(self) -> None:
@@ -157,21 +173,14 @@ class Classifier(LightningModule):
             self.recipe,
         )
 
-    def _accuracy(self) -> Metric:
-        return MulticlassAccuracy(
-            len(self.class_names), average="micro", ignore_index=NOT_COUNTED, validate_args=False
-        )
-
-    def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Batch, part: str, metrics: Metrics) -> tuple[Tensor, Tensor]:
         logits = self(batch["image"]).float()
         target = batch["target"]
         count = (target != NOT_COUNTED).sum()
         total = F.cross_entropy(logits, target, ignore_index=NOT_COUNTED, reduction="sum")
         loss = total / count.clamp(min=1)
-        mean_loss, accuracy = self.losses[f"{part}_loss"], self.accuracies[f"{part}_acc"]
-        mean_loss.update(loss.detach(), weight=count)
-        accuracy.update(logits.detach(), target)
-        shown = {"on_step": False, "on_epoch": True, "batch_size": 1}
-        self.log(f"{part}/loss", mean_loss, prog_bar=part == "val", **shown)
-        self.log(f"{part}/acc", accuracy, prog_bar=True, **shown)
+        metrics.loss.update(loss.detach(), weight=count)
+        metrics.acc.update(logits.detach(), target)
+        self.log(f"{part}/loss", metrics.loss, on_step=False, on_epoch=True, batch_size=1)
+        self.log(f"{part}/acc", metrics.acc, on_step=False, on_epoch=True, batch_size=1)
         return loss, logits

@@ -31,14 +31,14 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         data: what it trained on.
         name: the run's name.
     """
-    if trainer.fast_dev_run:
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # undeclared
         if trainer.is_global_zero:
             print("fast_dev_run: train and validation ran; nothing was written.")
         return
     if not isinstance(trainer.logger, RunLogger):
         trainer.test(model, data, verbose=True)
         return
-    folder = Path(trainer.strategy.broadcast(trainer.log_dir))
+    folder = Path(trainer.strategy.broadcast(trainer.logger.log_dir))
     trainer.test(model, data, ckpt_path=folder / "checkpoints" / "best.ckpt", verbose=False)
     if not trainer.is_global_zero:
         return

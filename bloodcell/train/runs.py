@@ -6,12 +6,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
-from bloodcell.errors import InputError, listed
+from bloodcell.errors import InputError, listed, reason
 from bloodcell.train.classifier import RECIPE
 
-_FREE = {"weights", "root", "batch_size", "unreadable"}  # may change: where data lies, how it is fed
+_FREE = {
+    "weights",
+    "root",
+    "batch_size",
+    "unreadable",
+}  # may change: where data lies, how it is fed
 
 
 class RunLogger(TensorBoardLogger):
@@ -30,7 +35,7 @@ class RunLogger(TensorBoardLogger):
 
     def _get_next_version(self) -> int:
         """Claims the next number by making its folder: two runs started at once get two."""
-        if rank_zero_only.rank != 0:
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # undeclared
             return 0
         folder = Path(self.root_dir)
         taken = [int(p.name[8:]) for p in folder.glob("version_*") if p.name[8:].isdigit()]
@@ -102,9 +107,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is cut off"
         raise InputError(
-            f"--ckpt_path {path} cannot be read as a checkpoint ({reason}). "
+            f"--ckpt_path {path} cannot be read as a checkpoint ({reason(error)}). "
             "Give another one: last.ckpt and best.ckpt lie side by side."
         ) from error
     if not isinstance(checkpoint, dict) or RECIPE not in checkpoint:

@@ -1,0 +1,100 @@
+"""What all tests share: an empty folder each, small drawn pictures, and hardware as a marker."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bloodcell.__main__ import main
+from bloodcell.data.smears import write_smears
+
+TINY = "test_efficientnet"  # timm's own, made for tests
+REAL = "BLOODCELL_REAL_DATA"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("real") and REAL not in os.environ:
+            item.add_marker(pytest.mark.skip(reason=f"needs {REAL}, the path of the Kaggle zip"))
+        if item.get_closest_marker("slow") and "BLOODCELL_SLOW" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="slow: set BLOODCELL_SLOW=1 to run it"))
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def smears(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn smears: 8 train and 5 test photographs a class, two copies each. Not to be changed."""
+    root = tmp_path_factory.mktemp("smears") / "smears"
+    write_smears(root, train_photos=8, test_photos=5, copies=2, workers=1)
+    return root
+
+
+@pytest.fixture
+def smears_copy(smears: Path, tmp_path: Path) -> Path:
+    """Drawn smears that a test may change."""
+    return Path(shutil.copytree(smears, tmp_path / "smears"))
+
+
+@pytest.fixture(scope="session")
+def real_zip() -> Path:
+    return Path(os.environ[REAL])
+
+
+@pytest.fixture
+def words(smears: Path) -> list[str]:
+    """Options that make any run small: a tiny trunk on small drawn pictures."""
+    return [
+        "--data.root", str(smears / "images"),
+        "--data.photos", str(smears / "photos.csv"),
+        "--data.image_size", "32",
+        "--model.backbone", TINY,
+        "--model.weights", "none",
+        "--trainer.accelerator", "cpu",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must be refused, and returns what it says."""
+
+    def run(*words: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def write_picture(path: Path, colour: tuple[int, int, int], size: int = 40, seed: int = 0) -> None:
+    """Writes a noisy picture of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(-20, 20, (size, size, 3))
+    Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def make_folders(tmp_path: Path) -> Callable[..., Path]:
+    """Makes class folders of small pictures: `make_folders({"train/a": 3, "train/b": 3})`."""
+
+    def make(counts: dict[str, int], root: str = "pictures") -> Path:
+        for place, (folder, count) in enumerate(counts.items()):
+            for number in range(count):
+                colour = (40 + 60 * (place % 4), 120, 200 - 60 * (place % 4))
+                write_picture(tmp_path / root / folder / f"{number}.png", colour, seed=number)
+        return tmp_path / root
+
+    return make

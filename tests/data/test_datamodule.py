@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from bloodcell.data.datamodule import NOT_COUNTED, BloodCells, EvenSampler, ImageDataset
+from bloodcell.errors import InputError
+
+
+@pytest.fixture
+def data(smears: Path) -> BloodCells:
+    module = BloodCells(
+        str(smears / "images"), photos=str(smears / "photos.csv"), image_size=32, batch_size=8
+    )
+    module.setup("fit")
+    return module
+
+
+def test_a_batch(data: BloodCells) -> None:
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (8, 3, 32, 32)
+    assert batch["image"].dtype == torch.uint8
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+    for row, target in zip(batch["row"].tolist(), batch["target"].tolist(), strict=True):
+        assert data.class_names[target] == data.table.rows[row].class_name
+        assert row in data.parts["train"]
+
+
+def test_every_image_once_an_epoch_in_another_order(data: BloodCells) -> None:
+    def epoch(number: int) -> list[int]:
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+        return [row for batch in loader for row in batch["row"].tolist()]
+
+    assert sorted(epoch(0)) == data.parts["train"]
+    assert epoch(0) == epoch(0)
+    assert epoch(0) != epoch(1)
+    assert sorted(epoch(1)) == data.parts["train"]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_devices_evaluate_every_image_once(world: int) -> None:
+    length = 10
+    numbers = torch.arange(length)
+    dataset = ImageDataset(torch.zeros(length, 3, 1, 1), numbers % 4, numbers, numbers)
+    counted = []
+    lengths = set()
+    for rank in range(world):
+        sampler = EvenSampler(length, world, rank)
+        lengths.add(len(list(sampler)))
+        batch = dataset.__getitems__(list(sampler))
+        counted += batch["row"][batch["target"] != NOT_COUNTED].tolist()
+    assert sorted(counted) == list(range(length))
+    assert len(lengths) == 1
+
+
+def test_skipped_images_leave_their_part(
+    smears_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def module(unreadable: str) -> BloodCells:
+        return BloodCells(
+            str(smears_copy / "images"),
+            photos=str(smears_copy / "photos.csv"),
+            image_size=32,
+            unreadable=unreadable,  # type: ignore[arg-type]
+        )
+
+    data = module("skip")
+    bad = data.table.rows[data.parts["train"][0]].path
+    (smears_copy / "images" / bad).write_bytes(b"no image")
+    data.setup("fit")
+    assert len(data.datasets["train"]) == len(data.parts["train"]) - 1
+    assert bad in capsys.readouterr().err
+    with pytest.raises(InputError, match=bad):
+        module("stop").setup("fit")
+
+
+def test_the_summary_tells_of_a_leak(smears: Path) -> None:
+    def summary(split: str) -> str:
+        return BloodCells(
+            str(smears / "images"),
+            split,  # type: ignore[arg-type]
+            photos=str(smears / "photos.csv"),
+        ).summary()
+
+    assert "LEAKS" not in summary("photo")
+    assert "this split LEAKS" in summary("seed")
+    assert "train 44 files of 22 photographs" in summary("photo")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 31}, r"data\.image_size=31 cannot be used: it must be 32 pixels or more"),
+        ({"batch_size": 0}, r"data\.batch_size=0 cannot be used: it must be 1 or more"),
+    ],
+)
+def test_settings_out_of_range(smears: Path, settings: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BloodCells(str(smears / "images"), **settings)  # type: ignore[arg-type]

@@ -1,0 +1,81 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bloodcell.data import decode as decoding
+from bloodcell.data.decode import decode, decode_all
+from bloodcell.data.source import open_source
+from bloodcell.errors import InputError
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1"])
+def test_any_colour_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new("RGB", (50, 40), (255, 255, 255)).convert(mode)
+    pixels = decode(encoded(image, "TIFF"), 32)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.min() >= 254
+
+
+def test_16_bits_are_scaled_not_cut() -> None:
+    image = Image.fromarray(np.full((40, 40), 128 * 257, np.uint16))
+    assert np.unique(decode(encoded(image), 32)).tolist() == [128]
+
+
+def test_turned_as_the_camera_says() -> None:
+    image = Image.new("RGB", (40, 40))
+    image.paste((255, 0, 0), (0, 0, 20, 40))  # red on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif, quality=95)
+    pixels = decode(file.getvalue(), 40)
+    assert pixels[2, :, 0].min() > 200  # red on top
+    assert pixels[-2, :, 0].max() < 50
+
+
+def test_an_image_that_is_cut_off_is_named(smears_copy: Path) -> None:
+    bad = sorted(smears_copy.rglob("*.jpeg"))[3]
+    bad.write_bytes(bad.read_bytes()[:2000])
+    empty = sorted(smears_copy.rglob("*.jpeg"))[5]
+    empty.write_bytes(b"")
+    source = open_source(str(smears_copy))
+    names = list(source.sizes)
+    with pytest.raises(InputError) as refused:
+        decode_all(source, names, 32, "stop")
+    message = str(refused.value)
+    assert "data.unreadable=stop, and 2 of" in message
+    assert f"{bad.relative_to(smears_copy)} (" in message
+    assert "no image of a known format" in message
+    assert "--data.unreadable skip" in message
+
+
+def test_skip_counts_and_lists(smears_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = open_source(str(smears_copy))
+    names = list(source.sizes)
+    whole, _ = decode_all(source, names, 32, "stop")
+    (smears_copy / names[3]).write_bytes(b"no image")
+    pixels, good = decode_all(source, names, 32, "skip")
+    assert good == [place for place in range(len(names)) if place != 3]
+    np.testing.assert_array_equal(pixels, whole[good])
+    said = capsys.readouterr().err
+    assert f"1 of {len(names)} images cannot be read: {names[3]}" in said
+
+
+def test_too_little_memory(
+    make_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(str(make_folders({"a": 2, "b": 2})))
+    monkeypatch.setattr(decoding, "_free_memory", lambda: 10_000)
+    with pytest.raises(InputError, match=r"image_size=64 needs .* GiB for 4 images.*smaller"):
+        decode_all(source, list(source.sizes), 64, "stop")

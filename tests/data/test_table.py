@@ -1,0 +1,137 @@
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bloodcell.data import photos
+from bloodcell.data.source import open_source
+from bloodcell.data.table import build_table
+from bloodcell.errors import InputError
+
+
+def test_class_folders_without_split(make_folders: Callable[..., Path]) -> None:
+    table = build_table(open_source(str(make_folders({"x": 2, "y": 3, "z": 1}))))
+    assert table.class_names == ("x", "y", "z")
+    assert table.labels == [0, 0, 1, 1, 1, 2]
+    assert {row.official for row in table.rows} == {""}
+    assert len({row.photo for row in table.rows}) == 6
+    assert not table.mapped
+
+
+@pytest.mark.parametrize("wrap", ["", "images/", "some/deeper/images/"])
+def test_split_folders_at_any_nesting(make_folders: Callable[..., Path], wrap: str) -> None:
+    counts = {f"{wrap}Train/a": 2, f"{wrap}Train/b": 2, f"{wrap}valid/a": 1, f"{wrap}TEST/b/c": 1}
+    root = make_folders(counts | {"originals/pictures": 3})
+    table = build_table(open_source(str(root)))
+    assert table.class_names == ("a", "b")
+    assert Counter(row.official for row in table.rows) == {"train": 4, "val": 1, "test": 1}
+
+
+def test_images_below_a_class_folder_belong_to_it(make_folders: Callable[..., Path]) -> None:
+    table = build_table(open_source(str(make_folders({"x/day1": 2, "x/day2": 1, "y": 1}))))
+    assert [row.class_name for row in table.rows] == ["x", "x", "x", "y"]
+
+
+def test_no_images(make_folders: Callable[..., Path]) -> None:
+    root = make_folders({".": 2})
+    with pytest.raises(InputError, match=r"no images in class folders \(2 lie outside.*CLASS/image"):
+        build_table(open_source(str(root)))
+
+
+def test_one_class_only(make_folders: Callable[..., Path]) -> None:
+    root = make_folders({"train/a": 2, "test/a": 2})
+    with pytest.raises(InputError, match=r"one class only \(a\).*at least two"):
+        build_table(open_source(str(root)))
+
+
+def test_a_photo_table_groups_files(smears: Path) -> None:
+    table = build_table(open_source(str(smears / "images")), smears / "photos.csv")
+    assert table.mapped
+    assert Counter(Counter(row.photo for row in table.rows).values()) == {2: 32, 3: 20}
+    assert len({row.cell for row in table.rows}) == 4 * 13 - 4
+
+
+def test_the_fingerprint_follows_the_files(smears_copy: Path) -> None:
+    def fingerprint() -> str:
+        return build_table(open_source(str(smears_copy / "images"))).fingerprint
+
+    before = fingerprint()
+    moved = Path(shutil.move(smears_copy, smears_copy.parent / "elsewhere"))
+    assert build_table(open_source(str(moved / "images"))).fingerprint == before
+    next(moved.rglob("*.jpeg")).unlink()
+    assert build_table(open_source(str(moved / "images"))).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,photo\n", r"lacks the column file \(found: name, photo\)"),
+        ("file,photo\na/0.png,\n", r"line 2: file='a/0\.png', photo=''.*Neither may be empty"),
+        ("file,photo\na/0.png,1\na/0.png,2\n", r"line 3: 'a/0\.png' was given another photograph"),
+        ("file,photo,cell\na,1,1\nb,1,2\n", r"line 3: photo '1' was given another cell"),
+        ("file,photo\na/0.png,1\n", r"no line for 1 of 2 images \(b/0\.png\)"),
+    ],
+)
+def test_bad_photo_tables(
+    make_folders: Callable[..., Path], tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "photos.csv"
+    path.write_text(text)
+    root = make_folders({"a": 1, "b": 1})
+    with pytest.raises(InputError, match=message):
+        build_table(open_source(str(root)), path)
+
+
+def test_a_photo_table_that_is_missing_or_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.photos='.*no\.csv' cannot be read.*columns file"):
+        photos.read(tmp_path / "no.csv")
+    (tmp_path / "photos.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="no CSV file in UTF-8"):
+        photos.read(tmp_path / "photos.csv")
+
+
+def test_the_shipped_table() -> None:
+    table = photos.shipped()
+    assert len(table) == 12_515
+    assert len({origin.photo for origin in table.values()}) == 348
+    assert len({origin.cell for origin in table.values()}) == 325
+    packed = Path(photos.__file__).with_name("kaggle_photos.csv.xz")
+    assert packed.stat().st_size < 150_000
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("below", "counts"),
+    [
+        ("", {"train": 9957, "test": 2487, "test_simple": 71}),
+        ("dataset2-master", {"train": 9957, "test": 2487, "test_simple": 71}),
+        ("dataset2-master/dataset2-master/images", {"train": 9957, "test": 2487, "test_simple": 71}),
+        ("dataset2-master/dataset2-master/images/TRAIN", {"": 9957}),
+    ],
+)
+def test_the_kaggle_set_at_any_nesting(
+    real_zip: Path, tmp_path_factory: pytest.TempPathFactory, below: str, counts: dict[str, int]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "kaggle"
+    if not folder.exists():
+        with zipfile.ZipFile(real_zip) as archive:
+            archive.extractall(folder)
+    table = build_table(open_source(str(folder / below)))
+    assert Counter(row.official for row in table.rows) == counts
+    assert table.class_names == ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
+    photographs = {row.photo for row in table.rows}
+    assert len(photographs) == (277 if "" in counts else 348)
+
+
+@pytest.mark.real
+def test_the_kaggle_zip(real_zip: Path) -> None:
+    table = build_table(open_source(str(real_zip)))
+    assert Counter(row.official for row in table.rows) == {
+        "train": 9957,
+        "test": 2487,
+        "test_simple": 71,
+    }
+    assert not any("JPEGImages" in row.path for row in table.rows)

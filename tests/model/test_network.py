@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import nn
+
+from bloodcell.errors import InputError
+from bloodcell.model.network import Network, Recipe, create_trunk, make_head
+
+TINY = "test_efficientnet"
+
+
+def network(**changes: object) -> Network:
+    settings = {
+        "backbone": TINY,
+        "n_classes": 4,
+        "image_size": 64,
+        "hidden": [8],
+        "dropout": 0.5,
+        "pool": "flatten",
+        "recipe": Recipe(),
+    }
+    return Network(**(settings | changes))  # type: ignore[arg-type]
+
+
+def widths(module: nn.Module) -> list[tuple[int, int]]:
+    return [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "expected"),
+    [([], [(20, 4)]), ([8], [(20, 8), (8, 4)]), ([8, 16, 3], [(20, 8), (8, 16), (16, 3), (3, 4)])],
+)
+def test_the_head_is_as_wide_as_asked(hidden: list[int], expected: list[tuple[int, int]]) -> None:
+    head = make_head(20, hidden, 4, 0.5)
+    assert widths(head) == expected
+    kinds = [type(m).__name__ for m in head.children()]
+    assert kinds == ["Linear", "ReLU", "Dropout"] * len(hidden) + ["Dropout"] * (not hidden) + [
+        "Linear"
+    ]
+    assert all(m.bias.eq(0).all() for m in head.modules() if isinstance(m, nn.Linear))
+
+
+@pytest.mark.parametrize("backbone", [TINY, "mobilenetv3_small_050", "mobilenetv1_100"])
+@pytest.mark.parametrize("image_size", [32, 70])
+def test_flatten_follows_the_image_size(backbone: str, image_size: int) -> None:
+    flat = network(backbone=backbone, image_size=image_size)
+    channels, height, width = flat.eval().trunk(torch.zeros(1, 3, image_size, image_size)).shape[1:]
+    assert widths(flat.head)[0][0] == channels * height * width
+    pooled = network(backbone=backbone, image_size=image_size, pool="avg")
+    assert widths(pooled.head)[0][0] == channels
+    images = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)
+    assert flat(images).shape == pooled.eval()(images).shape == (2, 4)
+
+
+def test_every_parameter_learns() -> None:
+    model = network(dropout=0.0)
+    model(torch.randint(0, 255, (4, 3, 64, 64))).square().sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+def test_pixels_are_scaled_as_the_recipe_says() -> None:
+    model = network(recipe=Recipe(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0)))
+    seen = []
+    model.trunk.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.eval()(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8))
+    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor([1.0, 3.0, 1.0]))
+
+
+def test_dropout_rests_in_evaluation() -> None:
+    model = network(dropout=0.9)
+    images = torch.randint(0, 255, (2, 3, 64, 64))
+    model.eval()
+    assert torch.equal(model(images), model(images))
+    model.head.train()
+    assert not torch.equal(model(images), model(images))
+
+
+def test_unknown_backbone() -> None:
+    with pytest.raises(InputError, match=r"model\.backbone='mobilnet' is no timm model.*mobilenet"):
+        create_trunk("mobilnet", Recipe())
+
+
+def test_a_trunk_without_a_map() -> None:
+    with pytest.raises(InputError, match=r"features of shape \(1, .*not a map.*convolutional"):
+        network(backbone="test_vit", image_size=160)

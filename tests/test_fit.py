@@ -1,0 +1,267 @@
+"""Whole runs, in process: what `fit`, `validate` and `test` leave behind and say."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bloodcell import configs
+from bloodcell.__main__ import main
+from bloodcell.report.history import read_history
+from bloodcell.report.scores import accuracy_by_file, accuracy_by_photo, read_predictions
+
+Refused = Callable[..., str]
+SHIPPED = sorted(path.name for path in configs.SHIPPED.glob("*.yaml"))
+WEIGHTS = "network.head.0.weight"
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+@pytest.fixture
+def fit(words: list[str]) -> Callable[..., Path]:
+    """Trains and returns the newest run folder of that name."""
+
+    def run(*more: str, name: str = "custom", epochs: int = 2) -> Path:
+        main(["fit", *words, "--trainer.max_epochs", str(epochs), *more])
+        return sorted(Path("lightning_logs", name).glob("version_*"))[-1]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(smears: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, for tests that only read it."""
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        main([
+            "fit", "--data.root", str(smears / "images"), "--data.photos",
+            str(smears / "photos.csv"), "--data.image_size", "32", "--model.backbone",
+            "test_efficientnet", "--model.weights", "none", "--trainer.accelerator", "cpu",
+            "--model.lr", "1e-3", "--trainer.max_epochs", "2",
+        ])  # fmt: skip
+    return root / "lightning_logs" / "custom" / "version_0"
+
+
+@pytest.mark.parametrize("config", SHIPPED)
+def test_every_shipped_config_runs(
+    config: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", "--config", config, *words, "--trainer.fast_dev_run", "true"])
+    assert "fast_dev_run: train and validation ran; nothing was written." in capsys.readouterr().out
+    assert list(Path().rglob("*.ckpt")) == []
+    assert not Path("lightning_logs").exists()
+
+
+def test_the_published_configs_differ_as_published() -> None:
+    published = {
+        "d8": ([8], 1e-5), "d16": ([16], 1e-5), "d32": ([32], 1e-5), "d8_d8": ([8, 8], 1e-5),
+        "d8_d8_d8": ([8, 8, 8], 1e-5), "d8_lr5e-5": ([8], 5e-5), "d8_lr1e-4": ([8], 1e-4),
+    }  # fmt: skip
+    for name, (hidden, lr) in published.items():
+        settings = yaml.safe_load((configs.SHIPPED / f"{name}.yaml").read_text())
+        model = settings.get("model", {})
+        assert (model.get("hidden", [8]), model.get("lr", 1e-5)) == (hidden, lr)
+        assert settings["data"] == {"split": "seed"}
+    assert {f"{name}.yaml" for name in published} | {"demo.yaml"} == set(SHIPPED)
+
+
+def test_a_run_folder_holds_everything(finished: Path) -> None:
+    found = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
+    events = {name for name in found if name.startswith("events.out.tfevents.")}
+    assert found - events == {
+        "config.yaml", "metrics.csv", "predictions.csv", "scores.json",
+        "checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
+    }  # fmt: skip
+    scores = json.loads((finished / "scores.json").read_text())
+    said = read_predictions(finished)
+    assert scores["test"]["accuracy"] == accuracy_by_file(said)
+    assert scores["test"]["accuracy_by_photo"], scores["test"]["photos"] == accuracy_by_photo(said)
+    assert len(said.file) == len(set(said.file)) == 4 * 5 * 2
+    assert scores["files"] == {"train": 44, "val": 12, "test": 40}
+    assert scores["test_photos_also_in_training"] == 0
+    history = read_history(finished / "metrics.csv")
+    assert [line.epoch for line in history] == [0, 1]
+    assert scores["val"]["loss"] == min(line.val_loss for line in history)
+
+
+def test_tensorboard_has_what_was_logged(finished: Path) -> None:
+    tags: set[str] = set()
+    images: set[str] = set()
+    for path in finished.glob("events.*"):
+        events = EventAccumulator(str(path)).Reload()
+        tags |= set(events.Tags()["scalars"])
+        images |= set(events.Tags()["images"])
+    parts = {f"{part}/{what}" for part in ("train", "val", "test") for what in ("loss", "acc")}
+    assert parts | {"test/acc_by_photo", "images_per_second", "lr-Adam", "epoch"} == tags
+    assert images == {"train/first_batch"}
+
+
+def test_the_table(fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit(epochs=1)
+    said = capsys.readouterr().out
+    for text in (
+        "train 44 files of 22 photographs", "parameters", "epoch   1 of 1", "part", "validation",
+        "learning time", "tensorboard --logdir lightning_logs", f"test --ckpt_path {run}",
+    ):  # fmt: skip
+        assert text in said
+
+
+def test_a_second_run_never_touches_the_first(fit: Callable[..., Path]) -> None:
+    first = fit(epochs=1)
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    second = fit(epochs=1)
+    assert (first.name, second.name) == ("version_0", "version_1")
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    # the same seed gives the same weights
+    assert_equal(*(weights(run / "checkpoints" / "last.ckpt") for run in (first, second)))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(fit: Callable[..., Path]) -> None:
+    options = ("--data.augment", "flips", "--model.lr", "1e-3", "--model.dropout", "0")
+    whole = fit(*options, name="whole", *("--name", "whole"), epochs=4)
+    part = fit(*options, "--name", "part", name="part", epochs=2)
+    resumed = fit(*options, "--name", "part", "--ckpt_path", "last", name="part", epochs=4)
+    assert resumed == part
+    assert_equal(*(weights(run / "checkpoints" / "last.ckpt") for run in (whole, part)))
+    histories = [read_history(run / "metrics.csv") for run in (whole, part)]
+    assert [line[:6] for line in histories[0]] == [line[:6] for line in histories[1]]
+    assert (whole / "predictions.csv").read_text() == (part / "predictions.csv").read_text()
+
+
+def test_a_run_can_be_repeated_from_its_config(fit: Callable[..., Path]) -> None:
+    first = fit("--config", "d16", name="d16", epochs=1)
+    main(["fit", "--config", str(first / "config.yaml")])
+    second = Path("lightning_logs/d16/version_1")
+    assert_equal(*(weights(run / "checkpoints" / "last.ckpt") for run in (first, second)))
+
+
+def test_a_run_folder_is_enough_to_test(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In another place, without its config; the weights it started from are gone."""
+    moved = shutil.copytree(finished, tmp_path / "moved")
+    (moved / "config.yaml").unlink()
+    scores = json.loads((finished / "scores.json").read_text())["test"]
+    shown = f"{scores['loss']:.4f}     {scores['accuracy']:.4f}"
+    for path in (moved, moved / "checkpoints" / "best.ckpt"):
+        main(["test", "--ckpt_path", str(path), "--trainer.accelerator", "cpu"])
+        assert shown in capsys.readouterr().out
+    main(["validate", "--ckpt_path", str(moved), "--trainer.accelerator", "cpu"])
+    assert "validation" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["moved"]
+
+
+def test_checkpoints_hold_plain_types_and_no_weights_file(finished: Path) -> None:
+    checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["weights"] == "none"
+    assert checkpoint["hyper_parameters"]["class_names"][0] == "EOSINOPHIL"
+    assert checkpoint["recipe"]["mean"] == pytest.approx([0.485, 0.456, 0.406], abs=0.1)
+    assert WEIGHTS in checkpoint["state_dict"]
+
+
+def test_test_needs_a_checkpoint(refused: Refused, finished: Path, tmp_path: Path) -> None:
+    assert "test needs --ckpt_path: a run folder or a .ckpt file" in refused("test")
+    said = refused("test", "--ckpt_path", str(finished / "nothing"))
+    assert "no checkpoint there (looked for" in said
+    (tmp_path / "cut.ckpt").write_bytes(
+        (finished / "checkpoints" / "best.ckpt").read_bytes()[:5000]
+    )
+    assert "cannot be read as a checkpoint" in refused("test", "--ckpt_path", "cut.ckpt")
+    torch.save({"state_dict": {}}, "foreign.ckpt")
+    assert "was not written by bloodcell" in refused("test", "--ckpt_path", "foreign.ckpt")
+
+
+def test_a_checkpoint_of_other_classes(
+    refused: Refused, finished: Path, make_folders: Callable[..., Path]
+) -> None:
+    root = make_folders({"train/a": 6, "train/b": 6, "test/a": 1, "test/b": 1})
+    said = refused(
+        "test", "--ckpt_path", str(finished), "--data.root", str(root), "--data.photos", "null",
+        "--trainer.accelerator", "cpu",
+    )  # fmt: skip
+    assert "The checkpoint knows the classes ['EOSINOPHIL'" in said
+    assert "the data has ['a', 'b']" in said
+
+
+def test_settings_that_contradict_the_checkpoint(refused: Refused, finished: Path) -> None:
+    path = str(finished)
+    said = refused("test", "--ckpt_path", path, "--model.hidden", "[16]")
+    assert "model.hidden=[16], but the checkpoint was made with [8]" in said
+    assert "data.image_size=64" in refused("test", "--ckpt_path", path, "--data.image_size", "64")
+
+
+def test_resuming_what_cannot_be_resumed(
+    refused: Refused, finished: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refused("fit", *words, "--ckpt_path", "last")
+    assert "--ckpt_path last: no run in lightning_logs/custom has a checkpoint" in said
+    monkeypatch.chdir(finished.parents[2])
+    run = ("fit", *words, "--ckpt_path", "last")
+    said = refused(*run, "--model.lr", "1e-3", "--trainer.max_epochs", "2")
+    assert "this run has finished its 2 epochs" in said
+    said = refused(*run, "--model.lr", "0.5", "--trainer.max_epochs", "9")
+    assert "model.lr=0.5, but the checkpoint was made with 0.001, which cannot change now" in said
+    said = refused(*run, "--model.lr", "1e-3", "--seed_everything", "3", "--trainer.max_epochs", "9")
+    assert "seed_everything=3, but the checkpoint was made with 0" in said
+
+
+def test_cuda_where_there_is_none(
+    refused: Refused, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    said = refused("fit", *words, "--trainer.accelerator", "gpu")
+    assert "trainer.accelerator=gpu, but PyTorch" in said
+    assert "sees no GPU here. Use --trainer.accelerator cpu" in said
+
+
+def test_random_seeds_are_refused(refused: Refused, words: list[str]) -> None:
+    assert "no whole number" in refused("fit", *words, "--seed_everything", "true")
+
+
+def test_bad_settings_leave_nothing_behind(refused: Refused, words: list[str]) -> None:
+    refused("fit", *words, "--model.weights", "no.pth")
+    refused("fit", *words, "--data.root", "nowhere")
+    assert "model.lr=-1.0 cannot be used: it must be over 0" in refused("fit", *words, "--model.lr=-1")
+    assert "model.dropout=1.0" in refused("fit", *words, "--model.dropout", "1")
+    assert "model.hidden=[0]" in refused("fit", *words, "--model.hidden", "[0]")
+    assert not Path("lightning_logs").exists()
+
+
+def test_a_full_disk(refused: Refused, words: list[str]) -> None:
+    """Files may not grow over 100 kB here: the checkpoint cannot be written."""
+    resource = pytest.importorskip("resource")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        said = refused("fit", *words, "--trainer.max_epochs", "1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "no room to write" in said
+    assert "--trainer.default_root_dir" in said
+    assert list(Path().rglob("*.ckpt")) == []
+
+
+def test_a_frozen_trunk_stays_as_it_came(fit: Callable[..., Path]) -> None:
+    run = fit("--model.freeze", "true", "--model.lr", "1e-2", epochs=2)
+    torch.manual_seed(0)
+    state = weights(run / "checkpoints" / "last.ckpt")
+    other = fit("--model.freeze", "true", "--model.lr", "1e-1", "--name", "other", name="other")
+    others = weights(other / "checkpoints" / "last.ckpt")
+    trunk = [key for key in state if key.startswith("network.trunk")]
+    assert all(torch.equal(state[key], others[key]) for key in trunk)
+    assert not torch.equal(state[WEIGHTS], others[WEIGHTS])

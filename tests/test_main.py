@@ -1,0 +1,121 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bloodcell import manual
+from bloodcell.__main__ import main
+from bloodcell.configs import SHIPPED, find_config
+from bloodcell.data.datamodule import BloodCells
+from bloodcell.errors import InputError, listed
+from bloodcell.train.classifier import Classifier
+
+Refused = Callable[..., str]
+
+
+def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bloodcell", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in manual.VERBS)])
+def test_help_comes_without_the_heavy_libraries(verb: list[str]) -> None:
+    code = (
+        "import sys; from bloodcell.__main__ import main; main(sys.argv[1:]);"
+        "assert not {'torch', 'lightning', 'timm', 'sklearn'} & sys.modules.keys()"
+    )
+    words = [sys.executable, "-c", code, *verb, "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: bloodcell")
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
+
+
+def test_help_lists_every_setting_with_its_text() -> None:
+    page = manual.verb_page("fit")
+    for name, kind in (("data", BloodCells), ("model", Classifier)):
+        for argument in manual.read_arguments(
+            Path(sys.modules[kind.__module__].__file__ or ""), kind.__name__
+        ):
+            assert argument.text, f"{name}.{argument.name} has no text"
+            linked = argument.name in ("class_names", "seed") or (
+                name == "model" and argument.name == "image_size"
+            )
+            assert (f"--{name}.{argument.name} " in page) != linked
+
+
+def test_python_m_and_version() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("bloodcell ")
+
+
+def test_no_verb_shows_the_front_page(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert "verbs:" in capsys.readouterr().out
+
+
+def test_a_wrong_verb(refused: Refused) -> None:
+    assert "no verb 'fti'. Did you mean 'fit'? Verbs: fit, validate, test" in refused("fti")
+    assert "'--config' stands where a verb is expected" in refused("--config", "d8.yaml", "fit")
+
+
+def test_a_wrong_config(refused: Refused) -> None:
+    said = refused("fit", "--config", "d8_d9.yaml")
+    assert "--config d8_d9.yaml: no such file. Did you mean d8_d8.yaml? Shipped: d16.yaml" in said
+    assert "--config stands without a name" in refused("fit", "--config")
+
+
+def test_a_wrong_key(refused: Refused) -> None:
+    assert "Did you mean 'model.dropout'?" in refused("fit", "--model.dropuot", "0.1")
+    Path("bad.yaml").write_text("model:\n  hiden: [8]\n")
+    assert "Did you mean 'model.hidden'?" in refused("fit", "--config", "bad.yaml")
+
+
+def test_a_wrong_value(refused: Refused) -> None:
+    assert "'data.split'" in refused("fit", "--data.split", "random")
+    assert "model.lr" in refused("fit", "--model.lr", "fast")
+
+
+def test_configs_are_found_by_name() -> None:
+    assert find_config("d8") == find_config("d8.yaml") == SHIPPED / "d8.yaml"
+    Path("configs").mkdir()
+    Path("configs/d8.yaml").write_text("model: {lr: 0.1}\n")
+    assert find_config("d8") == Path("configs/d8.yaml")
+    Path("d8.yaml").write_text("model: {lr: 0.2}\n")
+    assert find_config("d8.yaml") == Path("d8.yaml")
+    with pytest.raises(InputError, match=r"Did you mean demo\.yaml\?"):
+        find_config("dmo")
+
+
+def test_lists_in_messages_are_short() -> None:
+    assert listed([]) == "nothing"
+    assert listed(["a", "b", "c"], most=2) == "a, b and 1 more"
+
+
+def test_download_takes_no_options(refused: Refused) -> None:
+    assert "download takes no options (got: now)" in refused("download", "now")
+
+
+def test_print_config_needs_no_training(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "d16", *words, "--print_config"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "- 16" in shown
+    assert "split: seed" in shown
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    words = f"{sys.executable} -m bloodcell fit --help | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith("usage")

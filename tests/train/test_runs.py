@@ -1,0 +1,34 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bloodcell.errors import InputError
+from bloodcell.train.runs import RunLogger, last_checkpoint, run_folder
+
+
+def test_runs_started_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        loggers = list(pool.map(lambda _: RunLogger(tmp_path, "d8").version, range(32)))
+    assert sorted(loggers, key=int) == list(range(32))
+
+
+def test_a_resumed_run_writes_where_it_was(tmp_path: Path) -> None:
+    resumed = tmp_path / "d8" / "version_3"
+    assert RunLogger(Path("elsewhere"), "d16", resumed).log_dir == str(resumed)
+
+
+def test_last_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
+    runs = tmp_path / "lightning_logs" / "d8"
+    for version in (2, 9, 10, 11):
+        (runs / f"version_{version}" / "checkpoints").mkdir(parents=True)
+    for version in (2, 9, 10):
+        (runs / f"version_{version}" / "checkpoints" / "last.ckpt").touch()
+    found = last_checkpoint("last", tmp_path, "d8")
+    assert found == runs / "version_10" / "checkpoints" / "last.ckpt"
+    assert last_checkpoint(str(runs / "version_9"), tmp_path, "d8").parts[-3] == "version_9"
+    assert run_folder(found) is None  # no config.yaml: not a whole run folder
+    (runs / "version_10" / "config.yaml").touch()
+    assert run_folder(found) == runs / "version_10"
+    with pytest.raises(InputError, match=r"version_11: no checkpoint there \(looked for .*last\.ck"):
+        last_checkpoint(str(runs / "version_11"), tmp_path, "d8")
