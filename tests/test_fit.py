@@ -132,14 +132,35 @@ def test_a_second_run_never_touches_the_first(fit: Callable[..., Path]) -> None:
 
 def test_a_resumed_run_equals_an_uninterrupted_one(fit: Callable[..., Path]) -> None:
     options = ("--data.augment", "flips", "--model.lr", "1e-3", "--model.dropout", "0")
-    whole = fit(*options, name="whole", *("--name", "whole"), epochs=4)
+    whole = fit(*options, "--name", "whole", name="whole", epochs=4)
     part = fit(*options, "--name", "part", name="part", epochs=2)
     resumed = fit(*options, "--name", "part", "--ckpt_path", "last", name="part", epochs=4)
     assert resumed == part
     assert_equal(*(weights(run / "checkpoints" / "last.ckpt") for run in (whole, part)))
     histories = [read_history(run / "metrics.csv") for run in (whole, part)]
     assert [line[:6] for line in histories[0]] == [line[:6] for line in histories[1]]
+    epochs = [
+        torch.load(r / "checkpoints/last.ckpt", weights_only=True)["epoch"] for r in (whole, part)
+    ]
+    assert epochs == [3, 3]
     assert (whole / "predictions.csv").read_text() == (part / "predictions.csv").read_text()
+
+
+def test_a_run_resumed_elsewhere_keeps_its_best_checkpoint(
+    fit: Callable[..., Path], words: list[str]
+) -> None:
+    """Later epochs at a ruinous rate are worse: they must not replace the best."""
+    run = fit("--model.lr", "1e-3", epochs=2)
+    moved = Path(shutil.move(run, "moved/custom/version_7"))
+    last = torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)
+    best = (moved / "checkpoints" / "best.ckpt").read_bytes()
+    for state in last["optimizer_states"]:
+        state["param_groups"][0]["lr"] = 1e3
+    torch.save(last, moved / "checkpoints" / "last.ckpt")
+    resume = ["fit", *words, "--ckpt_path", str(moved), "--model.lr", "1e-3"]
+    main([*resume, "--trainer.max_epochs", "3"])
+    assert len(read_history(moved / "metrics.csv")) == 3
+    assert (moved / "checkpoints" / "best.ckpt").read_bytes() == best
 
 
 def test_a_run_can_be_repeated_from_its_config(fit: Callable[..., Path]) -> None:
@@ -215,7 +236,8 @@ def test_resuming_what_cannot_be_resumed(
     assert "this run has finished its 2 epochs" in said
     said = refused(*run, "--model.lr", "0.5", "--trainer.max_epochs", "9")
     assert "model.lr=0.5, but the checkpoint was made with 0.001, which cannot change now" in said
-    said = refused(*run, "--model.lr", "1e-3", "--seed_everything", "3", "--trainer.max_epochs", "9")
+    rest = ("--model.lr", "1e-3", "--trainer.max_epochs", "9")
+    said = refused(*run, *rest, "--seed_everything", "3")
     assert "seed_everything=3, but the checkpoint was made with 0" in said
 
 
@@ -236,7 +258,8 @@ def test_random_seeds_are_refused(refused: Refused, words: list[str]) -> None:
 def test_bad_settings_leave_nothing_behind(refused: Refused, words: list[str]) -> None:
     refused("fit", *words, "--model.weights", "no.pth")
     refused("fit", *words, "--data.root", "nowhere")
-    assert "model.lr=-1.0 cannot be used: it must be over 0" in refused("fit", *words, "--model.lr=-1")
+    said = refused("fit", *words, "--model.lr=-1")
+    assert "model.lr=-1.0 cannot be used: it must be over 0" in said
     assert "model.dropout=1.0" in refused("fit", *words, "--model.dropout", "1")
     assert "model.hidden=[0]" in refused("fit", *words, "--model.hidden", "[0]")
     assert not Path("lightning_logs").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torchvision.utils import make_grid
@@ -81,6 +81,39 @@ class Bar(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Shows none."""
         return {}
+
+
+class Keep(ModelCheckpoint):
+    """Keeps one checkpoint, written at the end of an epoch, after its line in the history.
+
+    Lightning's `save_last` would not do: it saves nothing in an epoch that is not the best.
+
+    Args:
+        name: the file's name, less `.ckpt`.
+        monitor: what must be lower than before for the file to be replaced; None: each epoch does.
+    """
+
+    def __init__(self, name: str, monitor: str | None = None) -> None:
+        super().__init__(
+            filename=name,
+            monitor=monitor,
+            save_on_train_epoch_end=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best score so far, also where the run folder was moved to."""
+        folder, moved = str(self.dirpath), dict(state_dict)
+
+        def here(path: str) -> str:
+            return str(Path(folder, Path(path).name)) if path else path
+
+        moved["dirpath"] = folder
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            moved[key] = here(moved[key])
+        moved["best_k_models"] = {here(k): v for k, v in moved["best_k_models"].items()}
+        super().load_state_dict(moved)
 
 
 class FirstBatch(Callback):

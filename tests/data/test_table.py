@@ -11,6 +11,8 @@ from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
 from bloodcell.errors import InputError
 
+KAGGLE_COUNTS = {"train": 9957, "test": 2487, "test_simple": 71}
+
 
 def test_class_folders_without_split(make_folders: Callable[..., Path]) -> None:
     table = build_table(open_source(str(make_folders({"x": 2, "y": 3, "z": 1}))))
@@ -37,7 +39,7 @@ def test_images_below_a_class_folder_belong_to_it(make_folders: Callable[..., Pa
 
 def test_no_images(make_folders: Callable[..., Path]) -> None:
     root = make_folders({".": 2})
-    with pytest.raises(InputError, match=r"no images in class folders \(2 lie outside.*CLASS/image"):
+    with pytest.raises(InputError, match=r"no images in class folders \(2 lie outside.*CLASS/im"):
         build_table(open_source(str(root)))
 
 
@@ -106,9 +108,9 @@ def test_the_shipped_table() -> None:
 @pytest.mark.parametrize(
     ("below", "counts"),
     [
-        ("", {"train": 9957, "test": 2487, "test_simple": 71}),
-        ("dataset2-master", {"train": 9957, "test": 2487, "test_simple": 71}),
-        ("dataset2-master/dataset2-master/images", {"train": 9957, "test": 2487, "test_simple": 71}),
+        ("", KAGGLE_COUNTS),
+        ("dataset2-master", KAGGLE_COUNTS),
+        ("dataset2-master/dataset2-master/images", KAGGLE_COUNTS),
         ("dataset2-master/dataset2-master/images/TRAIN", {"": 9957}),
     ],
 )
@@ -129,9 +131,5 @@ def test_the_kaggle_set_at_any_nesting(
 @pytest.mark.real
 def test_the_kaggle_zip(real_zip: Path) -> None:
     table = build_table(open_source(str(real_zip)))
-    assert Counter(row.official for row in table.rows) == {
-        "train": 9957,
-        "test": 2487,
-        "test_simple": 71,
-    }
+    assert Counter(row.official for row in table.rows) == KAGGLE_COUNTS
     assert not any("JPEGImages" in row.path for row in table.rows)

@@ -30,5 +30,5 @@ def test_last_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
     assert run_folder(found) is None  # no config.yaml: not a whole run folder
     (runs / "version_10" / "config.yaml").touch()
     assert run_folder(found) == runs / "version_10"
-    with pytest.raises(InputError, match=r"version_11: no checkpoint there \(looked for .*last\.ck"):
+    with pytest.raises(InputError, match=r"version_11: no checkpoint there \(looked for .*last"):
         last_checkpoint(str(runs / "version_11"), tmp_path, "d8")
