@@ -122,25 +122,29 @@ class Command(LightningCLI):
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; `validate` and `test` take what is not given from the checkpoint."""
+        """Parses; what a checkpoint was made with holds where nothing else is given."""
         verb, *words = args
         found = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         found.add_argument("--ckpt_path")
-        path = found.parse_known_args(words)[0].ckpt_path
-        checkpoint = None
+        given = found.parse_known_args(words)[0].ckpt_path
+        path, checkpoint = None, None
         if verb != "fit" and "--print_config" not in words:
-            path = runs.best_checkpoint(verb, path)
+            path = runs.best_checkpoint(verb, given)
+        elif verb == "fit" and given:
+            config = parser.parse_args(args)[verb]
+            root = Path(config.trainer.default_root_dir or ".")
+            path = runs.last_checkpoint(given, root, self._name(config))
+            self.resumed = runs.run_folder(path)
+        if path:
             checkpoint = runs.read_checkpoint(path)
             self._subcommand_parsers[verb].set_defaults(runs.settings(checkpoint))
+        if self.resumed:  # the trainer's settings too
+            args = [verb, "--config", str(self.resumed / "config.yaml"), *words]
         self.config = parser.parse_args(args)
         config = self.config[verb]
-        if verb == "fit" and path:
-            root = Path(config.trainer.default_root_dir or ".")
-            path = runs.last_checkpoint(path, root, self._name(config))
-            checkpoint = runs.read_checkpoint(path)
-            runs.check_unfinished(path, checkpoint, config.trainer.max_epochs)
-            self.resumed = runs.run_folder(path)
-        if checkpoint is not None:
+        if path and checkpoint:
+            if verb == "fit":
+                runs.check_unfinished(path, checkpoint, config.trainer.max_epochs)
             config.ckpt_path = str(path)
             runs.check_same(checkpoint, config.as_dict(), also_data=verb == "fit")
             config.model.weights = "none"  # the checkpoint brings its own
@@ -205,15 +209,16 @@ class Command(LightningCLI):
                 print(f"going on with {self.resumed}")
 
     def _name(self, config: Any) -> str:
+        if self.resumed:
+            return self.resumed.parent.name
         name = str(config.name or self.config_name)
         drawn = config.data.root == DRAWN and DRAWN not in name
         return f"{name}-{DRAWN}" if drawn else name
 
     def _callbacks(self, keep: bool) -> list[Any]:
-        words = f"bloodcell fit --config {self.config_name}.yaml --ckpt_path last"
         callbacks: list[Any] = [Bar(), History(), FirstBatch()]
         if keep:
-            callbacks += [LearningRateMonitor("epoch"), HowToGoOn(words)]
+            callbacks += [LearningRateMonitor("epoch"), HowToGoOn()]
             callbacks += [Keep("best", "val/loss"), Keep("last")]  # so last knows the best
         return callbacks
 

@@ -19,9 +19,7 @@ VERBS = {
     "test": "score a run folder or a checkpoint on the test part",
     "download": "get the Kaggle set Blood Cells, and check it file by file",
 }
-_LINKED = frozenset(
-    {"class_names", "seed"}
-)  # set by the program; image_size of the model comes from the data
+_SET_BY_THE_PROGRAM = {"data.seed", "model.class_names", "model.image_size"}
 _COMMON = {
     "--config NAME": "a YAML file, or the name of a shipped one: d8.yaml",
     "--seed_everything N": "decides every random choice (default: 0)",
@@ -68,7 +66,7 @@ def front_page() -> str:
         "Fine-tunes a MobileNet on photographs of blood cells, and scores it by photograph.\n\n"
         f"verbs:\n{verbs}\n\n"
         "examples:\n"
-        "  bloodcell fit --config demo.yaml                  a minute, no data needed\n"
+        "  bloodcell fit --config demo.yaml                  three minutes, no data needed\n"
         "  bloodcell fit --config d8.yaml --data.root blood-cells.zip\n"
         "  bloodcell test --ckpt_path lightning_logs/d8/version_0\n\n"
         "bloodcell VERB --help says more; bloodcell --version says which one this is."
@@ -77,22 +75,21 @@ def front_page() -> str:
 
 def verb_page(verb: str) -> str:
     """The page of `bloodcell VERB --help`."""
-    head = f"usage: bloodcell {verb} [options]\n\n{VERBS[verb].capitalize()}.\n"
+    head = f"usage: bloodcell {verb} [options]\n\n{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n"
     if verb == "download":
         return head
     here = Path(__file__).parent
-    sections = {
-        "options": _FIT | _COMMON if verb == "fit" else _CHECKPOINT | _COMMON,
-        "data": _options("data", here / "data" / "datamodule.py", "BloodCells"),
-    }
+    data = _options("data", here / "data" / "datamodule.py", "BloodCells")
     if verb == "fit":
-        model = _options(
-            "model", here / "train" / "classifier.py", "Classifier", frozenset({"image_size"})
-        )
-        sections["model"] = model
+        model = _options("model", here / "train" / "classifier.py", "Classifier")
+        sections = {"options": _FIT | _COMMON, "data": data, "model": model, "trainer": _TRAINER}
     else:
         head += "The checkpoint says how the model is built and which data it was made from.\n"
-    sections["trainer, most used"] = _TRAINER
+        sections = {
+            "options": _CHECKPOINT | _without_defaults(_COMMON),
+            "data (default: as it was trained)": _without_defaults(data),
+            "trainer": {k: v for k, v in _TRAINER.items() if "epochs" not in k},
+        }
     pages = (
         f"\n{title}:\n" + "\n".join(_entry(flag, text) for flag, text in entries.items())
         for title, entries in sections.items()
@@ -121,15 +118,17 @@ def read_arguments(path: Path, class_name: str) -> Iterator[Argument]:
         yield Argument(argument.arg, annotation, default, texts.get(argument.arg, ""))
 
 
-def _options(
-    key: str, path: Path, class_name: str, linked: frozenset[str] = frozenset()
-) -> dict[str, str]:
+def _options(key: str, path: Path, class_name: str) -> dict[str, str]:
     options = {}
     for argument in read_arguments(path, class_name):
-        if argument.name not in _LINKED | linked:
+        if f"{key}.{argument.name}" not in _SET_BY_THE_PROGRAM:
             text = " ".join(argument.text.split()).rstrip(".")
             options[f"--{key}.{argument.name}"] = f"{text} (default: {_bare(argument.default)})"
     return options
+
+
+def _without_defaults(options: dict[str, str]) -> dict[str, str]:
+    return {flag: text.partition(" (default: ")[0] for flag, text in options.items()}
 
 
 def _bare(default: str | None) -> str:

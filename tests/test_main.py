@@ -40,10 +40,9 @@ def test_help_lists_every_setting_with_its_text() -> None:
             Path(sys.modules[kind.__module__].__file__ or ""), kind.__name__
         ):
             assert argument.text, f"{name}.{argument.name} has no text"
-            linked = argument.name in ("class_names", "seed") or (
-                name == "model" and argument.name == "image_size"
-            )
-            assert (f"--{name}.{argument.name} " in page) != linked
+            key = f"{name}.{argument.name}"
+            linked = key in ("data.seed", "model.class_names", "model.image_size")
+            assert (f"--{key} " in page) != linked
 
 
 def test_python_m_and_version() -> None:

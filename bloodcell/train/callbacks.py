@@ -1,6 +1,7 @@
 """What happens around a run: its history, its first batch, how to go on when it stops."""
 
 import csv
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -129,26 +130,20 @@ class FirstBatch(Callback):
 
 
 class HowToGoOn(Callback):
-    """Says how to resume when a run is stopped.
-
-    Args:
-        command: what to type.
-    """
-
-    def __init__(self, command: str) -> None:
-        self.command = command
+    """Says how to resume when a run is stopped."""
 
     @rank_zero_only
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Prints the command if there is a checkpoint to go on from."""
+        """Prints what to type if there is a checkpoint to go on from."""
         folder = _run_folder(trainer)
-        if folder is not None:
-            if (folder / "checkpoints" / "last.ckpt").is_file():
-                print(f"\nStopped in epoch {trainer.current_epoch}. To go on: {self.command}")
-            else:
-                print("\nStopped before the end of the first epoch: there is nothing to resume.")
+        if folder is not None and (folder / "checkpoints" / "last.ckpt").is_file():
+            shown = os.path.relpath(folder)
+            print(f"\nStopped in epoch {trainer.current_epoch + 1}. To go on:")
+            print(f"  bloodcell fit --ckpt_path {shown}")
+        elif folder is not None:
+            print("\nStopped before the end of the first epoch: there is nothing to resume.")
 
 
 def _run_folder(trainer: Trainer) -> Path | None:

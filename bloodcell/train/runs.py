@@ -84,9 +84,11 @@ def last_checkpoint(path: str, root: Path, name: str) -> Path:
     )
     resumable = [run for run in runs if (run / "checkpoints" / "last.ckpt").is_file()]
     if not resumable:
+        others = sorted(p.name for p in folder.parent.glob("*/") if p != folder)
         raise InputError(
             f"--ckpt_path last: no run in {folder} has a checkpoint (found: "
-            f"{listed([run.name for run in runs])}). Leave --ckpt_path out to start a new run."
+            f"{listed([run.name for run in runs])}; other names: {listed(others)}). Give --name or "
+            "a run folder, or leave --ckpt_path out to start a new run."
         )
     return resumable[-1] / "checkpoints" / "last.ckpt"
 

@@ -29,7 +29,7 @@ def test_a_stopped_run_says_how_to_go_on(
     if saved:
         (tmp_path / "d8" / "version_0" / "checkpoints").mkdir(parents=True)
         (tmp_path / "d8" / "version_0" / "checkpoints" / "last.ckpt").touch()
-    HowToGoOn("bloodcell fit --ckpt_path last").on_exception(trainer, None, KeyboardInterrupt())  # type: ignore[arg-type]
+    HowToGoOn().on_exception(trainer, None, KeyboardInterrupt())  # type: ignore[arg-type]
     said = capsys.readouterr().out
-    assert ("To go on: bloodcell fit --ckpt_path last" in said) == saved
+    assert ("epoch 4. To go on:\n  bloodcell fit --ckpt_path d8/version_0\n" in said) == saved
     assert ("nothing to resume" in said) != saved

@@ -1,0 +1,14 @@
+"""Draws the picture in the README: six smears of each class.
+
+python scripts/contact_sheet.py
+"""
+
+from pathlib import Path
+
+from bloodcell.data.smears import contact_sheet
+
+PICTURE = Path(__file__).parents[1] / ".github" / "drawn_smears.jpeg"
+
+if __name__ == "__main__":
+    contact_sheet(columns=6).save(PICTURE, quality=88)
+    print(f"{PICTURE}: {PICTURE.stat().st_size // 1000} kB")
