@@ -12,6 +12,7 @@ from bloodcell import __version__
 from bloodcell.errors import InputError
 
 BAD_INPUT = 2  # exit status, as argparse has it
+STOPPED = 130  # exit status, as shells have it for Ctrl-C
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -29,6 +30,9 @@ def main(args: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"bloodcell: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("\nbloodcell: stopped.", file=sys.stderr)
+        sys.exit(STOPPED)
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -114,6 +114,19 @@ def test_print_config_needs_no_training(
     assert "split: seed" in shown
 
 
+def test_ctrl_c_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bloodcell.data.kaggle.download", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["download"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "\nbloodcell: stopped.\n"
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     words = f"{sys.executable} -m bloodcell fit --help | head -1"
     done = subprocess.run(

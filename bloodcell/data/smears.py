@@ -12,7 +12,6 @@ import os
 import signal
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -289,5 +288,6 @@ def _run(jobs: list[_Job], workers: int) -> list[list[str]]:
     # Workers leave Ctrl-C to the parent, which stops handing out work and cleans up.
     deaf = (signal.SIGINT, signal.SIG_IGN)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, signal.signal, deaf) as pool:
-        return list(pool.map(_write_photograph, jobs, chunksize=4))
+    # a Pool, not an Executor: leaving it kills its workers, also when Ctrl-C comes twice
+    with spawn.Pool(workers, signal.signal, deaf) as pool:
+        return pool.map(_write_photograph, jobs, chunksize=4)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -247,3 +251,26 @@ def test_empty_set_is_refused(tmp_path: Path, numbers: tuple[int, int, int]) -> 
     with pytest.raises(ValueError, match="at least 1"):
         write_smears(tmp_path / "set", *numbers)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_twice_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    code = """if __name__ == "__main__":
+        from pathlib import Path
+        from bloodcell.data.smears import write_smears
+        print("drawing", flush=True)
+        write_smears(Path("smears"), train_photos=2000, test_photos=1, copies=1, workers=2)
+    """
+    drawing = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert drawing.stdout is not None
+    drawing.stdout.readline()
+    while not list(tmp_path.rglob("*.jpeg")):
+        time.sleep(0.05)
+    drawing.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    drawing.send_signal(signal.SIGINT)
+    _, said = drawing.communicate(timeout=20)
+    assert drawing.returncode != 0
+    assert "KeyboardInterrupt" in said
+    assert not (tmp_path / "smears").exists()
