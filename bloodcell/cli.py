@@ -18,6 +18,7 @@ from bloodcell.configs import find_config
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.errors import InputError
+from bloodcell.model.weights import IMAGENET, NONE, reach_hub
 from bloodcell.train import runs
 from bloodcell.train.callbacks import Bar, FirstBatch, History, HowToGoOn, Keep
 from bloodcell.train.classifier import Classifier
@@ -29,6 +30,7 @@ _QUIET = (  # warnings of Lightning that say nothing here
     ".*is smaller than the logging interval.*",  # everything is logged by epoch
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run writes where it was
     ".*callbacks used to create the checkpoint need to be provided.*",  # a test needs none
+    ".*could not find the monitored key.*",  # an epoch that is not validated has none
     ".*LeafSpec.*",
 )
 
@@ -147,20 +149,32 @@ class Command(LightningCLI):
                 runs.check_unfinished(path, checkpoint, config.trainer.max_epochs)
             config.ckpt_path = str(path)
             runs.check_same(checkpoint, config.as_dict(), also_data=verb == "fit")
-            config.model.weights = "none"  # the checkpoint brings its own
+            config.model.weights = NONE  # the checkpoint brings its own
 
     def _parse_ckpt_path(self) -> None:
         """Leaves out Lightning's way, by which a checkpoint silently replaces model settings."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuses a device that is not there before any work."""
-        accelerator = self.config[self.subcommand].trainer.accelerator
+        """Refuses a device that is not there; a dry run goes without weights it can't get."""
+        config = self.config[self.subcommand]
+        accelerator = config.trainer.accelerator
         if accelerator in ("gpu", "cuda") and not _has_gpu(accelerator):
             raise InputError(
                 f"trainer.accelerator={accelerator}, but PyTorch {torch.__version__} sees no GPU "
                 "here. Use --trainer.accelerator cpu, or install the driver or the PyTorch build "
                 "that fits the GPU."
             )
+        if self.subcommand == "fit" and config.trainer.limit_val_batches == 0:
+            raise InputError(
+                "trainer.limit_val_batches=0 leaves nothing to choose the best checkpoint by. Give "
+                "1 or more batches, or a share above 0."
+            )
+        if config.trainer.fast_dev_run and config.model.weights == IMAGENET:
+            try:
+                reach_hub(config.model.backbone)
+            except InputError as error:
+                print(f"bloodcell: {error}\nfast_dev_run goes on with random weights.")
+                config.model.weights = NONE
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds to `fit` its logger and callbacks; the others write nothing."""

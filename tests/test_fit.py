@@ -1,6 +1,7 @@
 """Whole runs, in process: what `fit`, `validate` and `test` leave behind and say."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -275,6 +276,23 @@ def test_a_full_disk(refused: Refused, words: list[str]) -> None:
     assert "no room to write" in said
     assert "--trainer.default_root_dir" in said
     assert list(Path().rglob("*.ckpt")) == []
+
+
+def test_epochs_without_a_validation(fit: Callable[..., Path]) -> None:
+    run = fit("--trainer.check_val_every_n_epoch", "2", epochs=3)
+    validated = [not math.isnan(line.val_loss) for line in read_history(run / "metrics.csv")]
+    assert validated == [False, True, False]
+    assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 1
+    assert json.loads((run / "scores.json").read_text())["best_epoch"] == 1
+
+
+def test_nothing_validated_nothing_tested(
+    fit: Callable[..., Path], refused: Refused, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit("--trainer.check_val_every_n_epoch", "2", epochs=1)
+    assert f"no epoch was validated, so {run} has no best checkpoint" in capsys.readouterr().out
+    said = refused("fit", *words, "--trainer.limit_val_batches", "0")
+    assert "trainer.limit_val_batches=0 leaves nothing to choose the best checkpoint by" in said
 
 
 def test_a_frozen_trunk_stays_as_it_came(fit: Callable[..., Path]) -> None:

@@ -103,35 +103,50 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
     trunk.load_state_dict(given, strict=False)
 
 
-def _from_hub(backbone: str) -> State:
+def reach_hub(backbone: str) -> None:
+    """Makes sure that timm's weights can be had, before its hub client tries for a minute.
+
+    Args:
+        backbone: timm model name.
+
+    Raises:
+        InputError: if there are none, or neither the cache nor the network has them.
+    """
     config = timm.get_pretrained_cfg(backbone)
     if config is None or not (config.hf_hub_id or config.url):
         raise InputError(
             f"model.weights=imagenet: timm has no pretrained weights for model.backbone="
             f"'{backbone}'. {_WAYS_OUT}"
         )
+    cached = (
+        huggingface_hub.try_to_load_from_cache(config.hf_hub_id or "none/none", file)
+        for file in ("model.safetensors", "pytorch_model.bin")
+    )
+    if any(isinstance(path, str) for path in cached) or urllib.request.getproxies():
+        return
+    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    port = host.port or (443 if host.scheme == "https" else 80)
     try:
-        _reach_hub(config.hf_hub_id)
+        socket.create_connection((host.hostname or "", port), timeout=10).close()
+    except OSError as error:
+        raise InputError(_not_downloaded(backbone, error)) from error
+
+
+def _from_hub(backbone: str) -> State:
+    reach_hub(backbone)
+    try:
         model = timm.create_model(backbone, pretrained=True, num_classes=0, global_pool="")
     except Exception as error:  # the hub's client raises what its HTTP library does, and more
-        raise InputError(
-            f"model.weights=imagenet: the weights of '{backbone}' could not be downloaded "
-            f"({reason(error)}). {_WAYS_OUT}"
-        ) from error
+        raise InputError(_not_downloaded(backbone, error)) from error
     state: State = model.state_dict()
     return state
 
 
-def _reach_hub(repository: str | None) -> None:
-    """Fails at once where there is no network; the hub's client would try for a minute."""
-    files = ("model.safetensors", "pytorch_model.bin")
-    cached = repository and any(
-        isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in files
+def _not_downloaded(backbone: str, error: Exception) -> str:
+    return (
+        f"model.weights=imagenet: the weights of '{backbone}' could not be downloaded "
+        f"({reason(error)}). {_WAYS_OUT}"
     )
-    if not cached and not urllib.request.getproxies():
-        host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
-        port = host.port or (443 if host.scheme == "https" else 80)
-        socket.create_connection((host.hostname or "", port), timeout=10).close()
 
 
 def _from_file(path: Path) -> State:

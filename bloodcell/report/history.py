@@ -1,6 +1,7 @@
 """The history of a run: `metrics.csv`, one line an epoch."""
 
 import csv
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ class Epoch(NamedTuple):
         epoch: from 0.
         train_loss: mean cross-entropy during the epoch, dropout on.
         train_acc: accuracy by file during the epoch, dropout on, 0 to 1.
-        val_loss: mean cross-entropy after the epoch.
-        val_acc: accuracy by file after the epoch, 0 to 1.
+        val_loss: mean cross-entropy after the epoch; NaN if it was not validated.
+        val_acc: accuracy by file after the epoch, 0 to 1; NaN if it was not validated.
         lr: learning rate.
         images_per_second: training only, all devices.
         seconds: training and validation.
@@ -46,6 +47,7 @@ def best(history: list[Epoch]) -> Epoch:
     """The epoch whose checkpoint is kept as the best: lowest validation loss, the first of equals.
 
     Args:
-        history: at least one epoch.
+        history: at least one validated epoch.
     """
-    return min(history, key=lambda line: line.val_loss)
+    validated = (line for line in history if not math.isnan(line.val_loss))
+    return min(validated, key=lambda line: line.val_loss)

@@ -1,6 +1,7 @@
 """What happens around a run: its history, its first batch, how to go on when it stops."""
 
 import csv
+import math
 import os
 import time
 from pathlib import Path
@@ -26,6 +27,11 @@ class History(Callback):
         """Starts the clock of the epoch and of its training part."""
         self._start = self._trained = time.perf_counter()
         self._images = 0
+        self._validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that the epoch has validation metrics of its own."""
+        self._validated = True
 
     def on_train_batch_end(
         self,
@@ -47,6 +53,8 @@ class History(Callback):
         if folder is None or not trainer.is_global_zero:
             return
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        if not self._validated:
+            values |= {"val/loss": math.nan, "val/acc": math.nan}
         epoch = Epoch(
             epoch=trainer.current_epoch,
             train_loss=values["train/loss"],

@@ -39,7 +39,12 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         trainer.test(model, data, verbose=True)
         return
     folder = Path(trainer.strategy.broadcast(trainer.logger.log_dir))
-    trainer.test(model, data, ckpt_path=folder / "checkpoints" / "best.ckpt", verbose=False)
+    best_checkpoint = folder / "checkpoints" / "best.ckpt"
+    if not best_checkpoint.is_file():
+        if trainer.is_global_zero:
+            print(f"no epoch was validated, so {folder} has no best checkpoint to test.")
+        return
+    trainer.test(model, data, ckpt_path=best_checkpoint, verbose=False)
     if not trainer.is_global_zero:
         return
     epochs = history.read_history(folder / history.FILE_NAME)

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,9 @@ def test_predictions_survive_the_file(said: Predictions, tmp_path: Path) -> None
 
 
 def test_the_best_epoch_is_the_first_of_the_lowest(tmp_path: Path) -> None:
-    losses = [3.0, 1.0, 2.0, 1.0]
+    losses = [math.nan, 3.0, 1.0, math.nan, 2.0, 1.0]
     history = [Epoch(i, 0, 0, loss, 0, 0, 0, 0) for i, loss in enumerate(losses)]
-    assert best(history).epoch == 1
+    assert best(history).epoch == 2
     assert read_history(tmp_path / "none.csv") == []
 
 
