@@ -93,6 +93,7 @@ class Command(LightningCLI):
     def __init__(self, words: list[str], config_name: str) -> None:
         self.config_name = config_name
         self.resumed: Path | None = None
+        self.checkpoint: dict[str, Any] | None = None
         super().__init__(
             Classifier,
             BloodCells,
@@ -129,7 +130,7 @@ class Command(LightningCLI):
         found = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         found.add_argument("--ckpt_path")
         given = found.parse_known_args(words)[0].ckpt_path
-        path, checkpoint = None, None
+        path = None
         if verb != "fit" and "--print_config" not in words:
             path = runs.best_checkpoint(verb, given)
         elif verb == "fit" and given:
@@ -138,17 +139,17 @@ class Command(LightningCLI):
             path = runs.last_checkpoint(given, root, self._name(config))
             self.resumed = runs.run_folder(path)
         if path:
-            checkpoint = runs.read_checkpoint(path)
-            self._subcommand_parsers[verb].set_defaults(runs.settings(checkpoint))
+            self.checkpoint = runs.read_checkpoint(path)
+            self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
         if self.resumed:  # the trainer's settings too
             args = [verb, "--config", str(self.resumed / "config.yaml"), *words]
         self.config = parser.parse_args(args)
         config = self.config[verb]
-        if path and checkpoint:
+        if path and self.checkpoint:
             if verb == "fit":
-                runs.check_unfinished(path, checkpoint, config.trainer.max_epochs)
+                runs.check_unfinished(path, self.checkpoint, config.trainer.max_epochs)
             config.ckpt_path = str(path)
-            runs.check_same(checkpoint, config.as_dict(), also_data=verb == "fit")
+            runs.check_same(self.checkpoint, config.as_dict(), also_data=verb == "fit")
             config.model.weights = NONE  # the checkpoint brings its own
 
     def _parse_ckpt_path(self) -> None:
@@ -175,6 +176,12 @@ class Command(LightningCLI):
             except InputError as error:
                 print(f"bloodcell: {error}\nfast_dev_run goes on with random weights.")
                 config.model.weights = NONE
+
+    def instantiate_classes(self) -> None:
+        """Builds the model as its checkpoint demands, before images are read."""
+        super().instantiate_classes()
+        if self.checkpoint:
+            self.model.on_load_checkpoint(self.checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds to `fit` its logger and callbacks; the others write nothing."""
@@ -214,6 +221,11 @@ class Command(LightningCLI):
     def after_test(self) -> None:
         """Prints the scores."""
         print_scores(self.trainer, self.model, self.datamodule, "test")
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Leaves out Lightning's table of scores: ours follows."""
+        quiet = {} if subcommand == "fit" else {"verbose": False}
+        return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
     def _introduce(self) -> None:
         if self.trainer.is_global_zero:

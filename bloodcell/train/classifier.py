@@ -50,7 +50,8 @@ class Classifier(LightningModule):
     Attributes:
         network: uint8 pixels in, logits out.
         recipe: where the trunk's weights came from and what they demand.
-        predicted: after a test, rows (n,) and probabilities (n, classes), sorted by row.
+        predicted: of the last validation or test, rows (n,), sorted, and probabilities
+            (n, classes).
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Classifier(LightningModule):
         self.train_metrics, self.val_metrics, self.test_metrics = (
             Metrics(len(class_names)) for _ in PARTS
         )
-        self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self.predicted: tuple[Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -99,18 +100,17 @@ class Classifier(LightningModule):
         return self._step(batch, "train", self.train_metrics)[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the validation metrics."""
-        self._step(batch, "val", self.val_metrics)
+        """Adds a batch to the validation metrics and keeps its probabilities."""
+        self._keep(batch, self._step(batch, "val", self.val_metrics)[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the test metrics and keeps its probabilities."""
-        _, logits = self._step(batch, "test", self.test_metrics)
-        self._collected.append((batch["row"], batch["target"], logits.float().softmax(1)))
+        self._keep(batch, self._step(batch, "test", self.test_metrics)[1])
 
-    def on_test_epoch_end(self) -> None:
+    def on_validation_epoch_end(self) -> None:
         """Brings the predictions of all devices together, each image once."""
-        columns = [torch.cat(parts) for parts in zip(*self._collected, strict=True)]
-        self._collected.clear()
+        columns = [torch.cat(parts) for parts in zip(*self._kept, strict=True)]
+        self._kept.clear()
         if self.trainer.world_size > 1:  # (world, n, ...) -> (world * n, ...)
             columns = [self.all_gather(column).flatten(0, 1) for column in columns]  # type: ignore[union-attr]
         row, target, probability = columns
@@ -118,6 +118,8 @@ class Classifier(LightningModule):
         row, probability = row[counted].cpu(), probability[counted].cpu()
         order = row.argsort()
         self.predicted = (row[order], probability[order])
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, with Keras' epsilon."""
@@ -172,6 +174,9 @@ class Classifier(LightningModule):
             hp["pool"],
             self.recipe,
         )
+
+    def _keep(self, batch: Batch, logits: Tensor) -> None:
+        self._kept.append((batch["row"], batch["target"], logits.softmax(1)))
 
     def _step(self, batch: Batch, part: str, metrics: Metrics) -> tuple[Tensor, Tensor]:
         logits = self(batch["image"]).float()

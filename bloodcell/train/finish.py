@@ -93,9 +93,7 @@ def print_scores(trainer: Trainer, model: Classifier, data: BloodCells, part: st
     """
     if not trainer.is_global_zero:
         return
-    photos = None
-    if model.predicted:
-        photos, _ = accuracy_by_photo(collect_predictions(model, data, part))
+    photos, _ = accuracy_by_photo(collect_predictions(model, data, part))
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     title = "validation" if part == "val" else part
     line = Line(title, metrics[f"{part}/loss"], metrics[f"{part}/acc"], photos)
