@@ -25,6 +25,7 @@ from bloodcell.train.classifier import Classifier
 from bloodcell.train.finish import finish_fit, print_scores
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _QUIET = (  # warnings of Lightning that say nothing here
     ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
     ".*is smaller than the logging interval.*",  # everything is logged by epoch
@@ -52,6 +53,11 @@ def run(verb: str, words: list[str]) -> None:
     try:
         Command([verb, *words], config_name)
     except OSError as error:
+        if error.errno in _NOT_ALLOWED:
+            raise InputError(
+                f"{error.filename} may not be read or written ({error.strerror}). Change its "
+                "permissions, or write elsewhere with --trainer.default_root_dir."
+            ) from error
         if error.errno not in _NO_ROOM:
             raise
         raise InputError(

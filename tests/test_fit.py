@@ -1,5 +1,6 @@
 """Whole runs, in process: what `fit`, `validate` and `test` leave behind and say."""
 
+import errno
 import json
 import math
 import shutil
@@ -295,6 +296,18 @@ def test_nothing_validated_nothing_tested(
     assert f"no epoch was validated, so {run} has no best checkpoint" in capsys.readouterr().out
     said = refused("fit", *words, "--trainer.limit_val_batches", "0")
     assert "trainer.limit_val_batches=0 leaves nothing to choose the best checkpoint by" in said
+
+
+def test_a_folder_that_may_not_be_written(
+    refused: Refused, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "lightning_logs")
+
+    monkeypatch.setattr("bloodcell.train.runs.RunLogger._get_next_version", denied)
+    said = refused("fit", *words)
+    assert "lightning_logs may not be read or written (Permission denied)" in said
+    assert "--trainer.default_root_dir" in said
 
 
 def test_a_frozen_trunk_stays_as_it_came(fit: Callable[..., Path]) -> None:

@@ -1,5 +1,8 @@
 """The short table that ends a training."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +54,14 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def tensorboard_command(run_folder: Path) -> str:
-    """What to type to see this run and those beside it."""
-    return f"tensorboard --logdir {run_folder.parent.parent}"
+def command(program: str, *words: object) -> str:
+    """What to type to run a program of this environment, whether or not it is activated.
+
+    Args:
+        program: `bloodcell`, `tensorboard`.
+        words: its arguments.
+    """
+    beside = Path(sys.executable).with_name(program)
+    activated = shutil.which(program) == str(beside)
+    name = os.path.relpath(beside) if beside.is_file() and not activated else program
+    return " ".join([name, *map(str, words)])

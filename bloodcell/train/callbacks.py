@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 
 from bloodcell.data.datamodule import Batch
 from bloodcell.report.history import FILE_NAME, Epoch, read_history
+from bloodcell.report.summary import command
 
 
 class History(Callback):
@@ -147,9 +148,8 @@ class HowToGoOn(Callback):
         """Prints what to type if there is a checkpoint to go on from."""
         folder = _run_folder(trainer)
         if folder is not None and (folder / "checkpoints" / "last.ckpt").is_file():
-            shown = os.path.relpath(folder)
-            print(f"\nStopped in epoch {trainer.current_epoch + 1}. To go on:")
-            print(f"  bloodcell fit --ckpt_path {shown}")
+            words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(folder))
+            print(f"\nStopped in epoch {trainer.current_epoch + 1}. To go on:\n  {words}")
         elif folder is not None:
             print("\nStopped before the end of the first epoch: there is nothing to resume.")
 

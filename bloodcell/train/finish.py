@@ -17,7 +17,7 @@ from bloodcell.report.scores import (
     write_predictions,
     write_scores,
 )
-from bloodcell.report.summary import Line, clock, print_table, tensorboard_command
+from bloodcell.report.summary import Line, clock, command, print_table
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.runs import RunLogger
 
@@ -151,8 +151,8 @@ def _report(folder: Path, name: str, scores: dict[str, Any]) -> None:
         ("best epoch", f"{scores['best_epoch'] + 1} of {scores['epochs']}"),
         ("learning time", clock(scores["learning_time_seconds"])),
         ("run folder", str(shown)),
-        ("see it", tensorboard_command(shown)),
-        ("score again", f"bloodcell test --ckpt_path {shown}"),
+        ("see it", command("tensorboard", "--logdir", shown.parent.parent)),
+        ("score again", command("bloodcell", "test", "--ckpt_path", shown)),
     ]
     if scores["test_photos_also_in_training"]:
         shared, all_photos = scores["test_photos_also_in_training"], scores["test"]["photos"]

@@ -1,4 +1,6 @@
 import math
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from bloodcell.report.scores import (
     read_predictions,
     write_predictions,
 )
-from bloodcell.report.summary import clock
+from bloodcell.report.summary import clock, command
 
 
 @pytest.fixture
@@ -52,3 +54,12 @@ def test_the_best_epoch_is_the_first_of_the_lowest(tmp_path: Path) -> None:
 
 def test_clock() -> None:
     assert [clock(s) for s in (0.4, 61, 3600 * 2 + 59.6)] == ["0:00:00", "0:01:01", "2:01:00"]
+
+
+def test_what_to_type_works_without_activating(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = Path(sys.executable).with_name("bloodcell")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command("bloodcell", "test", 3) == f"{os.path.relpath(beside)} test 3"
+    monkeypatch.setenv("PATH", str(beside.parent))
+    assert command("bloodcell", "test") == "bloodcell test"
+    assert command("nothing") == "nothing"
