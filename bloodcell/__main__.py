@@ -12,6 +12,7 @@ from bloodcell import __version__
 from bloodcell.errors import InputError
 
 BAD_INPUT = 2  # exit status, as argparse has it
+_OTHER_WORDS = {"train": "fit", "run": "fit", "eval": "test", "evaluate": "test", "val": "validate"}
 STOPPED = 130  # exit status, as shells have it for Ctrl-C
 
 
@@ -44,6 +45,8 @@ def _run(words: list[str]) -> None:
     if words in (["--version"], ["-V"]):
         print(f"bloodcell {__version__}")
         return
+    if words[:1] == ["help"] and words[1:]:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(manual.front_page())
         if not words:
@@ -63,14 +66,15 @@ def _run(words: list[str]) -> None:
     else:
         from bloodcell import cli
 
-        cli.run(verb, words[1:])
+        cli.run(verb, ["--help" if word == "--help-all" else word for word in words[1:]])
 
 
 def _no_such_verb(verb: str, verbs: list[str]) -> str:
     if verb.startswith("-"):
         return f"'{verb}' stands where a verb is expected. Put one before it: {', '.join(verbs)}."
-    near = difflib.get_close_matches(verb, verbs, n=1, cutoff=0.4)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
+    near = difflib.get_close_matches(verb, verbs, n=1, cutoff=0.5)
+    meant = _OTHER_WORDS.get(verb) or (near[0] if near else None)
+    hint = f"Did you mean '{meant}'? " if meant else ""
     return f"no verb '{verb}'. {hint}Verbs: {', '.join(verbs)}."
 
 

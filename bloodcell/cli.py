@@ -1,37 +1,43 @@
 """The verbs that train and score: the one place where data meets model."""
 
-import argparse
 import difflib
 import errno
 import logging
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import (  # type: ignore[attr-defined]  # undeclared
+    MisconfigurationException,
+    SIGTERMException,
+)
 
-from bloodcell.configs import find_config
+from bloodcell.configs import resolve_configs
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, reason, require
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub
 from bloodcell.train import runs
-from bloodcell.train.callbacks import Bar, FirstBatch, History, HowToGoOn, Keep
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.finish import finish_fit, print_scores
+from bloodcell.train.trainer import callbacks, check, complete
 
+TERMINATED = 143  # exit status, as shells have it for SIGTERM
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _QUIET = (  # warnings of Lightning that say nothing here
     ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
     ".*is smaller than the logging interval.*",  # everything is logged by epoch
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run writes where it was
     ".*callbacks used to create the checkpoint need to be provided.*",  # a test needs none
     ".*could not find the monitored key.*",  # an epoch that is not validated has none
+    ".*sync_dist=True.*",  # metrics synchronise themselves; the speed is counted for all devices
+    ".*Grad strides do not match bucket view strides.*",  # of 1x1 kernels: costs nothing here
+    ".*all_gather is deprecated.*",  # Lightning's own call
     ".*LeafSpec.*",
 )
 
@@ -49,14 +55,22 @@ def run(verb: str, words: list[str]) -> None:
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    words, config_name = _resolve_configs(words)
+    words, config_name = resolve_configs(words)
     try:
         Command([verb, *words], config_name)
+    except MisconfigurationException as error:
+        raise InputError(f"{reason(error)}. See `bloodcell {verb} --help`.") from error
+    except SIGTERMException:
+        sys.exit(TERMINATED)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stop
+        raise
     except OSError as error:
-        if error.errno in _NOT_ALLOWED:
+        if error.errno in _NO_PLACE:
             raise InputError(
-                f"{error.filename} may not be read or written ({error.strerror}). Change its "
-                "permissions, or write elsewhere with --trainer.default_root_dir."
+                f"{error.filename} cannot be used ({error.strerror}). Mend it or its permissions, "
+                "or write elsewhere with --trainer.default_root_dir."
             ) from error
         if error.errno not in _NO_ROOM:
             raise
@@ -73,17 +87,18 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises InputError instead of printing the usage of every option."""
         message = " ".join(message.split()).replace("a typing.Literal[", "one of [")
+        message = message.replace("a <class 'list'>", "a list, e.g. [8]")
         hint = self._nearest(message)
         raise InputError(f"{message.rstrip('. ')}.{hint} See `bloodcell VERB --help`.") from ex
 
     def _nearest(self, message: str) -> str:
-        keys = {action.dest for action in self._actions if "." in action.dest}
+        keys = {action.dest for action in self._actions}
         for parser in getattr(self._subcommands_action, "choices", {}).values():
             keys |= {action.dest for action in parser._actions}
         for name in re.findall(r"(?:--|['\"])([\w.]+)", message):
             if name in keys:  # the message is about its value
                 break
-            if near := difflib.get_close_matches(name, sorted(keys), n=1):
+            if near := difflib.get_close_matches(name, sorted(keys), n=1, cutoff=0.7):
                 return f" Did you mean '{near[0]}'?"
         return ""
 
@@ -104,7 +119,7 @@ class Command(LightningCLI):
             Classifier,
             BloodCells,
             parser_class=Parser,
-            parser_kwargs={"prog": "bloodcell"},
+            parser_kwargs={"prog": "bloodcell", "allow_abbrev": False},
             trainer_defaults={
                 "max_epochs": 30,
                 "use_distributed_sampler": False,  # the data module's samplers know the devices
@@ -133,49 +148,39 @@ class Command(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; what a checkpoint was made with holds where nothing else is given."""
         verb, *words = args
-        found = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        found.add_argument("--ckpt_path")
-        given = found.parse_known_args(words)[0].ckpt_path
+        given = _value(words, "--ckpt_path")
+        shown = [word for word in words if word.startswith(("--print_config", "--help"))]
         path = None
-        if verb != "fit" and "--print_config" not in words:
+        if verb != "fit" and (given or not shown):
             path = runs.best_checkpoint(verb, given)
         elif verb == "fit" and given:
-            config = parser.parse_args(args)[verb]
+            rest = [word for word in words if word not in shown]
+            config = parser.parse_args([verb, *rest])[verb]
             root = Path(config.trainer.default_root_dir or ".")
             path = runs.last_checkpoint(given, root, self._name(config))
             self.resumed = runs.run_folder(path)
+            args = [verb, "--config", str(self.resumed / "config.yaml"), *words]
         if path:
             self.checkpoint = runs.read_checkpoint(path)
+        if self.checkpoint and verb != "fit":
             self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
-        if self.resumed:  # the trainer's settings too
-            args = [verb, "--config", str(self.resumed / "config.yaml"), *words]
         self.config = parser.parse_args(args)
         config = self.config[verb]
+        rule = "given on the command line, as --ckpt_path"
+        require(bool(given) or not config.ckpt_path, "ckpt_path", config.ckpt_path, rule)
+        config.ckpt_path = str(path) if path else None
         if path and self.checkpoint:
             if verb == "fit":
                 runs.check_unfinished(path, self.checkpoint, config.trainer.max_epochs)
-            config.ckpt_path = str(path)
             runs.check_same(self.checkpoint, config.as_dict(), also_data=verb == "fit")
-            config.model.weights = NONE  # the checkpoint brings its own
 
     def _parse_ckpt_path(self) -> None:
         """Leaves out Lightning's way, by which a checkpoint silently replaces model settings."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuses a device that is not there; a dry run goes without weights it can't get."""
+        """Refuses settings that cannot work; a dry run goes without weights it can't get."""
         config = self.config[self.subcommand]
-        accelerator = config.trainer.accelerator
-        if accelerator in ("gpu", "cuda") and not _has_gpu(accelerator):
-            raise InputError(
-                f"trainer.accelerator={accelerator}, but PyTorch {torch.__version__} sees no GPU "
-                "here. Use --trainer.accelerator cpu, or install the driver or the PyTorch build "
-                "that fits the GPU."
-            )
-        if self.subcommand == "fit" and config.trainer.limit_val_batches == 0:
-            raise InputError(
-                "trainer.limit_val_batches=0 leaves nothing to choose the best checkpoint by. Give "
-                "1 or more batches, or a share above 0."
-            )
+        check(config.trainer)
         if config.trainer.fast_dev_run and config.model.weights == IMAGENET:
             try:
                 reach_hub(config.model.backbone)
@@ -185,26 +190,35 @@ class Command(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds the model as its checkpoint demands, before images are read."""
+        config = self.config[self.subcommand]
+        given = config.model.weights, config.ckpt_path
+        if self.checkpoint:
+            config.model.weights = NONE  # the checkpoint brings its own
         super().instantiate_classes()
+        # what is written into config.yaml repeats the whole run, not only its last stretch
+        config.model.weights, config.ckpt_path = given[0], None
         if self.checkpoint:
             self.model.on_load_checkpoint(self.checkpoint)
+            fingerprint = self.datamodule.table.fingerprint
+            runs.check_unseen(self.checkpoint, config.as_dict(), fingerprint)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds to `fit` its logger and callbacks; the others write nothing."""
+        """Adds what the settings leave open; only `fit` writes a run folder."""
         given = self.config_init[self.subcommand].trainer
-        kwargs["precision"] = given.precision or best_precision(given.accelerator)
-        if self.subcommand == "fit":
-            root = Path(given.default_root_dir or ".") / "lightning_logs"
-            if given.logger in (None, True):
-                name = self._name(self.config.fit)
-                kwargs["logger"] = runs.RunLogger(root, name, self.resumed)
-            keep = given.logger is not False and not given.fast_dev_run
-            self.trainer_defaults["callbacks"] = self._callbacks(keep)
-        else:
-            kwargs["logger"] = False
-        if self.subcommand != "fit" or self.resumed:  # its config.yaml is there already
+        logger = None
+        if self.subcommand != "fit":
             self.save_config_callback = None
-        return super().instantiate_trainer(**kwargs)
+        elif given.logger is not False:
+            root = Path(given.default_root_dir or ".") / "lightning_logs"
+            logger = runs.RunLogger(root, self._name(self.config.fit), self.resumed)
+        if self.resumed:
+            self.save_config_kwargs = {"overwrite": True}
+        kwargs |= complete(given, logger)
+        self.trainer_defaults["callbacks"] = callbacks(given, self.subcommand == "fit")
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, ImportError) as error:
+            raise InputError(f"trainer: {reason(error)}. See `bloodcell fit --help`.") from error
 
     def before_fit(self) -> None:
         """Says what will be trained on."""
@@ -222,11 +236,11 @@ class Command(LightningCLI):
 
     def after_validate(self) -> None:
         """Prints the scores."""
-        print_scores(self.trainer, self.model, self.datamodule, "val")
+        print_scores(self.trainer, self.model, self.datamodule, "val", self._title())
 
     def after_test(self) -> None:
         """Prints the scores."""
-        print_scores(self.trainer, self.model, self.datamodule, "test")
+        print_scores(self.trainer, self.model, self.datamodule, "test", self._title())
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Leaves out Lightning's table of scores: ours follows."""
@@ -234,66 +248,43 @@ class Command(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
     def _introduce(self) -> None:
+        """Says what is there, and reads the images before a run folder is made for them."""
         if self.trainer.is_global_zero:
             print(self.datamodule.summary())
             print(self.model.summary())
             if self.resumed:
                 print(f"going on with {self.resumed}")
+        self.datamodule.trainer = self.trainer
+        self.datamodule.setup(str(self.subcommand))
+
+    def _title(self) -> str:
+        return f"{self.subcommand} of {self.config_init[self.subcommand].ckpt_path}"
 
     def _name(self, config: Any) -> str:
         if self.resumed:
             return self.resumed.parent.name
         name = str(config.name or self.config_name)
+        rule = "one folder's name below lightning_logs"
+        require(Path(name).name == name not in (".", ".."), "--name", name, rule)
         drawn = config.data.root == DRAWN and DRAWN not in name
         return f"{name}-{DRAWN}" if drawn else name
 
-    def _callbacks(self, keep: bool) -> list[Any]:
-        callbacks: list[Any] = [Bar(), History(), FirstBatch()]
-        if keep:
-            callbacks += [LearningRateMonitor("epoch"), HowToGoOn()]
-            callbacks += [Keep("best", "val/loss"), Keep("last")]  # so last knows the best
-        return callbacks
-
-
-def best_precision(accelerator: str) -> str:
-    """Chooses the fastest safe precision: bf16 where the GPU has it, else fp16, 32 bits on a CPU.
-
-    Args:
-        accelerator: as Lightning's Trainer takes it.
-    """
-    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
-
-
-def _has_gpu(accelerator: str) -> bool:
-    metal = accelerator == "gpu" and torch.backends.mps.is_available()
-    return torch.cuda.is_available() or metal
-
 
 def _whole_number(seed: bool | int) -> int:
-    if isinstance(seed, bool):
-        raise InputError(
-            f"seed_everything={seed} is no whole number. Give one: every run can be repeated."
-        )
+    rule = "a whole number from 0 to 4294967295: every run can be repeated"
+    holds = not isinstance(seed, bool) and 0 <= seed < 2**32
+    require(holds, "seed_everything", seed, rule)
     return seed
 
 
-def _resolve_configs(words: list[str]) -> tuple[list[str], str]:
-    """Replaces names of configs by their paths; the last one names the run."""
-    resolved, name = list(words), "custom"
+def _value(words: list[str], flag: str) -> str | None:
+    """The last value that a flag is given."""
+    value = None
     for place, word in enumerate(words):
-        flag, equals, value = word.partition("=")
-        if flag not in ("--config", "-c"):
-            continue
-        if not equals and place + 1 == len(words):
-            raise InputError("--config stands without a name. Give one, e.g. --config d8.yaml.")
-        path = find_config(value if equals else words[place + 1])
-        name = path.stem
-        if equals:
-            resolved[place] = f"{flag}={path}"
-        else:
-            resolved[place + 1] = str(path)
-    if name == "config":  # config.yaml of a run folder: lightning_logs/d8/version_0/config.yaml
-        name = path.resolve().parent.parent.name
-    return resolved, name
+        if word == flag:
+            if place + 1 == len(words):
+                raise InputError(f"{flag} stands without a value. See `bloodcell VERB --help`.")
+            value = words[place + 1]
+        elif word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+    return value

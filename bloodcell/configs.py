@@ -3,7 +3,9 @@
 import difflib
 from pathlib import Path
 
-from bloodcell.errors import InputError, listed
+import yaml
+
+from bloodcell.errors import InputError, listed, reason
 
 # beside the modules once installed, beside the package in a checkout
 _HERE = Path(__file__).parent
@@ -17,13 +19,62 @@ def find_config(name: str) -> Path:
         name: a path, or the name of a shipped config with or without `.yaml`.
 
     Raises:
-        InputError: if there is none, with the nearest name there is.
+        InputError: if there is none, with the nearest name there is, or it holds no settings.
     """
     for folder in (Path(), Path("configs"), SHIPPED):
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if candidate.is_file():
+                _check(candidate)
                 return candidate
     known = sorted({p.name for f in (Path("configs"), SHIPPED) for p in f.glob("*.yaml")})
     near = difflib.get_close_matches(Path(name).name, known, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}? " if near else ""
     raise InputError(f"--config {name}: no such file. {hint}Shipped: {listed(known, 20)}.")
+
+
+def resolve_configs(words: list[str]) -> tuple[list[str], str]:
+    """Replaces names of configs on a command line by their paths.
+
+    Args:
+        words: what stands after the verb.
+
+    Returns:
+        The words, and the name of the run: that of the last config.
+
+    Raises:
+        InputError: if a config is named that there is not.
+    """
+    resolved, name = list(words), "custom"
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        if not equals and place + 1 == len(words):
+            raise InputError("--config stands without a name. Give one, e.g. --config d8.yaml.")
+        path = find_config(value if equals else words[place + 1])
+        name = _run_name(path)
+        if equals:
+            resolved[place] = f"{flag}={path}"
+        else:
+            resolved[place + 1] = str(path)
+    return resolved, name
+
+
+def _run_name(path: Path) -> str:
+    """What a run of a config is called: its name, or that of the run whose folder it lies in."""
+    folder = path.absolute().parent
+    in_run = path.name == "config.yaml" and folder.name.startswith("version_")
+    return folder.parent.name if in_run else path.stem
+
+
+def _check(path: Path) -> None:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"--config {path} is no YAML in UTF-8 ({reason(error)}). Mend it."
+        ) from error
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"--config {path} holds no settings. Write some, e.g. `model: {{lr: 1e-4}}`."
+        )

@@ -37,7 +37,7 @@ _TRAINER = {
     "--trainer.devices N": "how many of them (default: auto)",
     "--trainer.strategy NAME": "how several work together, e.g. ddp (default: auto)",
     "--trainer.precision NAME": "default: bf16-mixed or 16-mixed on a GPU, 32-true elsewhere",
-    "--trainer.fast_dev_run true": "one batch of each part, nothing is written",
+    "--trainer.fast_dev_run true": "one batch of training and validation, nothing is written",
     "--trainer.default_root_dir DIR": "where lightning_logs lies (default: here)",
 }
 
@@ -66,7 +66,7 @@ def front_page() -> str:
         "Fine-tunes a MobileNet on photographs of blood cells, and scores it by photograph.\n\n"
         f"verbs:\n{verbs}\n\n"
         "examples:\n"
-        "  bloodcell fit --config demo.yaml                  three minutes, no data needed\n"
+        "  bloodcell fit --config demo.yaml                  some minutes, no data needed\n"
         "  bloodcell fit --config d8.yaml --data.root blood-cells.zip\n"
         "  bloodcell test --ckpt_path lightning_logs/d8/version_0\n\n"
         "bloodcell VERB --help says more; bloodcell --version says which one this is."

@@ -5,7 +5,7 @@
 #
 # What stands after the script's name is passed on to `bloodcell fit`. One task a GPU: Lightning
 # reads the number of nodes, the ranks and the address of the first node from SLURM's variables,
-# so --ntasks-per-node must equal the GPUs of a node, and --trainer.devices likewise.
+# so --ntasks-per-node must equal the GPUs of a node. Adapt the #SBATCH lines to your cluster.
 #SBATCH --job-name=bloodcell
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -14,8 +14,9 @@
 #SBATCH --mem=64G                 # each task holds the decoded images, 1.9 GB for the Kaggle set
 #SBATCH --time=01:00:00
 #SBATCH --output=%x-%j.log
-#SBATCH --signal=SIGUSR1@120      # two minutes before the end: Lightning saves and requeues
+#SBATCH --open-mode=append        # a requeued job goes on in the same log
 #SBATCH --requeue
+#SBATCH --signal=B:USR1@60        # a minute before the end, this script is told
 
 set -euo pipefail
 
@@ -28,10 +29,22 @@ export NCCL_DEBUG=WARN            # say why, if the nodes cannot reach each othe
 # compute nodes without a network: load the trunk's weights once on the login node, then
 # export HF_HUB_OFFLINE=1
 
+# A name no other run has, so that a requeued job finds its own run folder and goes on in it.
+name="$SLURM_JOB_NAME-$SLURM_JOB_ID"
+resume=()
+if compgen -G "lightning_logs/$name/version_*/checkpoints/last.ckpt" > /dev/null; then
+  resume=(--ckpt_path last)
+fi
+
+# The end of the time is near: the job goes back into the queue. Every epoch was saved as it ended.
+trap 'echo "out of time: requeued"; scontrol requeue "$SLURM_JOB_ID"' USR1
+
 # the batch is per GPU: 2 nodes x 4 GPUs x 32 images are 256 a step
 srun python -m bloodcell fit \
   --trainer.accelerator gpu \
   --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \
   --trainer.devices "$SLURM_NTASKS_PER_NODE" \
   --trainer.strategy ddp \
-  "$@"
+  "$@" --name "$name" ${resume[@]+"${resume[@]}"} &
+job=$!
+wait "$job" || { status=$?; wait "$job" || exit "$status"; }  # the trap ends the first wait

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bloodcell import configs
@@ -91,7 +92,9 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
     scores = json.loads((finished / "scores.json").read_text())
     said = read_predictions(finished)
     assert scores["test"]["accuracy"] == accuracy_by_file(said)
-    assert scores["test"]["accuracy_by_photo"], scores["test"]["photos"] == accuracy_by_photo(said)
+    assert (scores["test"]["accuracy_by_photo"], scores["test"]["photos"]) == accuracy_by_photo(
+        said
+    )
     assert len(said.file) == len(set(said.file)) == 4 * 5 * 2
     assert scores["files"] == {"train": 44, "val": 12, "test": 40}
     assert scores["test_photos_also_in_training"] == 0
@@ -254,7 +257,9 @@ def test_cuda_where_there_is_none(
 
 
 def test_random_seeds_are_refused(refused: Refused, words: list[str]) -> None:
-    assert "no whole number" in refused("fit", *words, "--seed_everything", "true")
+    for seed in ("true", "-1"):
+        said = refused("fit", *words, "--seed_everything", seed)
+        assert "cannot be used: it must be a whole number from 0" in said
 
 
 def test_bad_settings_leave_nothing_behind(refused: Refused, words: list[str]) -> None:
@@ -293,9 +298,11 @@ def test_nothing_validated_nothing_tested(
     fit: Callable[..., Path], refused: Refused, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fit("--trainer.check_val_every_n_epoch", "2", epochs=1)
-    assert f"no epoch was validated, so {run} has no best checkpoint" in capsys.readouterr().out
+    assert (
+        f"{run} has no best checkpoint to test: no epoch was validated" in capsys.readouterr().out
+    )
     said = refused("fit", *words, "--trainer.limit_val_batches", "0")
-    assert "trainer.limit_val_batches=0 leaves nothing to choose the best checkpoint by" in said
+    assert "trainer.limit_val_batches=0 cannot be used: it must be over 0" in said
 
 
 def test_a_folder_that_may_not_be_written(
@@ -306,13 +313,151 @@ def test_a_folder_that_may_not_be_written(
 
     monkeypatch.setattr("bloodcell.train.runs.RunLogger._get_next_version", denied)
     said = refused("fit", *words)
-    assert "lightning_logs may not be read or written (Permission denied)" in said
-    assert "--trainer.default_root_dir" in said
+    assert "lightning_logs cannot be used (Permission denied)" in said
+    Path("file").touch()
+    for place in ("file", "/proc/nowhere"):
+        said = refused("fit", *words, "--trainer.default_root_dir", place)
+        assert f"{place}/lightning_logs" in said
+        assert "write elsewhere with --trainer.default_root_dir" in said
+
+
+def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(
+    refused: Refused, finished: Path, smears: Path
+) -> None:
+    """Divided in another way, the same images would be in train and test."""
+    run = ("test", "--ckpt_path", str(finished), "--trainer.accelerator", "cpu")
+    for change in (("--data.split", "seed"), ("--seed_everything", "7"), ("--data.photos", "null")):
+        said = refused(*run, *change)
+        assert f"{change[0].removeprefix('--')}=" in said
+        assert "it would be tested on images it was trained on. Leave" in said
+    main([*run, "--data.root", str(smears / "images"), "--data.batch_size", "7"])
+
+
+def test_a_checkpoint_outside_of_a_run_folder_is_not_resumed(
+    refused: Refused, finished: Path
+) -> None:
+    shutil.copy(finished / "checkpoints" / "last.ckpt", "alone.ckpt")
+    said = refused("fit", "--ckpt_path", "alone.ckpt")
+    assert "alone.ckpt lies in no run folder (looked for " in said
+    assert "Give a run folder" in said
+
+
+def test_the_config_of_a_resumed_run_repeats_all_of_it(fit: Callable[..., Path]) -> None:
+    run = fit("--config", "d16", "--model.dropout", "0", name="d16", epochs=1)
+    main(["fit", "--name", "d16", "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert (settings["trainer"]["max_epochs"], settings["ckpt_path"]) == (3, None)
+    main(["fit", "--config", str(run / "config.yaml")])
+    again = Path("lightning_logs/d16/version_1")
+    assert_equal(*(weights(r / "checkpoints" / "last.ckpt") for r in (run, again)))
+
+
+def test_a_run_that_diverges_stops_and_keeps_what_it_has(
+    refused: Refused, words: list[str]
+) -> None:
+    said = refused("fit", *words, "--model.lr", "1e30", "--trainer.max_epochs", "3")
+    assert "the loss is no finite number in epoch" in said
+    assert "Use a lower --model.lr" in said
+    assert not list(Path().rglob("scores.json"))
+
+
+def test_a_run_stopped_in_its_test_is_tested_when_it_goes_on(fit: Callable[..., Path]) -> None:
+    run = fit(epochs=1)
+    before = (run / "predictions.csv").read_text()
+    for name in ("scores.json", "predictions.csv"):
+        (run / name).unlink()
+    main(["fit", "--ckpt_path", str(run)])
+    assert (run / "predictions.csv").read_text() == before
+    assert (run / "scores.json").is_file()
+    assert len(read_history(run / "metrics.csv")) == 1
+
+
+def test_a_checkpoint_in_a_config_is_refused(refused: Refused) -> None:
+    Path("mine.yaml").write_text("ckpt_path: some.ckpt\n")
+    said = refused("fit", "--config", "mine.yaml")
+    assert "ckpt_path=some.ckpt cannot be used: it must be given on the command line" in said
+
+
+def test_a_bad_image_is_told_before_there_is_a_run_folder(
+    refused: Refused, words: list[str], smears_copy: Path
+) -> None:
+    bad = next((smears_copy / "images" / "TEST").rglob("*.jpeg"))
+    bad.write_bytes(bad.read_bytes()[:2000])
+    said = refused("fit", *words, "--data.root", str(smears_copy / "images"))
+    assert f"{bad.name} (" in said
+    assert not Path("lightning_logs").exists()
+
+
+def test_skipped_images_are_not_counted(fit: Callable[..., Path], smears_copy: Path) -> None:
+    bad = next((smears_copy / "images" / "TEST").rglob("*.jpeg"))
+    bad.write_bytes(b"")
+    root = ("--data.root", str(smears_copy / "images"), "--data.unreadable", "skip")
+    scores = json.loads((fit(*root, epochs=1) / "scores.json").read_text())
+    assert scores["files"]["test"] == 4 * 5 * 2 - 1
+    assert scores["unreadable_files_left_out"] == 1
+
+
+def test_part_of_a_test_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["test", "--ckpt_path", str(finished), "--trainer.accelerator", "cpu"]
+    main([*run, "--trainer.limit_test_batches", "1"])
+    said = capsys.readouterr().out
+    assert f"test of {finished / 'checkpoints' / 'best.ckpt'}" in said
+    assert "PARTIAL        8 images of the part were not scored" in said
+
+
+@pytest.mark.parametrize(
+    "off", ["logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"]
+)
+def test_what_lightning_lets_switch_off(
+    off: str, fit: Callable[..., Path], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", *words, "--trainer.max_epochs", "1", f"--trainer.{off}", "false"])
+    assert Path("lightning_logs").exists() == (off != "logger")
+    assert bool(list(Path().rglob("*.ckpt"))) == (off not in ("logger", "enable_checkpointing"))
+    last_weights = "custom, last weights" in capsys.readouterr().out
+    assert last_weights == (off == "logger")
+
+
+def test_another_logger_comes_beside_ours(fit: Callable[..., Path]) -> None:
+    run = fit("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "theirs", epochs=1)
+    assert (run / "scores.json").is_file()
+    assert list(Path("theirs").rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize(
+    "words_too_many",
+    [
+        ("--trainer.strategy", "dpp"), ("--trainer.devices", "0"), ("--trainer.max_time", "xx"),
+        ("--trainer.accelerator", "tpu"), ("--trainer.barebones", "true"),
+        ("--name", "../up"), ("--name", "a/b"),
+    ],
+)  # fmt: skip
+def test_settings_lightning_refuses(
+    words_too_many: tuple[str, ...], refused: Refused, words: list[str]
+) -> None:
+    said = refused("fit", *words, *words_too_many)
+    assert said.startswith("bloodcell: ")
+    assert not Path("lightning_logs").exists()
+
+
+def test_under_slurm_lightning_does_not_requeue(
+    fit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"NTASKS": 1, "JOB_NAME": "x", "JOB_ID": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in (settings | {"NODELIST": "localhost"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    seen = []
+    monkeypatch.setattr(
+        "bloodcell.cli.finish_fit",
+        lambda trainer, *_: seen.append(trainer._accelerator_connector.cluster_environment),
+    )
+    fit("--trainer.num_nodes", "1", "--trainer.devices", "1", epochs=1)
+    assert isinstance(seen[0], SLURMEnvironment)
+    assert not seen[0].auto_requeue
 
 
 def test_a_frozen_trunk_stays_as_it_came(fit: Callable[..., Path]) -> None:
     run = fit("--model.freeze", "true", "--model.lr", "1e-2", epochs=2)
-    torch.manual_seed(0)
     state = weights(run / "checkpoints" / "last.ckpt")
     other = fit("--model.freeze", "true", "--model.lr", "1e-1", "--name", "other", name="other")
     others = weights(other / "checkpoints" / "last.ckpt")

@@ -60,6 +60,8 @@ def test_no_verb_shows_the_front_page(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_wrong_verb(refused: Refused) -> None:
     assert "no verb 'fti'. Did you mean 'fit'? Verbs: fit, validate, test" in refused("fti")
+    assert "Did you mean 'fit'?" in refused("train")
+    assert "Did you mean" not in refused("frobnicate")
     assert "'--config' stands where a verb is expected" in refused("--config", "d8.yaml", "fit")
 
 
@@ -97,6 +99,30 @@ def test_configs_are_found_by_name() -> None:
 def test_lists_in_messages_are_short() -> None:
     assert listed([]) == "nothing"
     assert listed(["a", "b", "c"], most=2) == "a, b and 1 more"
+
+
+def test_configs_that_hold_no_settings(refused: Refused) -> None:
+    Path("empty.yaml").write_text("")
+    assert "--config empty.yaml holds no settings" in refused("fit", "--config", "empty.yaml")
+    Path("bad.yaml").write_text("model: [")
+    assert "--config bad.yaml is no YAML in UTF-8" in refused("fit", "--config", "bad.yaml")
+    Path("bad.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "--config bad.yaml is no YAML in UTF-8" in refused("fit", "--config", "bad.yaml")
+
+
+def test_flags_without_a_value_or_misspelt(refused: Refused) -> None:
+    assert "--ckpt_path stands without a value" in refused("test", "--ckpt_path")
+    assert "Did you mean 'config'?" in refused("fit", "--confg", "d8.yaml")
+    assert "Did you mean 'trainer.max_epochs'?" in refused("fit", "--trainer.max_epoch", "3")
+    assert "a list, e.g. [8]" in refused("fit", "--model.hidden", "8")
+
+
+def test_help_all_lists_lightnings_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("fit", "test"):
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, "--help-all"])
+        assert stopped.value.code == 0
+        assert "--trainer.gradient_clip_val" in capsys.readouterr().out
 
 
 def test_download_takes_no_options(refused: Refused) -> None:

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from bloodcell.data.augment import Augment, augment_batch
 from bloodcell.data.decode import Unreadable, decode_all
 from bloodcell.data.source import open_source
-from bloodcell.data.splits import Split, count_photos, make_parts, shared_photos
+from bloodcell.data.splits import PARTS, Split, count_photos, make_parts, shared_photos
 from bloodcell.data.table import build_table
 from bloodcell.errors import InputError, require
 
-SMALLEST_IMAGE = 32  # a MobileNet halves its input five times
+IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; past that memory ends
 NOT_COUNTED = -100  # target of a padding row: cross-entropy and torchmetrics leave it out
 
 
@@ -43,7 +43,7 @@ class BloodCells(LightningDataModule):
             `folds` tests one fifth of the photographs.
         fold: which fifth `folds` tests, 0 to 4.
         photos: CSV with columns file, photo and, if known, cell, for data of your own.
-        image_size: side in pixels; images are squeezed to a square.
+        image_size: side in pixels, 32 to 1024; images are squeezed to a square.
         batch_size: images a step on each device.
         augment: `none`, or `flips`: left-right and top-bottom, at random.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
@@ -53,6 +53,7 @@ class BloodCells(LightningDataModule):
         table: all images.
         class_names: the classes, in the order of the network's outputs.
         parts: row numbers of train, val and test.
+        left_out: number of images that could not be read.
     """
 
     def __init__(
@@ -68,8 +69,8 @@ class BloodCells(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        rule = f"{SMALLEST_IMAGE} pixels or more for a MobileNet; the published runs use 224"
-        require(image_size >= SMALLEST_IMAGE, "data.image_size", image_size, rule)
+        rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
+        require(image_size in IMAGE_SIZES, "data.image_size", image_size, rule)
         require(batch_size > 0, "data.batch_size", batch_size, "1 or more, e.g. 32")
         self.save_hyperparameters(logger=False)
         self.split: Split = split
@@ -83,21 +84,30 @@ class BloodCells(LightningDataModule):
         self.class_names = list(self.table.class_names)
         self.parts = make_parts(self.table, split, fold, seed)
         self.datasets: dict[str, ImageDataset] = {}
+        self.left_out = 0
 
     def setup(self, stage: str) -> None:
-        """Decodes every image once, before any training; `fast_dev_run` only what it will use."""
-        if self.datasets:
+        """Decodes images once, before any training; `fast_dev_run` only what it will use.
+
+        Args:
+            stage: `fit` reads all parts, so that a bad test image stops a run at its start;
+                `validate` and `test` read their own.
+        """
+        wanted = {"validate": ("val",), "test": ("test",)}.get(stage, PARTS)
+        if all(part in self.datasets for part in wanted):
             return
         most = None
         if self.trainer and self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # undeclared
             batches = int(self.trainer.limit_train_batches or 1)
             most = batches * self.batch_size * self.trainer.world_size
         parts = {
-            part: rows[:: _stride(len(rows), most)][:most] for part, rows in self.parts.items()
+            part: self.parts[part][:: _stride(len(self.parts[part]), most)][:most]
+            for part in wanted
         }
         rows = [i for part_rows in parts.values() for i in part_rows]
         names = [self.table.rows[i].path for i in rows]
         pixels, good = decode_all(self.source, names, self.image_size, self.unreadable)
+        self.left_out = len(names) - len(good)
         place = {rows[k]: n for n, k in enumerate(good)}
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
         targets = torch.tensor([self.table.labels[rows[k]] for k in good])
@@ -142,17 +152,18 @@ class BloodCells(LightningDataModule):
             for part, rows in self.parts.items()
         )
         lines = [f"data.root={self.source.root}, data.split={self.split}: {counts}"]
-        if not self.table.mapped:
+        if self.table.unmapped:
             lines.append(
-                "no photo table: each file counts as its own photograph. If some are copies of "
-                "one, name them with data.photos, else the scores are too good."
+                f"no photo table knows {self.table.unmapped:,} of {len(self.table.rows):,} files: "
+                "each counts as its own photograph. If some are copies of one, name them with "
+                "data.photos, else the scores are too good."
             )
         shared = shared_photos(self.table, self.parts)
         if shared:
             tested = count_photos(self.table, self.parts["test"])
             lines.append(
-                f"this split LEAKS: {shared} of {tested} test photographs also lie in train or "
-                "validation. Its scores measure memory; data.split=photo measures skill."
+                f"this split LEAKS: {shared} of {tested} test photographs are trained on too. "
+                "Its scores measure memory; data.split=photo measures skill."
             )
         return "\n".join(lines)
 
@@ -184,6 +195,12 @@ class ImageDataset(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.places)
+
+    @property
+    def table_rows(self) -> list[int]:
+        """The rows of the table that are in here."""
+        rows: list[int] = self.rows[self.places].tolist()
+        return rows
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         """Fetches a batch; positions from `len(self)` on wrap round and are not counted."""

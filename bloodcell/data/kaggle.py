@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from filelock import FileLock
+
 from bloodcell.errors import InputError, reason
 
 HANDLE = "paultimothymooney/blood-cells"
@@ -24,8 +26,11 @@ def download() -> Path:
     """
     import kagglehub  # takes a second to import; most runs never need it
 
+    cache = Path(kagglehub.config.get_cache_folder())
+    cache.mkdir(parents=True, exist_ok=True)
     try:
-        folder = Path(kagglehub.dataset_download(f"{HANDLE}/versions/{VERSION}"))
+        with FileLock(cache / "bloodcell.lock"):  # of several processes, one downloads
+            folder = Path(kagglehub.dataset_download(f"{HANDLE}/versions/{VERSION}"))
     except Exception as error:  # kagglehub raises what its HTTP library does, and more
         raise InputError(
             f"data.root='kaggle' could not be downloaded ({reason(error)}). Without a network, get "

@@ -63,16 +63,19 @@ def read(path: Path) -> PhotoTable:
         raise InputError(f"{label} is no CSV file in UTF-8 ({error}). Save it as one.") from error
 
 
-def find(table: PhotoTable, path: str) -> Origin | None:
+def find(table: PhotoTable, path: str) -> str | None:
     """Looks an image up by its path or, failing that, by ever shorter ends of it.
 
     Args:
         table: the photo table.
         path: path of the image, forward slashes.
+
+    Returns:
+        The name under which the table has it, None if it has not.
     """
     parts = path.split("/")
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((table[end] for end in ends if end in table), None)
+    return next((end for end in ends if end in table), None)
 
 
 def _parse(lines: Iterable[str], label: str) -> PhotoTable:

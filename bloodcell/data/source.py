@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock
+
 from bloodcell.data import kaggle, smear_scene, smears
 from bloodcell.errors import InputError, listed
 
@@ -63,7 +65,8 @@ def open_source(root: str) -> Source:
     if root == DRAWN:
         folder = _drawn()
         return _folder(folder / "images", folder / "photos.csv")
-    path = Path(root).expanduser()
+    # without `.` and `..`: the root's own name may be the split or class folder of a photo table
+    path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  keeps symlinks' names
     if path.is_dir():
         return _folder(path)
     if path.is_file():
@@ -77,13 +80,11 @@ def _drawn() -> Path:
     # named after the code that draws, so that a new version of it never meets old pictures
     code = b"".join(Path(str(m.__file__)).read_bytes() for m in (smears, smear_scene))
     folder = cache / f"drawn-{hashlib.sha256(code).hexdigest()[:8]}"
-    if not folder.is_dir():
-        print(f"drawing blood smears into {folder} (once, half a minute) ...", flush=True)
-        try:
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # of several processes, one draws
+        if not folder.is_dir():
+            print(f"drawing blood smears into {folder} (once, half a minute) ...", flush=True)
             smears.write_smears(folder, train_photos=300, test_photos=50, copies=2)
-        except OSError:  # of several processes that start at once, the first to finish wins
-            if not folder.is_dir():
-                raise
     return folder
 
 
@@ -94,8 +95,20 @@ def _is_image(name: str) -> bool:
 
 
 def _folder(path: Path, photos: Path | None = None) -> Source:
-    files = ((p.relative_to(path).as_posix(), p) for p in path.rglob("*") if p.is_file())
+    files = ((p.relative_to(path).as_posix(), p) for p in _walk(path) if p.is_file())
     return Source(path, {n: p.stat().st_size for n, p in sorted(files) if _is_image(n)}, photos)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yields the files below a folder, also behind links, each real folder once."""
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, name) for name in names)
 
 
 def _archive(path: Path) -> Source:
@@ -105,11 +118,11 @@ def _archive(path: Path) -> Source:
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(
             f"data.root='{path}' cannot be read as a zip archive ({error}). "
-            "It may be cut off: download it again, or unpack it and give the folder."
+            "If it is one, it is cut off: download it again. Else give a folder of class folders."
         ) from error
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
             raise InputError(
                 f"data.root='{path}' holds a path that leaves the archive ({entry.filename!r}). "
                 "Such a file can be an attack and is not read: get the archive from its author."

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,13 +50,13 @@ class Table:
     Attributes:
         rows: one for each image, sorted by path.
         class_names: the classes, sorted; a class's label is its place here.
-        mapped: whether a photo table tells which files are copies of one photograph.
-        fingerprint: 16 hexadecimal digits that change when a file, its size or its photograph does.
+        unmapped: number of images that no photo table knows: each counts as its own photograph.
+        fingerprint: 16 hexadecimal digits that change when a file, its class or its size does.
     """
 
     rows: tuple[Row, ...]
     class_names: tuple[str, ...]
-    mapped: bool
+    unmapped: int
     fingerprint: str
 
     @cached_property
@@ -90,20 +91,47 @@ def build_table(source: Source, photo_table: Path | None = None) -> Table:
     own = photo_table or source.photos
     table = photos.read(own) if own else photos.shipped()
     # the root's own name counts too: the root may be images/TRAIN itself
-    origins = {name: photos.find(table, f"{source.root.name}/{name}") for name in placed}
-    lost = [name for name, origin in origins.items() if origin is None]
+    keys = {name: photos.find(table, f"{source.root.name}/{name}") for name in placed}
+    lost = [name for name, key in keys.items() if key is None]
     if own and lost:
         raise InputError(
             f"data.photos='{own}' has no line for {len(lost)} of {len(placed)} images "
             f"({listed(lost, 3)}). Add them: every image needs its photograph."
         )
+    if own:
+        _check_unique(own, keys)
     rows = []
     for name, (official, class_name) in sorted(placed.items()):
-        origin = origins[name] or photos.Origin(name, name)
+        key = keys[name]
+        origin = table[key] if key else photos.Origin(name, name)
         rows.append(Row(name, class_name, official, origin.photo, origin.cell))
-    lines = (f"{r.path.split('/')[-1]} {source.sizes[r.path]} {r.photo}" for r in rows)
+    lines = (
+        f"{r.official}/{r.class_name}/{r.path.split('/')[-1]} {source.sizes[r.path]}" for r in rows
+    )
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-    return Table(tuple(rows), tuple(classes), len(lost) < len(placed), digest)
+    _check_one_class(rows)
+    return Table(tuple(rows), tuple(classes), len(lost), digest)
+
+
+def _check_unique(own: Path, keys: Mapping[str, str | None]) -> None:
+    found: dict[str | None, str] = {}
+    for name, key in keys.items():
+        if found.setdefault(key, name) != name:
+            raise InputError(
+                f"data.photos='{own}': the line of {key!r} fits several images ({found[key]}, "
+                f"{name}). Name each with its folders, as in {name!r}."
+            )
+
+
+def _check_one_class(rows: Iterable[Row]) -> None:
+    found: dict[str, Row] = {}
+    for row in rows:
+        first = found.setdefault(row.photo, row)
+        if first.class_name != row.class_name:
+            raise InputError(
+                f"Photograph {row.photo!r} has images of two classes ({first.path}, {row.path}). "
+                "A photograph has one class: mend the photo table, or move the image."
+            )
 
 
 def _places(source: Source) -> dict[str, tuple[str, str]]:
@@ -136,7 +164,7 @@ def _class_folders(source: Source) -> dict[str, str]:
 
 
 def _no_images(source: Source) -> str:
-    loose = f" ({len(source.sizes)} lie outside of class folders)" if source.sizes else ""
+    loose = f" ({len(source.sizes)} lie in it directly: is it one class?)" if source.sizes else ""
     return (
         f"data.root='{source.root}' has no images in class folders{loose}. Expected "
         f"CLASS/image or train/CLASS/image with one of {', '.join(IMAGE_SUFFIXES)}."

@@ -4,6 +4,7 @@ The head is the published one, in Keras' terms: Flatten, then Dense(relu) and Dr
 there are hidden layers, then Dense. Logits come out; the softmax lives in the loss.
 """
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -12,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bloodcell.errors import InputError, listed
+from bloodcell.errors import InputError, listed, reason
 
 Pool = Literal["flatten", "avg"]
 
@@ -74,10 +75,11 @@ class Network(nn.Module):
         super().__init__()
         self.trunk = create_trunk(backbone, recipe)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
-        channels, height, width = _map_shape(self.trunk, image_size)
-        self.head = make_head(
-            channels if pool == "avg" else channels * height * width, hidden, n_classes, dropout
-        )
+        shape = _map_shape(self.trunk, image_size)
+        self.channels_last = shape[1] == shape[2] != shape[3]  # as some transformers have it
+        channels = shape[3] if self.channels_last else shape[1]
+        n_inputs = channels if pool == "avg" else shape.numel()
+        self.head = make_head(n_inputs, hidden, n_classes, dropout)
         # not saved with the weights: the checkpoint holds the recipe they come from
         scale = torch.tensor([recipe.mean, recipe.std])[:, None, :, None, None] * 255
         self.register_buffer("mean", scale[0], persistent=False)
@@ -93,7 +95,9 @@ class Network(nn.Module):
             (B, n_classes) logits.
         """
         x = (images - self.mean) / self.std
-        x = self.trunk(x)  # (B, C, h, w)
+        x = self.trunk(x)
+        if self.channels_last:  # (B, h, w, C) -> (B, C, h, w)
+            x = x.permute(0, 3, 1, 2)
         return self.head(self.pool(x).flatten(1))  # type: ignore[no-any-return]
 
 
@@ -105,19 +109,27 @@ def create_trunk(backbone: str, recipe: Recipe) -> nn.Module:
         recipe: its options are passed on.
 
     Returns:
-        A module that maps (B, 3, H, W) to (B, C, h, w).
+        A module that maps (B, 3, H, W) to (B, C, h, w) or (B, h, w, C).
 
     Raises:
-        InputError: if timm knows no such model.
+        InputError: if timm knows no such model, or it has not the recipe's options.
     """
     if not timm.is_model(backbone):
-        near = timm.list_models(f"*{backbone}*") or timm.list_models("mobilenet*")
+        known = timm.list_models()
+        near = difflib.get_close_matches(backbone, known, n=5) or timm.list_models("mobilenet*")
         raise InputError(
             f"model.backbone='{backbone}' is no timm model. "
             f"Some it has: {listed(near)}; all of them: timm.list_models()."
         )
     options: dict[str, Any] = {"num_classes": 0, "global_pool": "", **recipe.options}
-    return timm.create_model(backbone, **options)
+    try:
+        return timm.create_model(backbone, **options)
+    except (RuntimeError, TypeError) as error:  # an unknown tag or option
+        raise InputError(
+            f"model.backbone='{backbone}' cannot be built as model.weights='{recipe.source}' "
+            f"demands, with {recipe.options} ({reason(error)}). Name the backbone the weights were "
+            "made for."
+        ) from error
 
 
 def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: float) -> nn.Module:
@@ -147,14 +159,20 @@ def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: flo
 
 
 @torch.no_grad()
-def _map_shape(trunk: nn.Module, image_size: int) -> tuple[int, int, int]:
-    """Channels, height and width of the trunk's map, found by running it once."""
+def _map_shape(trunk: nn.Module, image_size: int) -> torch.Size:
+    """Shape of the trunk's map of one image, found by running it once."""
     training = trunk.training
-    shape = trunk.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+    try:
+        shape: torch.Size = trunk.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"data.image_size={image_size} does not suit model.backbone ({reason(error)}). Use the "
+            "size it was made for, often 224, or another backbone."
+        ) from error
     trunk.train(training)
     if len(shape) != 4:
         raise InputError(
             f"model.backbone gives features of shape {tuple(shape)}, not a map (B, C, h, w). "
             "Use a convolutional model, e.g. one of timm.list_models('mobilenet*')."
         )
-    return shape[1], shape[2], shape[3]
+    return shape

@@ -6,6 +6,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import huggingface_hub
@@ -42,7 +43,7 @@ def read_recipe(backbone: str, weights: str) -> Recipe:
     Raises:
         InputError: if the file is missing or of no known kind.
     """
-    config = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    config = _timm_config(backbone)
     recipe = Recipe(weights, tuple(config.mean), tuple(config.std)) if config else Recipe(weights)
     if weights in (IMAGENET, NONE):
         return recipe
@@ -112,7 +113,7 @@ def reach_hub(backbone: str) -> None:
     Raises:
         InputError: if there are none, or neither the cache nor the network has them.
     """
-    config = timm.get_pretrained_cfg(backbone)
+    config = _timm_config(backbone)
     if config is None or not (config.hf_hub_id or config.url):
         raise InputError(
             f"model.weights=imagenet: timm has no pretrained weights for model.backbone="
@@ -140,6 +141,17 @@ def _from_hub(backbone: str) -> State:
         raise InputError(_not_downloaded(backbone, error)) from error
     state: State = model.state_dict()
     return state
+
+
+def _timm_config(backbone: str) -> Any:
+    """What timm knows of a backbone's weights; None if it has no such model or no weights."""
+    try:
+        return timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    except RuntimeError as error:  # `mobilenetv1_100.tag` with a tag it has not
+        raise InputError(
+            f"model.backbone='{backbone}': timm has the model but not this tag ({reason(error)}). "
+            "Leave out what follows the dot."
+        ) from error
 
 
 def _not_downloaded(backbone: str, error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The short table that ends a training."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ class Line(NamedTuple):
 
     Attributes:
         part: train, validation or test.
-        loss: mean cross-entropy; None where it was not computed.
+        loss: mean cross-entropy.
         accuracy: by file, 0 to 1.
         photos: accuracy by photograph, 0 to 1; None where it was not computed.
     """
@@ -64,4 +65,4 @@ def command(program: str, *words: object) -> str:
     beside = Path(sys.executable).with_name(program)
     activated = shutil.which(program) == str(beside)
     name = os.path.relpath(beside) if beside.is_file() and not activated else program
-    return " ".join([name, *map(str, words)])
+    return shlex.join([name, *map(str, words)])

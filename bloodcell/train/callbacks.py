@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torchvision.utils import make_grid
 
 from bloodcell.data.datamodule import Batch
+from bloodcell.errors import InputError
 from bloodcell.report.history import FILE_NAME, Epoch, read_history
 from bloodcell.report.summary import command
 
@@ -21,7 +22,8 @@ from bloodcell.report.summary import command
 class History(Callback):
     """Writes a line to `metrics.csv` after each epoch, and the images per second to the logger.
 
-    A resumed run goes on below the epochs it keeps.
+    A resumed run goes on below the epochs it keeps. A loss that is no number stops the run, before
+    the checkpoints of the epochs before are replaced.
     """
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,9 +53,20 @@ class History(Callback):
         speed = self._images / (self._trained - self._start)
         pl_module.log("images_per_second", speed, rank_zero_only=True)
         folder = _run_folder(trainer)
-        if folder is None or not trainer.is_global_zero:
-            return
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        if folder is not None and trainer.is_global_zero:
+            self._report(trainer, folder, values, speed)
+        losses = [values["train/loss"], values["val/loss"] if self._validated else 0.0]
+        if not all(map(math.isfinite, losses)):
+            raise InputError(
+                f"the loss is no finite number in epoch {trainer.current_epoch + 1}, with "
+                f"model.lr={trainer.optimizers[0].param_groups[0]['lr']:g}. Use a lower "
+                "--model.lr; the checkpoints of the epochs before are kept."
+            )
+
+    def _report(
+        self, trainer: Trainer, folder: Path, values: dict[str, float], speed: float
+    ) -> None:
         if not self._validated:
             values |= {"val/loss": math.nan, "val/acc": math.nan}
         epoch = Epoch(
@@ -91,6 +104,10 @@ class Bar(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Shows none."""
         return {}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Counts epochs from 1, as the lines do."""
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
 
 class Keep(ModelCheckpoint):
@@ -133,7 +150,7 @@ class FirstBatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Draws the grid once."""
-        if trainer.global_step == 0 and isinstance(trainer.logger, TensorBoardLogger):
+        if trainer.global_step == batch_idx == 0 and isinstance(trainer.logger, TensorBoardLogger):
             grid = make_grid(batch["image"].cpu(), nrow=8)
             trainer.logger.experiment.add_image("train/first_batch", grid, 0)
 
@@ -149,7 +166,8 @@ class HowToGoOn(Callback):
         folder = _run_folder(trainer)
         if folder is not None and (folder / "checkpoints" / "last.ckpt").is_file():
             words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(folder))
-            print(f"\nStopped in epoch {trainer.current_epoch + 1}. To go on:\n  {words}")
+            when = "the test" if trainer.testing else f"epoch {trainer.current_epoch + 1}"
+            print(f"\nStopped in {when}. To go on:\n  {words}")
         elif folder is not None:
             print("\nStopped before the end of the first epoch: there is nothing to resume.")
 

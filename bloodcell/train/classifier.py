@@ -1,12 +1,13 @@
 """The LightningModule: loss, metrics and optimizer around the network."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from bloodcell.data.datamodule import NOT_COUNTED, Batch
@@ -15,7 +16,32 @@ from bloodcell.errors import InputError, require
 from bloodcell.model.network import Network, Pool, Recipe
 from bloodcell.model.weights import NONE, load_trunk, read_recipe
 
-RECIPE = "recipe"  # key in a checkpoint
+RECIPE = "recipe"  # keys in a checkpoint
+FINGERPRINT = "data_fingerprint"
+
+
+class MeanLoss(Metric):
+    """Mean loss over all images, however their batches are cut; NaN stays NaN.
+
+    torchmetrics' own MeanMetric leaves NaN out, or (1.9, `nan_strategy="disable"`) the weights.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, count: Tensor) -> None:
+        """Adds the summed loss of some images, and their number."""
+        self.total += total
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """Returns the mean, 0 of no images."""
+        return self.total / self.count.clamp(min=1)
 
 
 class Metrics(nn.Module):
@@ -27,7 +53,7 @@ class Metrics(nn.Module):
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric()
+        self.loss = MeanLoss()
         self.acc = MulticlassAccuracy(
             n_classes, average="micro", ignore_index=NOT_COUNTED, validate_args=False
         )
@@ -129,6 +155,7 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint enough: it says how to build the network, and needs no weights."""
         checkpoint[RECIPE] = self.recipe.as_dict()
+        checkpoint[FINGERPRINT] = self.trainer.datamodule.table.fingerprint  # type: ignore[attr-defined]
         checkpoint["hyper_parameters"]["weights"] = NONE
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -143,15 +170,10 @@ class Classifier(LightningModule):
                 f"The checkpoint knows the classes {classes}, the data has {self.class_names}. "
                 "Give data.root a folder with the checkpoint's classes, or train anew."
             )
-        recipe = Recipe.from_dict(checkpoint[RECIPE])
-        if recipe.options != self.recipe.options or (recipe.mean, recipe.std) != (
-            self.recipe.mean,
-            self.recipe.std,
-        ):
-            self.recipe = recipe
+        before, self.recipe = self.recipe, Recipe.from_dict(checkpoint[RECIPE])
+        if replace(before, source="") != replace(self.recipe, source=""):
             self.network = self._build().to(self.device)
             self.network.trunk.requires_grad_(not self.freeze_trunk)
-        self.recipe = recipe
 
     def summary(self) -> str:
         """Says what is trained, in one line."""
@@ -184,7 +206,7 @@ class Classifier(LightningModule):
         count = (target != NOT_COUNTED).sum()
         total = F.cross_entropy(logits, target, ignore_index=NOT_COUNTED, reduction="sum")
         loss = total / count.clamp(min=1)
-        metrics.loss.update(loss.detach(), weight=count)
+        metrics.loss.update(total.detach(), count)
         metrics.acc.update(logits.detach(), target)
         self.log(f"{part}/loss", metrics.loss, on_step=False, on_epoch=True, batch_size=1)
         self.log(f"{part}/acc", metrics.acc, on_step=False, on_epoch=True, batch_size=1)

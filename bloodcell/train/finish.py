@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.source import DRAWN
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.report import history, machine
 from bloodcell.report.scores import (
@@ -36,17 +37,19 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
             print("fast_dev_run: train and validation ran; nothing was written.")
         return
     if not isinstance(trainer.logger, RunLogger):
-        trainer.test(model, data, verbose=True)
+        trainer.test(model, data, verbose=False)
+        print_scores(trainer, model, data, "test", f"{name}, last weights")
         return
     folder = Path(trainer.strategy.broadcast(trainer.logger.log_dir))
     best_checkpoint = folder / "checkpoints" / "best.ckpt"
-    if not best_checkpoint.is_file():
+    if not trainer.strategy.broadcast(best_checkpoint.is_file()):  # one answer for all devices
         if trainer.is_global_zero:
-            print(f"no epoch was validated, so {folder} has no best checkpoint to test.")
+            print(f"{folder} has no best checkpoint to test: no epoch was validated and saved.")
         return
     trainer.test(model, data, ckpt_path=best_checkpoint, verbose=False)
     if not trainer.is_global_zero:
         return
+    rows = {part: dataset.table_rows for part, dataset in data.datasets.items()}
     epochs = history.read_history(folder / history.FILE_NAME)
     best = history.best(epochs)
     said = collect_predictions(model, data, "test")
@@ -55,11 +58,13 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
     write_predictions(folder, said)
     scores = {
         "name": name,
-        "drawn": data.hparams["root"] == "drawn",
+        "drawn": data.hparams["root"] == DRAWN,
         "split": data.split,
-        "files": {part: len(rows) for part, rows in data.parts.items()},
-        "photos": {part: count_photos(data.table, rows) for part, rows in data.parts.items()},
-        "test_photos_also_in_training": shared_photos(data.table, data.parts),
+        "files": {part: len(of) for part, of in rows.items()} | {"test": len(said.file)},
+        "photos": {part: count_photos(data.table, of) for part, of in rows.items()}
+        | {"test": n_photos},
+        "unreadable_files_left_out": data.left_out,
+        "test_photos_also_in_training": shared_photos(data.table, rows),
         "train": {"loss": best.train_loss, "accuracy": best.train_acc},
         "val": {"loss": best.val_loss, "accuracy": best.val_acc},
         "test": {
@@ -78,11 +83,13 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "machine": machine.describe(_device(model)),
     }
     write_scores(folder, scores)
-    _log_hyperparameters(trainer.logger, model, data, scores["test"])
-    _report(folder, name, scores)
+    _log_hyperparameters(trainer, model, data, scores["test"])
+    _report(folder, name, scores, _data_notes(data))
 
 
-def print_scores(trainer: Trainer, model: Classifier, data: BloodCells, part: str) -> None:
+def print_scores(
+    trainer: Trainer, model: Classifier, data: BloodCells, part: str, title: str
+) -> None:
     """Prints the scores of `validate` or `test`.
 
     Args:
@@ -90,14 +97,27 @@ def print_scores(trainer: Trainer, model: Classifier, data: BloodCells, part: st
         model: what was scored.
         data: what it was scored on.
         part: `val` or `test`.
+        title: what was scored, in words.
     """
     if not trainer.is_global_zero:
         return
-    photos, _ = accuracy_by_photo(collect_predictions(model, data, part))
+    said = collect_predictions(model, data, part)
+    photos, n_photos = accuracy_by_photo(said)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    title = "validation" if part == "val" else part
-    line = Line(title, metrics[f"{part}/loss"], metrics[f"{part}/acc"], photos)
-    print_table(f"split: {data.split}", [line], [])
+    line = Line(
+        "validation" if part == "val" else part,
+        metrics[f"{part}/loss"],
+        metrics[f"{part}/acc"],
+        photos,
+    )
+    notes = [
+        ("scored", f"{len(said.file):,} files of {n_photos:,} photographs"),
+        *_data_notes(data),
+    ]
+    missing = len(data.parts[part]) - len(said.file)
+    if missing:
+        notes.append(("PARTIAL", f"{missing:,} images of the part were not scored"))
+    print_table(title, [line], notes)
 
 
 def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predictions:
@@ -116,6 +136,16 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
     )
 
 
+def _data_notes(data: BloodCells) -> list[tuple[str, str]]:
+    drawn = ", DRAWN smears" if data.hparams["root"] == DRAWN else ""
+    notes = [("data", f"split {data.split}{drawn}")]
+    shared = shared_photos(data.table, data.parts)
+    if shared:
+        tested = count_photos(data.table, data.parts["test"])
+        notes.append(("LEAK", f"{shared:,} of {tested:,} test photographs were trained on"))
+    return notes
+
+
 def _device(model: Classifier) -> str:
     if model.device.type == "cuda" or torch.cuda.is_available():
         return torch.cuda.get_device_name()
@@ -123,18 +153,21 @@ def _device(model: Classifier) -> str:
 
 
 def _log_hyperparameters(
-    logger: RunLogger, model: Classifier, data: BloodCells, test: dict[str, float]
+    trainer: Trainer, model: Classifier, data: BloodCells, test: dict[str, float]
 ) -> None:
     """Fills TensorBoard's HPARAMS tab: a line a run, with its test scores."""
     chosen = {**model.hparams, **data.hparams, "weights": model.recipe.source}
     chosen["classes"] = len(chosen.pop("class_names"))
     names = {"test/loss": "loss", "test/acc": "accuracy", "test/acc_by_photo": "accuracy_by_photo"}
     plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in chosen.items()}
-    logger.log_hyperparams(plain, {tag: test[key] for tag, key in names.items()})
-    logger.save()
+    metrics = {tag: test[key] for tag, key in names.items()}
+    trainer.logger.log_hyperparams(plain, metrics, trainer.global_step)  # type: ignore[union-attr]
+    trainer.logger.save()  # type: ignore[union-attr]
 
 
-def _report(folder: Path, name: str, scores: dict[str, Any]) -> None:
+def _report(
+    folder: Path, name: str, scores: dict[str, Any], data_notes: list[tuple[str, str]]
+) -> None:
     shown = Path(os.path.relpath(folder))
     lines = [
         Line("train", scores["train"]["loss"], scores["train"]["accuracy"]),
@@ -147,14 +180,11 @@ def _report(folder: Path, name: str, scores: dict[str, Any]) -> None:
         ),
     ]
     notes = [
-        ("data", f"split {scores['split']}" + (", DRAWN smears" if scores["drawn"] else "")),
+        *data_notes,
         ("best epoch", f"{scores['best_epoch'] + 1} of {scores['epochs']}"),
         ("learning time", clock(scores["learning_time_seconds"])),
         ("run folder", str(shown)),
         ("see it", command("tensorboard", "--logdir", shown.parent.parent)),
         ("score again", command("bloodcell", "test", "--ckpt_path", shown)),
     ]
-    if scores["test_photos_also_in_training"]:
-        shared, all_photos = scores["test_photos_also_in_training"], scores["test"]["photos"]
-        notes.insert(1, ("LEAK", f"{shared} of {all_photos} test photographs were trained on"))
     print_table(name, lines, notes)

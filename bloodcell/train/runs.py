@@ -1,6 +1,7 @@
 """Run folders while they are written: claiming one, finding its checkpoints, going on with it."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from bloodcell.errors import InputError, listed, reason
-from bloodcell.train.classifier import RECIPE
+from bloodcell.report.scores import SCORES
+from bloodcell.train.classifier import FINGERPRINT, RECIPE
 
-_FREE = {
-    "weights",
-    "root",
-    "batch_size",
-    "unreadable",
-}  # may change: where data lies, how it is fed
+# settings that may change: where the data lies, how it is fed
+_FREE = {"weights", "root", "batch_size", "unreadable"}
+# settings that decide which images are trained on
+_DIVIDING = {"data.split", "data.fold", "data.photos", "seed_everything"}
 
 
 class RunLogger(TensorBoardLogger):
@@ -93,11 +93,20 @@ def last_checkpoint(path: str, root: Path, name: str) -> Path:
     return resumable[-1] / "checkpoints" / "last.ckpt"
 
 
-def run_folder(checkpoint: Path) -> Path | None:
-    """The run folder a checkpoint lies in, if it lies in one."""
-    folder = checkpoint.resolve().parent.parent
-    inside = checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file()
-    return folder if inside else None
+def run_folder(checkpoint: Path) -> Path:
+    """The run folder a checkpoint lies in, where the run goes on.
+
+    Raises:
+        InputError: if it lies in none.
+    """
+    folder = checkpoint.absolute().parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"--ckpt_path {checkpoint} lies in no run folder (looked for "
+            f"{folder / 'config.yaml'}), so there is no run to go on with. Give a run folder, e.g. "
+            "lightning_logs/d8/version_0."
+        )
+    return folder
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -143,24 +152,55 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
     Raises:
         InputError: naming the first difference.
     """
-    for key, then in settings(checkpoint).items():
-        group, _, name = key.rpartition(".")
-        now = config[group][name] if group else config[name]
-        fixed = group == "model" or also_data or name == "image_size"
-        if fixed and name not in _FREE and now != then:
+    for key, now, then in _differences(checkpoint, config):
+        if also_data or key.startswith("model.") or key == "data.image_size":
             raise InputError(
                 f"{key}={now}, but the checkpoint was made with {then}, which cannot change now. "
                 "Leave it out, or start a new run without --ckpt_path."
             )
 
 
+def check_unseen(checkpoint: dict[str, Any], config: dict[str, Any], fingerprint: str) -> None:
+    """Refuses to score a checkpoint on its own data divided in another way.
+
+    Args:
+        checkpoint: as read.
+        config: the parsed settings.
+        fingerprint: of the data to be scored.
+
+    Raises:
+        InputError: if images it was trained on would be tested.
+    """
+    if fingerprint != checkpoint[FINGERPRINT]:
+        return
+    for key, now, then in _differences(checkpoint, config):
+        if key in _DIVIDING:
+            raise InputError(
+                f"{key}={now}, but the checkpoint was trained on these very images divided with "
+                f"{key}={then}: it would be tested on images it was trained on. Leave {key} out."
+            )
+
+
+def _differences(
+    checkpoint: dict[str, Any], config: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yields each key that has another value now than when the checkpoint was made."""
+    for key, then in settings(checkpoint).items():
+        group, _, name = key.rpartition(".")
+        now = config[group][name] if group else config[name]
+        if name not in _FREE and now != then:
+            yield key, now, then
+
+
 def check_unfinished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> None:
     """Refuses to go on with a run that has nothing left to do.
 
     Raises:
-        InputError: if the checkpoint has had all its epochs.
+        InputError: if the checkpoint has had all its epochs and the run was tested.
     """
     done = checkpoint["epoch"] + 1
+    if not (run_folder(path) / SCORES).is_file():
+        return
     if max_epochs is not None and 0 <= max_epochs <= done:
         raise InputError(
             f"--ckpt_path {path}: this run has finished its {done} epochs (trainer.max_epochs="

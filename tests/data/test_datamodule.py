@@ -91,7 +91,8 @@ def test_the_summary_tells_of_a_leak(smears: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 31}, r"data\.image_size=31 cannot be used: it must be 32 pixels or more"),
+        ({"image_size": 31}, r"data\.image_size=31 cannot be used: it must be 32 to 1024 pix"),
+        ({"image_size": 1025}, r"data\.image_size=1025 cannot be used"),
         ({"batch_size": 0}, r"data\.batch_size=0 cannot be used: it must be 1 or more"),
     ],
 )

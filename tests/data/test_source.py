@@ -138,3 +138,30 @@ def test_kaggle_without_a_network_names_the_ways_out(kaggle_cache: Path) -> None
     shutil.rmtree(kaggle_cache)
     with pytest.raises(InputError, match=r"could not be downloaded.*--data\.root drawn"):
         open_source("kaggle")
+
+
+def test_linked_class_folders_are_read_once_each(make_folders: Callable[..., Path]) -> None:
+    root = make_folders({"elsewhere/a": 3}, "far")
+    here = make_folders({"b": 2})
+    (here / "a").symlink_to(root / "elsewhere" / "a")
+    (here / "b" / "loop").symlink_to(here)
+    assert sorted(open_source(str(here)).sizes) == [
+        "a/0.png", "a/1.png", "a/2.png", "b/0.png", "b/1.png",
+    ]  # fmt: skip
+
+
+def test_an_archive_with_an_entry_for_its_root(smears: Path, tmp_path: Path) -> None:
+    path = tmp_path / "dots.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("./", "")
+        archive.write(next(smears.rglob("*.jpeg")), "a/0.jpeg")
+    assert list(open_source(str(path)).sizes) == ["a/0.jpeg"]
+
+
+def test_a_root_given_relatively_keeps_its_name(
+    make_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folders({"TRAIN/a": 1, "TRAIN/b": 1})
+    monkeypatch.chdir(root / "TRAIN")
+    for given in (".", "a/..", str(root / "TRAIN")):
+        assert open_source(given).root.name == "TRAIN"

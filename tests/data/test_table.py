@@ -20,7 +20,7 @@ def test_class_folders_without_split(make_folders: Callable[..., Path]) -> None:
     assert table.labels == [0, 0, 1, 1, 1, 2]
     assert {row.official for row in table.rows} == {""}
     assert len({row.photo for row in table.rows}) == 6
-    assert not table.mapped
+    assert table.unmapped == 6
 
 
 @pytest.mark.parametrize("wrap", ["", "images/", "some/deeper/images/"])
@@ -39,7 +39,9 @@ def test_images_below_a_class_folder_belong_to_it(make_folders: Callable[..., Pa
 
 def test_no_images(make_folders: Callable[..., Path]) -> None:
     root = make_folders({".": 2})
-    with pytest.raises(InputError, match=r"no images in class folders \(2 lie outside.*CLASS/im"):
+    with pytest.raises(
+        InputError, match=r"no images in class folders \(2 lie in it directly.*CLASS/i"
+    ):
         build_table(open_source(str(root)))
 
 
@@ -51,7 +53,7 @@ def test_one_class_only(make_folders: Callable[..., Path]) -> None:
 
 def test_a_photo_table_groups_files(smears: Path) -> None:
     table = build_table(open_source(str(smears / "images")), smears / "photos.csv")
-    assert table.mapped
+    assert table.unmapped == 0
     assert Counter(Counter(row.photo for row in table.rows).values()) == {2: 32, 3: 20}
     assert len({row.cell for row in table.rows}) == 4 * 13 - 4
 
@@ -67,6 +69,23 @@ def test_the_fingerprint_follows_the_files(smears_copy: Path) -> None:
     assert build_table(open_source(str(moved / "images"))).fingerprint != before
 
 
+def test_images_no_table_knows_are_counted(real_zip_like: Path) -> None:
+    table = build_table(open_source(str(real_zip_like)))
+    assert table.unmapped == 2
+    assert sorted({row.photo for row in table.rows if row.class_name != "NEUTROPHIL"}) == [
+        "TRAIN/BASOPHIL/0.png", "TRAIN/BASOPHIL/1.png",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def real_zip_like(make_folders: Callable[..., Path]) -> Path:
+    """A file named as one of the Kaggle set, and a class of one's own."""
+    root = make_folders({"TRAIN/BASOPHIL": 2, "TRAIN/NEUTROPHIL": 1})
+    known = next(name for name in photos.shipped() if name.startswith("TRAIN/NEUTROPHIL"))
+    (root / "TRAIN/NEUTROPHIL/0.png").rename(root / known)
+    return root
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -74,6 +93,8 @@ def test_the_fingerprint_follows_the_files(smears_copy: Path) -> None:
         ("file,photo\na/0.png,\n", r"line 2: file='a/0\.png', photo=''.*Neither may be empty"),
         ("file,photo\na/0.png,1\na/0.png,2\n", r"line 3: 'a/0\.png' was given another photograph"),
         ("file,photo,cell\na,1,1\nb,1,2\n", r"line 3: photo '1' was given another cell"),
+        ("file,photo\n0.png,1\n", r"the line of '0\.png' fits several images \(a/0\.png, b/0\.png"),
+        ("file,photo\na/0.png,1\nb/0.png,1\n", r"Photograph '1' has images of two classes \(a/0"),
         ("file,photo\na/0.png,1\n", r"no line for 1 of 2 images \(b/0\.png\)"),
     ],
 )

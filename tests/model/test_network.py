@@ -75,6 +75,26 @@ def test_dropout_rests_in_evaluation() -> None:
     assert not torch.equal(model(images), model(images))
 
 
+def test_maps_with_channels_last() -> None:
+    trunk = "test_mambaout"
+    pooled = network(backbone=trunk, pool="avg", image_size=96).eval()
+    flat = network(backbone=trunk, image_size=96).eval()
+    _, height, width, channels = pooled.trunk(torch.zeros(1, 3, 96, 96)).shape
+    assert height == width == 3
+    assert widths(pooled.head)[0][0] == channels
+    assert widths(flat.head)[0][0] == height * width * channels
+    images = torch.zeros(2, 3, 96, 96, dtype=torch.uint8)
+    assert pooled(images).shape == flat(images).shape == (2, 4)
+
+
+def test_a_trunk_of_another_size_or_family() -> None:
+    with pytest.raises(InputError, match=r"data\.image_size=32 does not suit model\.backbone \("):
+        network(backbone="vit_tiny_patch16_224", image_size=32)
+    options: dict[str, str | float] = {"pad_type": "same"}
+    with pytest.raises(InputError, match=r"'resnet18' cannot be built as model\.weights='w\.h5'"):
+        create_trunk("resnet18", Recipe("w.h5", options=options))
+
+
 def test_unknown_backbone() -> None:
     with pytest.raises(InputError, match=r"model\.backbone='mobilnet' is no timm model.*mobilenet"):
         create_trunk("mobilnet", Recipe())

@@ -147,6 +147,13 @@ def test_code_in_a_file_is_not_run(trunk: nn.Module, tmp_path: Path) -> None:
     assert not (tmp_path / "evil").exists()
 
 
+def test_a_tag_timm_has_not() -> None:
+    with pytest.raises(
+        InputError, match=r"mobilenetv1_100\.bogus': timm has the model but not thi"
+    ):
+        read_recipe("mobilenetv1_100.bogus", "imagenet")
+
+
 def test_imagenet_without_a_network(trunk: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr("urllib.request.getproxies", dict)

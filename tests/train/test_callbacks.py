@@ -25,7 +25,7 @@ def test_a_stopped_run_says_how_to_go_on(
     saved: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger = TensorBoardLogger(str(tmp_path), "d8", 0)
-    trainer = SimpleNamespace(logger=logger, current_epoch=3)
+    trainer = SimpleNamespace(logger=logger, current_epoch=3, testing=False)
     if saved:
         (tmp_path / "d8" / "version_0" / "checkpoints").mkdir(parents=True)
         (tmp_path / "d8" / "version_0" / "checkpoints" / "last.ckpt").touch()

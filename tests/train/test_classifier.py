@@ -2,9 +2,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from bloodcell import cli
 from bloodcell.data.datamodule import NOT_COUNTED, Batch
 from bloodcell.train.classifier import Classifier
+from bloodcell.train.trainer import best_precision
 
 
 def classifier(**changes: object) -> Classifier:
@@ -88,10 +88,10 @@ def test_precision_by_itself(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
-    assert cli.best_precision(accelerator) == precision
+    assert best_precision(accelerator) == precision
 
 
 @pytest.mark.gpu
 def test_mixed_precision_on_a_gpu() -> None:
-    trainer = Trainer(accelerator="gpu", precision=cli.best_precision("gpu"), logger=False)  # type: ignore[arg-type]
+    trainer = Trainer(accelerator="gpu", precision=best_precision("gpu"), logger=False)  # type: ignore[arg-type]
     assert "mixed" in trainer.precision

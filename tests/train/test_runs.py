@@ -27,7 +27,8 @@ def test_last_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
     found = last_checkpoint("last", tmp_path, "d8")
     assert found == runs / "version_10" / "checkpoints" / "last.ckpt"
     assert last_checkpoint(str(runs / "version_9"), tmp_path, "d8").parts[-3] == "version_9"
-    assert run_folder(found) is None  # no config.yaml: not a whole run folder
+    with pytest.raises(InputError, match="lies in no run folder"):  # it has no config.yaml
+        run_folder(found)
     (runs / "version_10" / "config.yaml").touch()
     assert run_folder(found) == runs / "version_10"
     with pytest.raises(InputError, match=r"version_11: no checkpoint there \(looked for .*last"):

@@ -1,0 +1,96 @@
+"""What the Trainer is given besides the user's settings: precision, logger, callbacks."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.plugins.environments import (  # type: ignore[attr-defined]  # undeclared
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+
+from bloodcell.errors import InputError, require
+from bloodcell.train.callbacks import Bar, FirstBatch, History, HowToGoOn, Keep
+from bloodcell.train.runs import RunLogger
+
+
+def check(given: Any) -> None:
+    """Refuses settings that would fail after work was done.
+
+    Args:
+        given: the `trainer` group of the settings.
+
+    Raises:
+        InputError: if a GPU is asked for where there is none, or a part would have no batches.
+    """
+    if given.accelerator in ("gpu", "cuda") and not _has_gpu(given.accelerator):
+        raise InputError(
+            f"trainer.accelerator={given.accelerator}, but PyTorch {torch.__version__} sees no GPU "
+            "here. Use --trainer.accelerator cpu, or install the driver or the PyTorch build "
+            "that fits the GPU."
+        )
+    rule = "1 or more, or -1 for no end"
+    require(given.max_epochs != 0, "trainer.max_epochs", 0, rule)
+    for part in ("train", "val", "test"):
+        limit = given[f"limit_{part}_batches"]
+        rule = "over 0: every part is needed"
+        require(limit is None or limit > 0, f"trainer.limit_{part}_batches", limit, rule)
+
+
+def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
+    """Decides what the settings leave open.
+
+    Args:
+        given: the `trainer` group of the settings.
+        logger: the run folder's; None for a run that writes nothing.
+
+    Returns:
+        Arguments of the Trainer that replace those of `given`.
+    """
+    chosen: dict[str, Any] = {
+        "precision": given.precision or best_precision(given.accelerator),
+        "logger": False,
+    }
+    if logger:
+        others = given.logger if isinstance(given.logger, list) else [given.logger]
+        chosen["logger"] = [logger, *(one for one in others if one not in (None, True))]
+    else:
+        chosen["enable_checkpointing"] = False
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        # Lightning's own requeueing would resume whatever it finds: scripts/slurm.sh does it
+        chosen["plugins"] = [*(given.plugins or []), SLURMEnvironment(auto_requeue=False)]
+    return chosen
+
+
+def callbacks(given: Any, trains: bool) -> list[Callback]:
+    """Lists what happens around a run.
+
+    Args:
+        given: the `trainer` group of the settings.
+        trains: whether the verb is `fit`.
+    """
+    chosen: list[Callback] = [] if given.enable_progress_bar is False else [Bar()]
+    if trains:
+        chosen += [History(), FirstBatch()]
+    if trains and given.logger is not False and not given.fast_dev_run:
+        chosen += [LearningRateMonitor("epoch"), HowToGoOn()]
+        if given.enable_checkpointing is not False:
+            chosen += [Keep("best", "val/loss"), Keep("last")]  # so last knows the best
+    return chosen
+
+
+def best_precision(accelerator: str) -> str:
+    """Chooses the fastest safe precision: bf16 where the GPU has it, else fp16, 32 bits on a CPU.
+
+    Args:
+        accelerator: as Lightning's Trainer takes it.
+    """
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
+
+
+def _has_gpu(accelerator: str) -> bool:
+    metal = accelerator == "gpu" and torch.backends.mps.is_available()
+    return torch.cuda.is_available() or metal
