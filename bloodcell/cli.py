@@ -3,6 +3,7 @@
 import difflib
 import errno
 import logging
+import os
 import re
 import sys
 import warnings
@@ -236,11 +237,11 @@ class Command(LightningCLI):
 
     def after_validate(self) -> None:
         """Prints the scores."""
-        print_scores(self.trainer, self.model, self.datamodule, "val", self._title())
+        print_scores(self.trainer, self.model, self.datamodule, "val", self._scored())
 
     def after_test(self) -> None:
         """Prints the scores."""
-        print_scores(self.trainer, self.model, self.datamodule, "test", self._title())
+        print_scores(self.trainer, self.model, self.datamodule, "test", self._scored())
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Leaves out Lightning's table of scores: ours follows."""
@@ -257,8 +258,8 @@ class Command(LightningCLI):
         self.datamodule.trainer = self.trainer
         self.datamodule.setup(str(self.subcommand))
 
-    def _title(self) -> str:
-        return f"{self.subcommand} of {self.config_init[self.subcommand].ckpt_path}"
+    def _scored(self) -> str:
+        return os.path.relpath(self.config_init[self.subcommand].ckpt_path)
 
     def _name(self, config: Any) -> str:
         if self.resumed:

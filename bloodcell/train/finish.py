@@ -88,7 +88,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
 
 
 def print_scores(
-    trainer: Trainer, model: Classifier, data: BloodCells, part: str, title: str
+    trainer: Trainer, model: Classifier, data: BloodCells, part: str, scored: str
 ) -> None:
     """Prints the scores of `validate` or `test`.
 
@@ -97,27 +97,21 @@ def print_scores(
         model: what was scored.
         data: what it was scored on.
         part: `val` or `test`.
-        title: what was scored, in words.
+        scored: what was scored, in words.
     """
     if not trainer.is_global_zero:
         return
     said = collect_predictions(model, data, part)
     photos, n_photos = accuracy_by_photo(said)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    line = Line(
-        "validation" if part == "val" else part,
-        metrics[f"{part}/loss"],
-        metrics[f"{part}/acc"],
-        photos,
-    )
-    notes = [
-        ("scored", f"{len(said.file):,} files of {n_photos:,} photographs"),
-        *_data_notes(data),
-    ]
+    title = "validation" if part == "val" else part
+    line = Line(title, metrics[f"{part}/loss"], metrics[f"{part}/acc"], photos)
+    files = f"{len(said.file):,} files of {n_photos:,} photographs"
+    notes = [("scored", scored), ("on", files), *_data_notes(data)]
     missing = len(data.parts[part]) - len(said.file)
     if missing:
         notes.append(("PARTIAL", f"{missing:,} images of the part were not scored"))
-    print_table(title, [line], notes)
+    print_table(f"{title} scores", [line], notes)
 
 
 def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predictions:
