@@ -259,7 +259,7 @@ class Command(LightningCLI):
         self.datamodule.setup(str(self.subcommand))
 
     def _scored(self) -> str:
-        return os.path.relpath(self.config_init[self.subcommand].ckpt_path)
+        return os.path.relpath(str(self.config_init[self.subcommand].ckpt_path))
 
     def _name(self, config: Any) -> str:
         if self.resumed:

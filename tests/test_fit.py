@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -314,10 +315,14 @@ def test_a_folder_that_may_not_be_written(
     monkeypatch.setattr("bloodcell.train.runs.RunLogger._get_next_version", denied)
     said = refused("fit", *words)
     assert "lightning_logs cannot be used (Permission denied)" in said
+
+
+def test_a_place_that_is_none(refused: Refused, words: list[str]) -> None:
     Path("file").touch()
     for place in ("file", "/proc/nowhere"):
         said = refused("fit", *words, "--trainer.default_root_dir", place)
-        assert f"{place}/lightning_logs" in said
+        assert f"{place}" in said
+        assert "cannot be used (" in said
         assert "write elsewhere with --trainer.default_root_dir" in said
 
 
@@ -401,7 +406,7 @@ def test_part_of_a_test_says_so(finished: Path, capsys: pytest.CaptureFixture[st
     run = ["test", "--ckpt_path", str(finished), "--trainer.accelerator", "cpu"]
     main([*run, "--trainer.limit_test_batches", "1"])
     said = capsys.readouterr().out
-    assert f"test of {finished / 'checkpoints' / 'best.ckpt'}" in said
+    assert f"scored         {os.path.relpath(finished / 'checkpoints' / 'best.ckpt')}\n" in said
     assert "PARTIAL        8 images of the part were not scored" in said
 
 
