@@ -1,6 +1,5 @@
 """The short table that ends a training."""
 
-import os
 import shlex
 import shutil
 import sys
@@ -64,5 +63,7 @@ def command(program: str, *words: object) -> str:
     """
     beside = Path(sys.executable).with_name(program)
     activated = shutil.which(program) == str(beside)
-    name = os.path.relpath(beside) if beside.is_file() and not activated else program
-    return shlex.join([name, *map(str, words)])
+    if beside.is_file() and not activated:
+        near = beside.is_relative_to(Path.cwd())
+        program = str(beside.relative_to(Path.cwd()) if near else beside)
+    return shlex.join([program, *map(str, words)])

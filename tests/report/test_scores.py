@@ -1,5 +1,4 @@
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -59,7 +58,9 @@ def test_clock() -> None:
 def test_what_to_type_works_without_activating(monkeypatch: pytest.MonkeyPatch) -> None:
     beside = Path(sys.executable).with_name("bloodcell")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert command("bloodcell", "test", 3) == f"{os.path.relpath(beside)} test 3"
+    assert command("bloodcell", "test", "a b") == f"{beside} test 'a b'"
+    monkeypatch.chdir(beside.parents[1])
+    assert command("bloodcell", "test") == f"{beside.parent.name}/bloodcell test"
     monkeypatch.setenv("PATH", str(beside.parent))
     assert command("bloodcell", "test") == "bloodcell test"
     assert command("nothing") == "nothing"
