@@ -12,6 +12,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -288,6 +289,12 @@ def _run(jobs: list[_Job], workers: int) -> list[list[str]]:
     # Workers leave Ctrl-C to the parent, which stops handing out work and cleans up.
     deaf = (signal.SIGINT, signal.SIG_IGN)
     spawn = multiprocessing.get_context("spawn")
-    # a Pool, not an Executor: leaving it kills its workers, also when Ctrl-C comes twice
-    with spawn.Pool(workers, signal.signal, deaf) as pool:
-        return pool.map(_write_photograph, jobs, chunksize=4)
+    with ProcessPoolExecutor(workers, spawn, signal.signal, deaf) as pool:
+        try:
+            return list(pool.map(_write_photograph, jobs, chunksize=4))
+        except KeyboardInterrupt:
+            # a second Ctrl-C must not end the clean-up, or the workers would wait for ever
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            pool.shutdown(cancel_futures=True)
+            signal.signal(signal.SIGINT, before)
+            raise
