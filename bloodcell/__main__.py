@@ -60,13 +60,24 @@ def _run(words: list[str]) -> None:
     elif verb == "download":
         from bloodcell.data import kaggle
 
-        if words[1:]:
-            raise InputError(f"download takes no options (got: {' '.join(words[1:])}).")
+        _take(words, [])
         print(kaggle.download())
+    elif verb == "cache":
+        from bloodcell.report import cached
+
+        _take(words, ["--empty"])
+        print(cached.empty() if words[1:] else cached.table())
     else:
         from bloodcell import cli
 
         cli.run(verb, ["--help" if word == "--help-all" else word for word in words[1:]])
+
+
+def _take(words: list[str], options: list[str]) -> None:
+    unknown = [word for word in words[1:] if word not in options]
+    if unknown:
+        takes = " and ".join(options) or "no options"
+        raise InputError(f"{words[0]} takes {takes} (got: {' '.join(unknown)}).")
 
 
 def _no_such_verb(verb: str, verbs: list[str]) -> str:

@@ -17,6 +17,7 @@ VERBS = {
     "fit": "train, then test the best checkpoint",
     "validate": "score a run folder or a checkpoint on the validation part",
     "test": "score a run folder or a checkpoint on the test part",
+    "cache": "list the decoded images kept on disk; --empty deletes them",
     "download": "get the Kaggle set Blood Cells, and check it file by file",
 }
 _SET_BY_THE_PROGRAM = {"data.seed", "model.class_names", "model.image_size"}
@@ -76,7 +77,7 @@ def front_page() -> str:
 def verb_page(verb: str) -> str:
     """The page of `bloodcell VERB --help`."""
     head = f"usage: bloodcell {verb} [options]\n\n{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n"
-    if verb == "download":
+    if verb in ("cache", "download"):
         return head
     here = Path(__file__).parent
     data = _options("data", here / "data" / "datamodule.py", "BloodCells")

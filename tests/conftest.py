@@ -5,6 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+# before rich and sklearn: typing keeps one of Union[int, float] and Union[float, int] for both, and
+# with theirs first, Trainer would read `limit_test_batches 1` as the share 1.0
+import lightning.pytorch  # noqa: F401
 import numpy as np
 import pytest
 import torch

@@ -153,6 +153,12 @@ def test_ctrl_c_ends_without_a_traceback(
     assert capsys.readouterr().err == "\nbloodcell: stopped.\n"
 
 
+def test_whole_numbers_of_batches_stay_whole(words: list[str]) -> None:
+    """As a user has it: in a process that imports what the command line imports, in its order."""
+    done = run("fit", *words, "--trainer.limit_test_batches", "1", "--print_config")
+    assert "\n  limit_test_batches: 1\n" in done.stdout, done.stderr
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     words = f"{sys.executable} -m bloodcell fit --help | head -1"
     done = subprocess.run(

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from bloodcell.data.augment import Augment, augment_batch
-from bloodcell.data.decode import Unreadable, decode_all
+from bloodcell.data.cache import open_cached
+from bloodcell.data.decode import Unreadable, allocate, check_readable, decode_into
 from bloodcell.data.source import open_source
 from bloodcell.data.splits import PARTS, Split, count_photos, make_parts, shared_photos
 from bloodcell.data.table import build_table
@@ -47,6 +48,8 @@ class BloodCells(LightningDataModule):
         batch_size: images a step on each device.
         augment: `none`, or `flips`: left-right and top-bottom, at random.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
+        cache_gib: limit of the decoded images kept on disk, for all data sets together; 0 decodes
+            into memory at each start.
         seed: decides split, order and augmentation; the command line takes it from seed_everything.
 
     Attributes:
@@ -66,18 +69,21 @@ class BloodCells(LightningDataModule):
         batch_size: int = 32,
         augment: Augment = "none",
         unreadable: Unreadable = "stop",
+        cache_gib: float = 20.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
         require(image_size in IMAGE_SIZES, "data.image_size", image_size, rule)
         require(batch_size > 0, "data.batch_size", batch_size, "1 or more, e.g. 32")
+        require(cache_gib >= 0, "data.cache_gib", cache_gib, "0 or more, e.g. 20")
         self.save_hyperparameters(logger=False)
         self.split: Split = split
         self.image_size = image_size
         self.batch_size = batch_size
         self.augment: Augment = augment
         self.unreadable: Unreadable = unreadable
+        self.cache_gib = cache_gib
         self.seed = seed
         self.source = open_source(root)
         self.table = build_table(self.source, Path(photos) if photos else None)
@@ -96,24 +102,33 @@ class BloodCells(LightningDataModule):
         wanted = {"validate": ("val",), "test": ("test",)}.get(stage, PARTS)
         if all(part in self.datasets for part in wanted):
             return
-        most = None
-        if self.trainer and self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # undeclared
-            batches = int(self.trainer.limit_train_batches or 1)
-            most = batches * self.batch_size * self.trainer.world_size
-        parts = {
-            part: self.parts[part][:: _stride(len(self.parts[part]), most)][:most]
-            for part in wanted
-        }
+        parts = {part: self.parts[part] for part in wanted}
+        dry = self.trainer and self.trainer.fast_dev_run  # type: ignore[attr-defined]  # undeclared
+        if dry:
+            batches = int(self.trainer.limit_train_batches or 1)  # type: ignore[union-attr]
+            most = batches * self.batch_size * self.trainer.world_size  # type: ignore[union-attr]
+            parts = {
+                part: rows[:: max(1, len(rows) // most)][:most] for part, rows in parts.items()
+            }
         rows = [i for part_rows in parts.values() for i in part_rows]
-        names = [self.table.rows[i].path for i in rows]
-        pixels, good = decode_all(self.source, names, self.image_size, self.unreadable)
-        self.left_out = len(names) - len(good)
-        place = {rows[k]: n for n, k in enumerate(good)}
+        if dry or not self.cache_gib:
+            decoded = rows
+            pixels = allocate(len(rows), self.image_size)
+            bad = decode_into(pixels, self.source, [self.table.rows[i].path for i in rows])
+        else:
+            decoded = list(range(len(self.table.rows)))
+            names = [row.path for row in self.table.rows]
+            pixels, bad = open_cached(self.source, names, self.image_size, self.cache_gib)
+        place = {i: n for n, i in enumerate(decoded)}
+        left_out = {i for i in rows if self.table.rows[i].path in bad}
+        wanted_bad = {name: bad[name] for name in (self.table.rows[i].path for i in left_out)}
+        check_readable(wanted_bad, len(rows), self.unreadable)
+        self.left_out = len(left_out)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        targets = torch.tensor([self.table.labels[rows[k]] for k in good])
-        numbers = torch.tensor([rows[k] for k in good])
+        targets = torch.tensor([self.table.labels[i] for i in decoded])
+        numbers = torch.tensor(decoded)
         for part, part_rows in parts.items():
-            places = torch.tensor([place[i] for i in part_rows if i in place], dtype=torch.int64)
+            places = torch.tensor([place[i] for i in part_rows if i not in left_out])
             if not len(places):
                 raise InputError(
                     f"data.unreadable=skip leaves no image in the {part} part. Mend the images."
@@ -230,10 +245,6 @@ class EvenSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.rank, len(self) * self.world, self.world))
-
-
-def _stride(length: int, most: int | None) -> int:
-    return max(1, length // most) if most else 1
 
 
 def _as_it_is(batch: Any) -> Any:

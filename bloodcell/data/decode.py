@@ -50,29 +50,22 @@ def decode(data: bytes, size: int) -> Pixels:
     return np.asarray(rgb)
 
 
-def decode_all(
-    source: Source, names: Sequence[str], size: int, unreadable: Unreadable
-) -> tuple[Pixels, list[int]]:
-    """Decodes images into one array, on all cores.
+def decode_into(pixels: Pixels, source: Source, names: Sequence[str]) -> dict[str, str]:
+    """Decodes images into an array, on all cores: Pillow works outside of Python's lock.
 
     Args:
+        pixels: (n, size, size, 3), filled in the order of `names`.
         source: where the images lie.
-        names: which ones, in the order wanted.
-        size: side of the square in pixels.
-        unreadable: `stop` at images that cannot be read, or `skip` and list them.
+        names: n of them.
 
     Returns:
-        Pixels (n, size, size, 3), and the places in `names` of the n that could be read.
-
-    Raises:
-        InputError: if an image cannot be read and `unreadable` is `stop`, or memory is short.
+        The names of those that cannot be read, each with the reason.
     """
-    pixels = _allocate(len(names), size)
     with source.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def fill(place: int) -> str | None:
             try:
-                pixels[place] = decode(read(names[place]), size)
+                pixels[place] = decode(read(names[place]), pixels.shape[1])
             except (
                 ValueError,
                 OSError,
@@ -81,40 +74,60 @@ def decode_all(
                 zlib.error,
                 zipfile.BadZipFile,
             ) as error:
-                return f"{names[place]} ({reason(error)})"
+                return reason(error)
             return None
 
-        reasons = list(
-            track(
-                pool.map(fill, range(len(names))),
-                "reading images",
-                total=len(names),
-                console=Console(file=sys.stderr),
-                transient=True,
-                disable=not sys.stderr.isatty(),
-            )
+        reasons = track(
+            pool.map(fill, range(len(names))),
+            "reading images",
+            total=len(names),
+            console=Console(file=sys.stderr),
+            transient=True,
+            disable=not sys.stderr.isatty(),
         )
-    bad = [reason for reason in reasons if reason]
+        return {name: why for name, why in zip(names, reasons, strict=True) if why}
+
+
+def check_readable(bad: dict[str, str], total: int, unreadable: Unreadable) -> None:
+    """Stops at images that cannot be read, or lists them.
+
+    Args:
+        bad: their names, each with the reason.
+        total: number of images wanted.
+        unreadable: `stop` or `skip`.
+
+    Raises:
+        InputError: if there are any and `unreadable` is `stop`.
+    """
     if not bad:
-        return pixels, list(range(len(names)))
-    report = f"{len(bad)} of {len(names)} images cannot be read: {listed(bad)}"
+        return
+    names = listed([f"{name} ({why})" for name, why in bad.items()])
+    report = f"{len(bad)} of {total} images cannot be read: {names}"
     if unreadable == "stop":
         raise InputError(
             f"data.unreadable=stop, and {report}. Mend or delete them, or use "
             "--data.unreadable skip to train without them."
         )
     print(f"data.unreadable=skip: {report}. They are left out.", file=sys.stderr)
-    good = [place for place, reason in enumerate(reasons) if reason is None]
-    return pixels[good], good
 
 
-def _allocate(count: int, size: int) -> Pixels:
+def allocate(count: int, size: int) -> Pixels:
+    """Makes room for images in memory.
+
+    Args:
+        count: number of images.
+        size: side of their square in pixels.
+
+    Raises:
+        InputError: if memory is short.
+    """
     needed = count * size * size * 3
     free = _free_memory()
     if free is not None and needed * _BYTES_FREE_NEEDED > free:
         raise InputError(
             f"data.image_size={size} needs {needed / 2**30:.1f} GiB for {count:,} images; "
-            f"{free / 2**30:.1f} GiB of memory are free. Use a smaller --data.image_size."
+            f"{free / 2**30:.1f} GiB of memory are free. Use a smaller --data.image_size, or a "
+            "--data.cache_gib that holds them."
         )
     return np.empty((count, size, size, 3), np.uint8)
 

@@ -29,11 +29,13 @@ class Source:
     Attributes:
         root: the folder or the archive.
         sizes: bytes of every image file, by its name relative to the root, with forward slashes.
+        stamps: what changes with its content: time of the last change in ns, or CRC in an archive.
         photos: the photo table that belongs to the images, if one came with them.
     """
 
     root: Path
     sizes: dict[str, int] = field(repr=False)
+    stamps: dict[str, int] = field(repr=False)
     photos: Path | None = None
 
     @property
@@ -74,9 +76,14 @@ def open_source(root: str) -> Source:
     raise InputError(_nothing_there(root, path))
 
 
+def cache_folder() -> Path:
+    """Where drawn smears and decoded images are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bloodcell"
+
+
 def _drawn() -> Path:
     """Draws the demo smears once: 350 photographs a class, two copies of each."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bloodcell"
+    cache = cache_folder()
     # named after the code that draws, so that a new version of it never meets old pictures
     code = b"".join(Path(str(m.__file__)).read_bytes() for m in (smears, smear_scene))
     folder = cache / f"drawn-{hashlib.sha256(code).hexdigest()[:8]}"
@@ -96,7 +103,9 @@ def _is_image(name: str) -> bool:
 
 def _folder(path: Path, photos: Path | None = None) -> Source:
     files = ((p.relative_to(path).as_posix(), p) for p in _walk(path) if p.is_file())
-    return Source(path, {n: p.stat().st_size for n, p in sorted(files) if _is_image(n)}, photos)
+    facts = {n: p.stat() for n, p in sorted(files) if _is_image(n)}
+    sizes = {n: fact.st_size for n, fact in facts.items()}
+    return Source(path, sizes, {n: fact.st_mtime_ns for n, fact in facts.items()}, photos)
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -127,8 +136,9 @@ def _archive(path: Path) -> Source:
                 f"data.root='{path}' holds a path that leaves the archive ({entry.filename!r}). "
                 "Such a file can be an attack and is not read: get the archive from its author."
             )
-    files = {e.filename: e.file_size for e in entries if not e.is_dir() and _is_image(e.filename)}
-    return Source(path, dict(sorted(files.items())))
+    files = {e.filename: e for e in entries if not e.is_dir() and _is_image(e.filename)}
+    sizes = {name: files[name].file_size for name in sorted(files)}
+    return Source(path, sizes, {name: files[name].CRC for name in sizes})
 
 
 def _nothing_there(root: str, path: Path) -> str:

@@ -14,7 +14,7 @@ from bloodcell.report.scores import SCORES
 from bloodcell.train.classifier import FINGERPRINT, RECIPE
 
 # settings that may change: where the data lies, how it is fed
-_FREE = {"weights", "root", "batch_size", "unreadable"}
+_FREE = {"weights", "root", "batch_size", "unreadable", "cache_gib"}
 # settings that decide which images are trained on
 _DIVIDING = {"data.split", "data.fold", "data.photos", "seed_everything"}
 

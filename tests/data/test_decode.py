@@ -1,5 +1,4 @@
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 from PIL import Image
 
 from bloodcell.data import decode as decoding
-from bloodcell.data.decode import decode, decode_all
+from bloodcell.data.decode import allocate, check_readable, decode, decode_into
 from bloodcell.data.source import open_source
 from bloodcell.errors import InputError
 
@@ -52,7 +51,7 @@ def test_an_image_that_is_cut_off_is_named(smears_copy: Path) -> None:
     source = open_source(str(smears_copy))
     names = list(source.sizes)
     with pytest.raises(InputError) as refused:
-        decode_all(source, names, 32, "stop")
+        check_readable(decode_into(allocate(len(names), 32), source, names), len(names), "stop")
     message = str(refused.value)
     assert "data.unreadable=stop, and 2 of" in message
     assert f"{bad.relative_to(smears_copy)} (" in message
@@ -63,19 +62,20 @@ def test_an_image_that_is_cut_off_is_named(smears_copy: Path) -> None:
 def test_skip_counts_and_lists(smears_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = open_source(str(smears_copy))
     names = list(source.sizes)
-    whole, _ = decode_all(source, names, 32, "stop")
+    whole = allocate(len(names), 32)
+    assert decode_into(whole, source, names) == {}
     (smears_copy / names[3]).write_bytes(b"no image")
-    pixels, good = decode_all(source, names, 32, "skip")
-    assert good == [place for place in range(len(names)) if place != 3]
-    np.testing.assert_array_equal(pixels, whole[good])
+    pixels = allocate(len(names), 32)
+    bad = decode_into(pixels, source, names)
+    assert bad == {names[3]: "no image of a known format"}
+    good = [place for place in range(len(names)) if place != 3]
+    np.testing.assert_array_equal(pixels[good], whole[good])
+    check_readable(bad, len(names), "skip")
     said = capsys.readouterr().err
     assert f"1 of {len(names)} images cannot be read: {names[3]}" in said
 
 
-def test_too_little_memory(
-    make_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = open_source(str(make_folders({"a": 2, "b": 2})))
+def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_free_memory", lambda: 10_000)
     with pytest.raises(InputError, match=r"image_size=64 needs .* GiB for 4 images.*smaller"):
-        decode_all(source, list(source.sizes), 64, "stop")
+        allocate(4, 64)

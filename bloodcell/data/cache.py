@@ -1,0 +1,168 @@
+"""The decoded cache: the images of a data set decoded once, into one array on disk.
+
+An entry is a folder with `pixels.npy`, (n, size, size, 3) uint8, and `entry.json`, which names what
+could not be read. It is built beside its place and moved there when whole, so a build that was
+killed is never trusted. Processes map the array into memory and share its pages; of a set larger
+than memory, the system keeps what was used last.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+from filelock import FileLock, Timeout
+
+from bloodcell.data.decode import Pixels, decode_into
+from bloodcell.data.source import Source, cache_folder
+from bloodcell.errors import InputError
+
+_PIXELS, _ENTRY, _PARTIAL = "pixels.npy", "entry.json", ".partial"
+_METHOD = f"squeezed, bilinear, Pillow {PIL.__version__}"  # what else decides the pixels
+
+
+class Entry(NamedTuple):
+    """A decoded data set on disk.
+
+    Attributes:
+        folder: where it lies.
+        root: what it was decoded from.
+        images: number of images.
+        size: side of their square in pixels.
+        bytes: what it takes on disk.
+        used: when it was opened last, seconds since 1970.
+    """
+
+    folder: Path
+    root: str
+    images: int
+    size: int
+    bytes: int
+    used: float
+
+
+def open_cached(
+    source: Source, names: Sequence[str], size: int, limit_gib: float
+) -> tuple[Pixels, dict[str, str]]:
+    """Opens the decoded images of a source, and decodes them first where they are not there.
+
+    Args:
+        source: where the images lie.
+        names: all that belong to the data set.
+        size: side of the square in pixels.
+        limit_gib: what all entries may take; those used longest ago give way to a new one.
+
+    Returns:
+        Pixels (n, size, size, 3) in the order of `names`, mapped: writes stay in memory; and the
+        names of images that cannot be read, each with the reason.
+
+    Raises:
+        InputError: if the images would not fit into the limit, or on the disk.
+    """
+    home = cache_folder() / "pixels"
+    home.mkdir(parents=True, exist_ok=True)
+    folder = home / fingerprint(source, names, size)
+    shape = (len(names), size, size, 3)
+    with FileLock(folder.with_suffix(".lock")):  # of several processes, one decodes
+        if not _is_whole(folder, shape):
+            _make_room(home, 3 * len(names) * size * size, limit_gib)
+            _build(folder, source, names, shape)
+    os.utime(folder)
+    entry = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+    # copy-on-write: torch wants arrays that can be written to
+    return np.load(folder / _PIXELS, mmap_mode="c"), entry["unreadable"]
+
+
+def fingerprint(source: Source, names: Sequence[str], size: int) -> str:
+    """Names an entry: it changes with any file, its size, its time (or CRC) and the decoding.
+
+    Args:
+        source: where the images lie.
+        names: all that belong to the data set.
+        size: side of the square in pixels.
+    """
+    lines = [f"{name} {source.sizes[name]} {source.stamps[name]}" for name in names]
+    text = "\n".join([_METHOD, str(size), *lines])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def list_entries() -> list[Entry]:
+    """Lists what is in the cache, the last used first."""
+    entries = []
+    for path in (cache_folder() / "pixels").glob(f"*/{_ENTRY}"):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        used = path.parent.stat().st_mtime
+        taken = sum(file.stat().st_size for file in path.parent.iterdir())
+        entries.append(Entry(path.parent, said["root"], said["images"], said["size"], taken, used))
+    return sorted(entries, key=lambda entry: entry.used, reverse=True)
+
+
+def empty() -> int:
+    """Deletes all entries but those that are being built.
+
+    Returns:
+        The number of bytes that were freed.
+    """
+    before = sum(entry.bytes for entry in list_entries())
+    for lock in (cache_folder() / "pixels").glob("*.lock"):
+        _remove(lock.with_suffix(""))
+    return before - sum(entry.bytes for entry in list_entries())
+
+
+def _remove(folder: Path) -> None:
+    """Removes an entry and what a killed build of it left, unless it is being built."""
+    with contextlib.suppress(Timeout), FileLock(folder.with_suffix(".lock"), timeout=0):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.with_suffix(_PARTIAL), ignore_errors=True)
+
+
+def _is_whole(folder: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        pixels = np.load(folder / _PIXELS, mmap_mode="r")
+    except (OSError, ValueError):
+        return False
+    return pixels.shape == shape and (folder / _ENTRY).is_file()
+
+
+def _make_room(home: Path, needed: int, limit_gib: float) -> None:
+    if needed > limit_gib * 2**30:
+        raise InputError(
+            f"data.cache_gib={limit_gib:g}, but the decoded images need {needed / 2**30:.1f} GiB. "
+            "Raise it, use a smaller --data.image_size, or 0 to decode into memory at each start."
+        )
+    for partial in home.glob(f"*{_PARTIAL}"):
+        if not partial.with_suffix("").exists():
+            _remove(partial.with_suffix(""))
+    entries = list_entries()
+    while entries and sum(entry.bytes for entry in entries) + needed > limit_gib * 2**30:
+        _remove(entries.pop().folder)
+    free = shutil.disk_usage(home).free
+    if needed > free:
+        raise InputError(
+            f"{home} needs {needed / 2**30:.1f} GiB for the decoded images; the disk has "
+            f"{free / 2**30:.1f} GiB. Free some space, set XDG_CACHE_HOME to another disk, or use "
+            "--data.cache_gib 0 to decode into memory at each start."
+        )
+
+
+def _build(folder: Path, source: Source, names: Sequence[str], shape: tuple[int, ...]) -> None:
+    partial = folder.with_suffix(_PARTIAL)  # of a killed build, if it is there: the lock is ours
+    for old in (partial, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    partial.mkdir()
+    try:
+        pixels = np.lib.format.open_memmap(partial / _PIXELS, "w+", np.uint8, shape)
+        unreadable = decode_into(pixels, source, names)
+        pixels.flush()
+        entry = {"root": str(source.root), "images": shape[0], "size": shape[1]}
+        said = json.dumps(entry | {"unreadable": unreadable}, indent=1)
+        (partial / _ENTRY).write_text(said, encoding="utf-8")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
