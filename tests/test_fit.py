@@ -461,6 +461,11 @@ def test_under_slurm_lightning_does_not_requeue(
     assert not seen[0].auto_requeue
 
 
+def test_full_augmentation_trains_and_is_shown(fit: Callable[..., Path]) -> None:
+    run = fit("--data.augment", "full", epochs=1)
+    assert read_history(run / "metrics.csv")[0].train_loss > 0
+
+
 def test_a_frozen_trunk_stays_as_it_came(fit: Callable[..., Path]) -> None:
     run = fit("--model.freeze", "true", "--model.lr", "1e-2", epochs=2)
     state = weights(run / "checkpoints" / "last.ckpt")

@@ -4,29 +4,42 @@ Every draw is a function of (seed, epoch, row) alone. So a resumed run sees what
 one does, any number of devices sees the same pixels, and a batch can be rebuilt to look at it.
 """
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-Augment = Literal["none", "flips"]
+Augment = Literal["none", "flips", "full"]
+
+_GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as int64
+# of `full`; shift, shear and what lies outside are as in the copies of the Kaggle set
+_SHIFT, _SHEAR, _SCALE = 0.1, 0.2, 0.15  # share of the side; tangent; +- of 1
+_BRIGHTNESS, _CONTRAST, _COLOUR = 0.25, 0.3, 0.1  # +- of 1; log of a power; +- of each channel
 
 
 def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: int) -> Tensor:
     """Augments a batch.
 
     Args:
-        images: (B, C, H, W), any type.
+        images: (B, 3, H, W), 0 to 255, any type.
         rows: (B,) int64, the row of each image in the table.
-        how: `none`, or `flips`: left-right and top-bottom, each with probability one half.
+        how: `none`; `flips`: left-right and top-bottom, each with probability one half; or
+            `full`: these, any rotation, shift, scale, shear, brightness, contrast and colour, with
+            black where the image ends.
         seed: the run's seed.
         epoch: from 0.
 
     Returns:
-        (B, C, H, W) of the same type.
+        (B, 3, H, W), 0 to 255; float32 in channels-last memory if `full`, else of the same type.
     """
     if how == "none":
         return images
+    if how == "full":
+        draws = random_uniform(rows, seed, epoch, count=12)
+        warped = _warp(_recolour(images.float(), draws[:, 7:]), draws[:, :7])
+        return warped.contiguous(memory_format=torch.channels_last)  # grid_sample's is not
     bits = random_bits(rows, seed, epoch)
     for axis, bit in ((3, 1), (2, 2)):
         turned = (bits & bit).bool()[:, None, None, None]
@@ -50,8 +63,49 @@ def random_bits(rows: Tensor, seed: int, epoch: int) -> Tensor:
     """
     state = torch.zeros_like(rows)
     for number in (seed, epoch, rows):
-        state = _mix(state + number + -0x61C8864680B583EB)
+        state = _mix(state + number + _GOLDEN)
     return state & 0x7FFFFFFFFFFFFFFF
+
+
+def random_uniform(rows: Tensor, seed: int, epoch: int, count: int) -> Tensor:
+    """Draws numbers from -1 to 1 for each row, from the SplitMix64 stream that its bits start.
+
+    Args:
+        rows: (B,) int64.
+        seed: the run's seed.
+        epoch: from 0.
+        count: how many numbers a row.
+
+    Returns:
+        (B, count) float32.
+    """
+    steps = torch.arange(1, count + 1, device=rows.device) * _GOLDEN
+    bits = _mix(random_bits(rows, seed, epoch)[:, None] + steps)
+    return _shift(bits, 40).float() / 2**23 - 1  # 24 bits: what a float32 holds exactly
+
+
+def _recolour(images: Tensor, draws: Tensor) -> Tensor:
+    """Changes contrast, brightness and the channels, and leaves black black; draws (B, 5)."""
+    contrast, brightness, colour = draws[:, :1], draws[:, 1:2], draws[:, 2:]
+    gain = 255 * (1 + _BRIGHTNESS * brightness) * (1 + _COLOUR * colour)  # (B, 3)
+    curve = (images / 255) ** (_CONTRAST * contrast).exp()[:, :, None, None]
+    return (curve * gain[:, :, None, None]).clamp(0, 255)
+
+
+def _warp(images: Tensor, draws: Tensor) -> Tensor:
+    """Rotates, shears, scales, flips and shifts each image about its centre; draws (B, 7)."""
+    angle = math.pi * draws[:, 0]
+    cos, sin = angle.cos(), angle.sin()
+    shear = _SHEAR * draws[:, 1]
+    scale = 1 + _SCALE * draws[:, 2]
+    flip_x, flip_y = draws[:, 3].sign() * scale, draws[:, 4].sign() * scale
+    # rotation @ [[1, shear], [0, 1]] @ diag(flips): where each pixel of the result comes from
+    x_row = torch.stack([cos * flip_x, (cos * shear - sin) * flip_y], 1)
+    y_row = torch.stack([sin * flip_x, (sin * shear + cos) * flip_y], 1)
+    linear = torch.stack([x_row, y_row], 1)
+    shift = 2 * _SHIFT * draws[:, 5:7, None]  # the side is 2 long in affine_grid's coordinates
+    grid = F.affine_grid(torch.cat([linear, shift], 2), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from bloodcell.data.augment import Augment, augment_batch
 from bloodcell.data.cache import open_cached
-from bloodcell.data.decode import Unreadable, allocate, check_readable, decode_into
+from bloodcell.data.decode import Pixels, Unreadable, allocate, check_readable, decode_into
 from bloodcell.data.source import open_source
 from bloodcell.data.splits import PARTS, Split, count_photos, make_parts, shared_photos
 from bloodcell.data.table import build_table
@@ -46,7 +46,8 @@ class BloodCells(LightningDataModule):
         photos: CSV with columns file, photo and, if known, cell, for data of your own.
         image_size: side in pixels, 32 to 1024; images are squeezed to a square.
         batch_size: images a step on each device.
-        augment: `none`, or `flips`: left-right and top-bottom, at random.
+        augment: `none`; `flips`: left-right and top-bottom, at random; or `full`: also any
+            rotation, shift, scale, shear, brightness, contrast and colour.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
         cache_gib: limit of the decoded images kept on disk, for all data sets together; 0 decodes
             into memory at each start.
@@ -103,26 +104,15 @@ class BloodCells(LightningDataModule):
         if all(part in self.datasets for part in wanted):
             return
         parts = {part: self.parts[part] for part in wanted}
-        dry = self.trainer and self.trainer.fast_dev_run  # type: ignore[attr-defined]  # undeclared
-        if dry:
-            batches = int(self.trainer.limit_train_batches or 1)  # type: ignore[union-attr]
-            most = batches * self.batch_size * self.trainer.world_size  # type: ignore[union-attr]
-            parts = {
-                part: rows[:: max(1, len(rows) // most)][:most] for part, rows in parts.items()
-            }
+        most = self._most_of_a_dry_run()
+        if most:
+            parts = {part: of[:: max(1, len(of) // most)][:most] for part, of in parts.items()}
         rows = [i for part_rows in parts.values() for i in part_rows]
-        if dry or not self.cache_gib:
-            decoded = rows
-            pixels = allocate(len(rows), self.image_size)
-            bad = decode_into(pixels, self.source, [self.table.rows[i].path for i in rows])
-        else:
-            decoded = list(range(len(self.table.rows)))
-            names = [row.path for row in self.table.rows]
-            pixels, bad = open_cached(self.source, names, self.image_size, self.cache_gib)
+        pixels, decoded, bad = self._decode(rows, keep=not most)
         place = {i: n for n, i in enumerate(decoded)}
         left_out = {i for i in rows if self.table.rows[i].path in bad}
-        wanted_bad = {name: bad[name] for name in (self.table.rows[i].path for i in left_out)}
-        check_readable(wanted_bad, len(rows), self.unreadable)
+        missing = {name: bad[name] for name in (self.table.rows[i].path for i in sorted(left_out))}
+        check_readable(missing, len(rows), self.unreadable)
         self.left_out = len(left_out)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
         targets = torch.tensor([self.table.labels[i] for i in decoded])
@@ -134,6 +124,24 @@ class BloodCells(LightningDataModule):
                     f"data.unreadable=skip leaves no image in the {part} part. Mend the images."
                 )
             self.datasets[part] = ImageDataset(images, targets, numbers, places)
+
+    def _most_of_a_dry_run(self) -> int:
+        """Images of each part that `fast_dev_run` will use; 0 if this is none."""
+        trainer = self.trainer
+        if not trainer or not trainer.fast_dev_run:  # type: ignore[attr-defined]  # undeclared
+            return 0
+        return int(trainer.limit_train_batches or 1) * self.batch_size * trainer.world_size
+
+    def _decode(self, rows: list[int], keep: bool) -> tuple[Pixels, list[int], dict[str, str]]:
+        """The pixels, the row of the table each belongs to, and the names of unreadable files."""
+        if keep and self.cache_gib:
+            rows = list(range(len(self.table.rows)))
+            names = [row.path for row in self.table.rows]
+            pixels, bad = open_cached(self.source, names, self.image_size, self.cache_gib)
+        else:
+            pixels = allocate(len(rows), self.image_size)
+            bad = decode_into(pixels, self.source, [self.table.rows[i].path for i in rows])
+        return pixels, rows, bad
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches in an order that is a function of (seed, epoch)."""

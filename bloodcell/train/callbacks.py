@@ -151,7 +151,7 @@ class FirstBatch(Callback):
     ) -> None:
         """Draws the grid once."""
         if trainer.global_step == batch_idx == 0 and isinstance(trainer.logger, TensorBoardLogger):
-            grid = make_grid(batch["image"].cpu(), nrow=8)
+            grid = make_grid(batch["image"].cpu().byte(), nrow=8)
             trainer.logger.experiment.add_image("train/first_batch", grid, 0)
 
 

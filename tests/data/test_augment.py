@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloodcell.data.augment import augment_batch, random_bits
+from bloodcell.data.augment import Augment, augment_batch, random_bits, random_uniform
 
 IMAGES = torch.arange(64 * 3 * 4 * 4, dtype=torch.int32).reshape(64, 3, 4, 4)
 ROWS = torch.arange(64) * 7 + 1
@@ -20,13 +20,54 @@ def test_flips_give_all_four_views() -> None:
     assert all(5 < sum(column) < 30 for column in zip(*found, strict=True))
 
 
-@given(st.integers(0, 2**31), st.integers(0, 1000), st.permutations(range(64)))
+@given(
+    st.sampled_from(["flips", "full"]),
+    st.integers(0, 2**31),
+    st.integers(0, 1000),
+    st.permutations(range(64)),
+)
 def test_a_draw_depends_on_seed_epoch_and_row_alone(
-    seed: int, epoch: int, order: list[int]
+    how: Augment, seed: int, epoch: int, order: list[int]
 ) -> None:
-    whole = augment_batch(IMAGES, ROWS, "flips", seed, epoch)
-    shuffled = augment_batch(IMAGES[order], ROWS[order], "flips", seed, epoch)
-    assert torch.equal(shuffled, whole[order])
+    images = (IMAGES % 256).to(torch.uint8)
+    whole = augment_batch(images, ROWS, how, seed, epoch)
+    shuffled = augment_batch(images[order], ROWS[order], how, seed, epoch)
+    torch.testing.assert_close(shuffled, whole[order])
+    alone = augment_batch(images[5:6], ROWS[5:6], how, seed, epoch)
+    torch.testing.assert_close(alone, whole[5:6])
+
+
+def test_uniform_numbers_are_uniform_and_independent() -> None:
+    draws = random_uniform(torch.arange(20_000), 3, 5, count=12).double()
+    assert draws.min() >= -1
+    assert draws.max() < 1
+    assert draws.mean(0).abs().max() < 0.02
+    assert (draws.var(0) - 1 / 3).abs().max() < 0.01
+    assert (draws.T.corrcoef() - torch.eye(12)).abs().max() < 0.03
+
+
+def test_full_moves_the_whole_picture_and_blackens_what_lies_outside() -> None:
+    white = torch.full((256, 3, 32, 32), 200, dtype=torch.uint8)
+    seen = augment_batch(white, torch.arange(256), "full", 0, 0)
+    assert seen.shape == white.shape
+    assert seen.dtype == torch.float32
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+    assert 0 <= seen.min() <= seen.max() < 255.01
+    assert (seen[:, :, 16, 16] > 120).all(), "the centre is always in the picture"
+    corners = torch.stack([seen[:, 0, y, x] for y in (0, -1) for x in (0, -1)])
+    share = (corners == 0).float().mean()
+    assert 0.3 < share < 0.95
+    assert len(set(seen[:, :, 16, 16].flatten().tolist())) > 500, "brightness and colour differ"
+
+
+def test_full_turns_either_way_up() -> None:
+    """The bright half of a picture ends up on each side about equally often."""
+    half = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
+    half[:, :, :16] = 200
+    seen = augment_batch(half, torch.arange(400), "full", 0, 0).mean(1)
+    top, left = seen[:, :16].sum((1, 2)), seen[:, :, :16].sum((1, 2))
+    for bright in (top > seen.sum((1, 2)) / 2, left > seen.sum((1, 2)) / 2):
+        assert 0.4 < bright.float().mean() < 0.6
 
 
 def test_another_seed_or_epoch_draws_anew() -> None:
@@ -37,3 +78,8 @@ def test_another_seed_or_epoch_draws_anew() -> None:
     share = torch.stack([(many >> bit & 1).float().mean() for bit in range(63)])
     assert share.sub(0.5).abs().max() < 0.02
     assert bool((many >= 0).all())
+
+
+def test_full_leaves_black_black() -> None:
+    black = torch.zeros(64, 3, 8, 8, dtype=torch.uint8)
+    assert augment_batch(black, ROWS, "full", 0, 0).abs().max() == 0

@@ -1,0 +1,39 @@
+"""Draws what the network sees: an image in each row, then seven epochs of it.
+
+python scripts/show_augmentation.py --root blood-cells.zip --augment full --out seen.png
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torchvision.utils import make_grid, save_image
+
+from bloodcell.data.augment import augment_batch
+from bloodcell.data.datamodule import BloodCells
+
+ROWS, EPOCHS = 6, 7
+
+
+def main() -> None:
+    """Writes the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", default="drawn")
+    parser.add_argument("--augment", default="full", choices=["flips", "full"])
+    parser.add_argument("--image_size", type=int, default=128)
+    parser.add_argument("--out", type=Path, default=Path("seen.png"))
+    given = parser.parse_args()
+    data = BloodCells(given.root, image_size=given.image_size)
+    data.setup("fit")
+    batch = data.datasets["train"].__getitems__(range(0, len(data.datasets["train"]), 97)[:ROWS])
+    images, rows = batch["image"], batch["row"]
+    columns = [images.float()] + [
+        augment_batch(images, rows, given.augment, 0, epoch).float() for epoch in range(EPOCHS)
+    ]
+    grid = make_grid(torch.stack(columns, 1).flatten(0, 1) / 255, nrow=len(columns), pad_value=1)
+    save_image(grid, given.out)
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()
