@@ -29,7 +29,10 @@ from bloodcell.train.trainer import callbacks, check, complete
 
 TERMINATED = 143  # exit status, as shells have it for SIGTERM
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+_NO_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
 _QUIET = (  # warnings of Lightning that say nothing here
     ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
     ".*is smaller than the logging interval.*",  # everything is logged by epoch
@@ -56,8 +59,8 @@ def run(verb: str, words: list[str]) -> None:
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    words, config_name = resolve_configs(words)
     try:
+        words, config_name = resolve_configs(words)
         Command([verb, *words], config_name)
     except MisconfigurationException as error:
         raise InputError(f"{reason(error)}. See `bloodcell {verb} --help`.") from error
@@ -71,7 +74,8 @@ def run(verb: str, words: list[str]) -> None:
         if error.errno in _NO_PLACE:
             raise InputError(
                 f"{error.filename} cannot be used ({error.strerror}). Mend it or its permissions, "
-                "or write elsewhere with --trainer.default_root_dir."
+                "or write elsewhere: runs with --trainer.default_root_dir, decoded images and drawn "
+                "smears with the variable XDG_CACHE_HOME."
             ) from error
         if error.errno not in _NO_ROOM:
             raise
@@ -200,16 +204,19 @@ class Command(LightningCLI):
         config.model.weights, config.ckpt_path = given[0], None
         if self.checkpoint:
             self.model.on_load_checkpoint(self.checkpoint)
-            fingerprint = self.datamodule.table.fingerprint
-            runs.check_unseen(self.checkpoint, config.as_dict(), fingerprint)
+            if self.subcommand == "fit":
+                runs.check_same_data(self.checkpoint, self.datamodule)
+            else:
+                part = "val" if self.subcommand == "validate" else "test"
+                runs.check_unseen(self.checkpoint, self.datamodule, part)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what the settings leave open; only `fit` writes a run folder."""
         given = self.config_init[self.subcommand].trainer
         logger = None
-        if self.subcommand != "fit":
+        if self.subcommand != "fit" or given.logger is False:
             self.save_config_callback = None
-        elif given.logger is not False:
+        else:
             root = Path(given.default_root_dir or ".") / "lightning_logs"
             logger = runs.RunLogger(root, self._name(self.config.fit), self.resumed)
         if self.resumed:

@@ -11,7 +11,7 @@
 #SBATCH --ntasks-per-node=4
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=8
-#SBATCH --mem=64G                 # each task holds the decoded images, 1.9 GB for the Kaggle set
+#SBATCH --mem=64G                 # the tasks of a node share the decoded images, 1.9 GB
 #SBATCH --time=01:00:00
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append        # a requeued job goes on in the same log
@@ -29,7 +29,8 @@ export NCCL_DEBUG=WARN            # say why, if the nodes cannot reach each othe
 # compute nodes without a network: load the trunk's weights once on the login node, then
 # export HF_HUB_OFFLINE=1
 
-# A name no other run has, so that a requeued job finds its own run folder and goes on in it.
+# A name no other run has, so that a requeued job finds its own run folder and goes on in it. It is
+# looked for here: leave --name, --trainer.default_root_dir and --data.root drawn out.
 name="$SLURM_JOB_NAME-$SLURM_JOB_ID"
 resume=()
 if compgen -G "lightning_logs/$name/version_*/checkpoints/last.ckpt" > /dev/null; then

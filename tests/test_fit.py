@@ -323,7 +323,7 @@ def test_a_place_that_is_none(refused: Refused, words: list[str]) -> None:
         said = refused("fit", *words, "--trainer.default_root_dir", place)
         assert f"{place}" in said
         assert "cannot be used (" in said
-        assert "write elsewhere with --trainer.default_root_dir" in said
+        assert "write elsewhere: runs with --trainer.default_root_dir" in said
 
 
 def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(
@@ -331,11 +331,30 @@ def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(
 ) -> None:
     """Divided in another way, the same images would be in train and test."""
     run = ("test", "--ckpt_path", str(finished), "--trainer.accelerator", "cpu")
-    for change in (("--data.split", "seed"), ("--seed_everything", "7"), ("--data.photos", "null")):
+    for change in (("--data.split", "seed"), ("--data.split", "folds")):
         said = refused(*run, *change)
-        assert f"{change[0].removeprefix('--')}=" in said
-        assert "it would be tested on images it was trained on. Leave" in said
+        assert "images to be scored were trained on. The data must be divided as it was" in said
+    said = refused("validate", *run[1:], "--seed_everything", "7")
+    assert "of the 12 images to be scored were trained on" in said
     main([*run, "--data.root", str(smears / "images"), "--data.batch_size", "7"])
+
+
+def test_a_run_does_not_go_on_with_other_data(
+    fit: Callable[..., Path], refused: Refused, smears_copy: Path
+) -> None:
+    def images() -> list[Path]:
+        return sorted((smears_copy / "images" / "TRAIN").rglob("*.jpeg"))
+
+    run = fit("--data.root", str(smears_copy / "images"), epochs=1)
+    images()[0].unlink()
+    said = refused("fit", "--ckpt_path", str(run), "--trainer.max_epochs", "2")
+    assert "has changed since the run began (fingerprint" in said
+
+
+def test_without_a_run_folder_no_config_is_written(words: list[str]) -> None:
+    Path("config.yaml").write_text("mine: 1\n")
+    main(["fit", *words, "--trainer.max_epochs", "1", "--trainer.logger", "false"])
+    assert Path("config.yaml").read_text() == "mine: 1\n"
 
 
 def test_a_checkpoint_outside_of_a_run_folder_is_not_resumed(

@@ -98,7 +98,7 @@ def _warp(images: Tensor, draws: Tensor) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     shear = _SHEAR * draws[:, 1]
     scale = 1 + _SCALE * draws[:, 2]
-    flip_x, flip_y = draws[:, 3].sign() * scale, draws[:, 4].sign() * scale
+    flip_x, flip_y = (torch.where(draws[:, k] < 0, -scale, scale) for k in (3, 4))
     # rotation @ [[1, shear], [0, 1]] @ diag(flips): where each pixel of the result comes from
     x_row = torch.stack([cos * flip_x, (cos * shear - sin) * flip_y], 1)
     y_row = torch.stack([sin * flip_x, (sin * shear + cos) * flip_y], 1)

@@ -13,18 +13,20 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 from filelock import FileLock, Timeout
 
+from bloodcell.data import decode
 from bloodcell.data.decode import Pixels, decode_into
 from bloodcell.data.source import Source, cache_folder
 from bloodcell.errors import InputError
 
 _PIXELS, _ENTRY, _PARTIAL = "pixels.npy", "entry.json", ".partial"
-_METHOD = f"squeezed, bilinear, Pillow {PIL.__version__}"  # what else decides the pixels
+# what else decides the pixels
+_METHOD = f"{Path(decode.__file__).read_text(encoding='utf-8')} Pillow {PIL.__version__}"
 
 
 class Entry(NamedTuple):
@@ -59,8 +61,8 @@ def open_cached(
         limit_gib: what all entries may take; those used longest ago give way to a new one.
 
     Returns:
-        Pixels (n, size, size, 3) in the order of `names`, mapped: writes stay in memory; and the
-        names of images that cannot be read, each with the reason.
+        Pixels (n, size, size, 3) in the order of `names`, mapped and read-only; and the names of
+        images that cannot be read, each with the reason.
 
     Raises:
         InputError: if the images would not fit into the limit, or on the disk.
@@ -70,13 +72,12 @@ def open_cached(
     folder = home / fingerprint(source, names, size)
     shape = (len(names), size, size, 3)
     with FileLock(folder.with_suffix(".lock")):  # of several processes, one decodes
-        if not _is_whole(folder, shape):
+        opened = _open(folder, shape)
+        if opened is None or _mended(opened[1], source, size):
             _make_room(home, 3 * len(names) * size * size, limit_gib)
-            _build(folder, source, names, shape)
-    os.utime(folder)
-    entry = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
-    # copy-on-write: torch wants arrays that can be written to
-    return np.load(folder / _PIXELS, mmap_mode="c"), entry["unreadable"]
+            opened = _build(folder, source, names, shape)
+        os.utime(folder)
+    return opened
 
 
 def fingerprint(source: Source, names: Sequence[str], size: int) -> str:
@@ -88,18 +89,21 @@ def fingerprint(source: Source, names: Sequence[str], size: int) -> str:
         size: side of the square in pixels.
     """
     lines = [f"{name} {source.sizes[name]} {source.stamps[name]}" for name in names]
-    text = "\n".join([_METHOD, str(size), *lines])
+    text = "\n".join([_METHOD, str(source.root), str(size), *lines])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def list_entries() -> list[Entry]:
     """Lists what is in the cache, the last used first."""
     entries = []
-    for path in (cache_folder() / "pixels").glob(f"*/{_ENTRY}"):
-        said = json.loads(path.read_text(encoding="utf-8"))
-        used = path.parent.stat().st_mtime
-        taken = sum(file.stat().st_size for file in path.parent.iterdir())
-        entries.append(Entry(path.parent, said["root"], said["images"], said["size"], taken, used))
+    for path in (cache_folder() / "pixels").glob(f"*/{_PIXELS}"):
+        if path.parent.suffix == _PARTIAL:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another process may have removed it
+            said = _read(path.parent) or {"root": "(damaged)", "images": 0, "size": 0}
+            used, taken = path.parent.stat().st_mtime, path.stat().st_size
+            shown = (said["root"], said["images"], said["size"])
+            entries.append(Entry(path.parent, *shown, taken, used))
     return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
 
@@ -122,12 +126,30 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder.with_suffix(_PARTIAL), ignore_errors=True)
 
 
-def _is_whole(folder: Path, shape: tuple[int, ...]) -> bool:
+def _read(folder: Path) -> dict[str, Any] | None:
+    """What an entry says of itself; None if it is not whole."""
+    try:
+        said: dict[str, Any] = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return said
+
+
+def _open(folder: Path, shape: tuple[int, ...]) -> tuple[Pixels, dict[str, str]] | None:
+    said = _read(folder)
     try:
         pixels = np.load(folder / _PIXELS, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
+        return None
+    return (pixels, said["unreadable"]) if said and pixels.shape == shape else None
+
+
+def _mended(unreadable: dict[str, str], source: Source, size: int) -> bool:
+    """Whether an image that could not be read now can: the disk may have been away."""
+    if not unreadable:
         return False
-    return pixels.shape == shape and (folder / _ENTRY).is_file()
+    again = np.empty((len(unreadable), size, size, 3), np.uint8)
+    return len(decode_into(again, source, list(unreadable))) < len(unreadable)
 
 
 def _make_room(home: Path, needed: int, limit_gib: float) -> None:
@@ -151,18 +173,26 @@ def _make_room(home: Path, needed: int, limit_gib: float) -> None:
         )
 
 
-def _build(folder: Path, source: Source, names: Sequence[str], shape: tuple[int, ...]) -> None:
+def _build(
+    folder: Path, source: Source, names: Sequence[str], shape: tuple[int, ...]
+) -> tuple[Pixels, dict[str, str]]:
     partial = folder.with_suffix(_PARTIAL)  # of a killed build, if it is there: the lock is ours
     for old in (partial, folder):
         shutil.rmtree(old, ignore_errors=True)
     partial.mkdir()
     try:
         pixels = np.lib.format.open_memmap(partial / _PIXELS, "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and no crash later
+            with (partial / _PIXELS).open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, (partial / _PIXELS).stat().st_size)
         unreadable = decode_into(pixels, source, names)
         pixels.flush()
         entry = {"root": str(source.root), "images": shape[0], "size": shape[1]}
-        said = json.dumps(entry | {"unreadable": unreadable}, indent=1)
-        (partial / _ENTRY).write_text(said, encoding="utf-8")
+        with (partial / _ENTRY).open("w", encoding="utf-8") as text:
+            json.dump(entry | {"unreadable": unreadable}, text, indent=1)
+            text.flush()
+            os.fsync(text.fileno())
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return np.load(folder / _PIXELS, mmap_mode="r"), unreadable

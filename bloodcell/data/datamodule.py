@@ -1,6 +1,8 @@
 """The LightningDataModule: a folder of images becomes batches."""
 
+import warnings
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -97,8 +99,8 @@ class BloodCells(LightningDataModule):
         """Decodes images once, before any training; `fast_dev_run` only what it will use.
 
         Args:
-            stage: `fit` reads all parts, so that a bad test image stops a run at its start;
-                `validate` and `test` read their own.
+            stage: `fit` wants all parts, so that a bad test image stops a run at its start;
+                `validate` and `test` want their own.
         """
         wanted = {"validate": ("val",), "test": ("test",)}.get(stage, PARTS)
         if all(part in self.datasets for part in wanted):
@@ -114,7 +116,10 @@ class BloodCells(LightningDataModule):
         missing = {name: bad[name] for name in (self.table.rows[i].path for i in sorted(left_out))}
         check_readable(missing, len(rows), self.unreadable)
         self.left_out = len(left_out)
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+        with warnings.catch_warnings():  # read-only is what it should be: batches are copies
+            warnings.filterwarnings("ignore", ".*array is not writable.*")
+            images = torch.from_numpy(pixels)
+        images = images.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
         targets = torch.tensor([self.table.labels[i] for i in decoded])
         numbers = torch.tensor(decoded)
         for part, part_rows in parts.items():
@@ -142,6 +147,22 @@ class BloodCells(LightningDataModule):
             pixels = allocate(len(rows), self.image_size)
             bad = decode_into(pixels, self.source, [self.table.rows[i].path for i in rows])
         return pixels, rows, bad
+
+    def image_keys(self, part: str) -> Tensor:
+        """Tells the images of a part from all others, wherever the data set lies.
+
+        Args:
+            part: train, val or test.
+
+        Returns:
+            (n,) int64, a hash of each image's class, file name and size.
+        """
+        rows = (self.table.rows[i] for i in self.parts[part])
+        lines = (
+            f"{r.class_name}/{r.path.split('/')[-1]} {self.source.sizes[r.path]}" for r in rows
+        )
+        hashes = (sha256(line.encode("utf-8", "surrogateescape")).digest() for line in lines)
+        return torch.tensor([int.from_bytes(h[:8], signed=True) for h in hashes])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches in an order that is a function of (seed, epoch)."""

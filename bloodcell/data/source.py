@@ -29,7 +29,8 @@ class Source:
     Attributes:
         root: the folder or the archive.
         sizes: bytes of every image file, by its name relative to the root, with forward slashes.
-        stamps: what changes with its content: time of the last change in ns, or CRC in an archive.
+        stamps: what changes with its content: time of the last change in ns (of its inode, which no
+            tool can set back), or CRC in an archive.
         photos: the photo table that belongs to the images, if one came with them.
     """
 
@@ -105,7 +106,7 @@ def _folder(path: Path, photos: Path | None = None) -> Source:
     files = ((p.relative_to(path).as_posix(), p) for p in _walk(path) if p.is_file())
     facts = {n: p.stat() for n, p in sorted(files) if _is_image(n)}
     sizes = {n: fact.st_size for n, fact in facts.items()}
-    return Source(path, sizes, {n: fact.st_mtime_ns for n, fact in facts.items()}, photos)
+    return Source(path, sizes, {n: fact.st_ctime_ns for n, fact in facts.items()}, photos)
 
 
 def _walk(root: Path) -> Iterator[Path]:

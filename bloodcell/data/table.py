@@ -51,7 +51,8 @@ class Table:
         rows: one for each image, sorted by path.
         class_names: the classes, sorted; a class's label is its place here.
         unmapped: number of images that no photo table knows: each counts as its own photograph.
-        fingerprint: 16 hexadecimal digits that change when a file, its class or its size does.
+        fingerprint: 16 hexadecimal digits that change when a file, its size or what is known of
+            it does: what a split depends on.
     """
 
     rows: tuple[Row, ...]
@@ -106,9 +107,11 @@ def build_table(source: Source, photo_table: Path | None = None) -> Table:
         origin = table[key] if key else photos.Origin(name, name)
         rows.append(Row(name, class_name, official, origin.photo, origin.cell))
     lines = (
-        f"{r.official}/{r.class_name}/{r.path.split('/')[-1]} {source.sizes[r.path]}" for r in rows
+        f"{r.official}/{r.class_name}/{r.path.split('/')[-1]} {source.sizes[r.path]} "
+        f"{r.photo} {r.cell}"
+        for r in rows
     )
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     _check_one_class(rows)
     return Table(tuple(rows), tuple(classes), len(lost), digest)
 

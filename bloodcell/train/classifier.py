@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from bloodcell.data.datamodule import NOT_COUNTED, Batch
+from bloodcell.data.datamodule import NOT_COUNTED, Batch, BloodCells
 from bloodcell.data.splits import PARTS
 from bloodcell.errors import InputError, require
 from bloodcell.model.network import Network, Pool, Recipe
@@ -18,6 +18,7 @@ from bloodcell.model.weights import NONE, load_trunk, read_recipe
 
 RECIPE = "recipe"  # keys in a checkpoint
 FINGERPRINT = "data_fingerprint"
+TRAINED_ON = "trained_on"
 
 
 class MeanLoss(Metric):
@@ -155,7 +156,9 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint enough: it says how to build the network, and needs no weights."""
         checkpoint[RECIPE] = self.recipe.as_dict()
-        checkpoint[FINGERPRINT] = self.trainer.datamodule.table.fingerprint  # type: ignore[attr-defined]
+        data: BloodCells = self.trainer.datamodule  # type: ignore[attr-defined]  # undeclared
+        checkpoint[FINGERPRINT] = data.table.fingerprint
+        checkpoint[TRAINED_ON] = data.image_keys("train")
         checkpoint["hyper_parameters"]["weights"] = NONE
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

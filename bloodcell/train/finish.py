@@ -80,7 +80,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "devices": trainer.world_size,
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "data_fingerprint": data.table.fingerprint,
-        "machine": machine.describe(_device(model)),
+        "machine": machine.describe(_device(trainer)),
     }
     write_scores(folder, scores)
     _log_hyperparameters(trainer, model, data, scores["test"])
@@ -140,9 +140,10 @@ def _data_notes(data: BloodCells) -> list[tuple[str, str]]:
     return notes
 
 
-def _device(model: Classifier) -> str:
-    if model.device.type == "cuda" or torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     return machine.processor()
 
 

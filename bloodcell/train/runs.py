@@ -9,14 +9,13 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.report.scores import SCORES
-from bloodcell.train.classifier import FINGERPRINT, RECIPE
+from bloodcell.train.classifier import FINGERPRINT, RECIPE, TRAINED_ON
 
 # settings that may change: where the data lies, how it is fed
 _FREE = {"weights", "root", "batch_size", "unreadable", "cache_gib"}
-# settings that decide which images are trained on
-_DIVIDING = {"data.split", "data.fold", "data.photos", "seed_everything"}
 
 
 class RunLogger(TensorBoardLogger):
@@ -160,25 +159,39 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
             )
 
 
-def check_unseen(checkpoint: dict[str, Any], config: dict[str, Any], fingerprint: str) -> None:
-    """Refuses to score a checkpoint on its own data divided in another way.
+def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> None:
+    """Refuses to score a checkpoint on images it was trained on.
 
     Args:
         checkpoint: as read.
-        config: the parsed settings.
-        fingerprint: of the data to be scored.
+        data: what is to be scored.
+        part: val or test.
 
     Raises:
-        InputError: if images it was trained on would be tested.
+        InputError: if there are any.
     """
-    if fingerprint != checkpoint[FINGERPRINT]:
-        return
-    for key, now, then in _differences(checkpoint, config):
-        if key in _DIVIDING:
-            raise InputError(
-                f"{key}={now}, but the checkpoint was trained on these very images divided with "
-                f"{key}={then}: it would be tested on images it was trained on. Leave {key} out."
-            )
+    wanted = data.image_keys(part)
+    seen = int(torch.isin(wanted, checkpoint[TRAINED_ON]).sum())
+    if seen:
+        raise InputError(
+            f"{seen:,} of the {len(wanted):,} images to be scored were trained on. The data must "
+            "be divided as it was then: leave out data.split, data.fold, data.photos and "
+            "seed_everything, or give data.root other images."
+        )
+
+
+def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
+    """Refuses to go on with a run on other data than it began with.
+
+    Raises:
+        InputError: if files, classes, photographs or cells have changed.
+    """
+    if checkpoint[FINGERPRINT] != data.table.fingerprint:
+        raise InputError(
+            f"data.root={data.source.root} has changed since the run began (fingerprint "
+            f"{data.table.fingerprint}, then {checkpoint[FINGERPRINT]}): images could move between "
+            "train and test. Restore it, or start a new run without --ckpt_path."
+        )
 
 
 def _differences(
