@@ -74,8 +74,8 @@ def run(verb: str, words: list[str]) -> None:
         if error.errno in _NO_PLACE:
             raise InputError(
                 f"{error.filename} cannot be used ({error.strerror}). Mend it or its permissions, "
-                "or write elsewhere: runs with --trainer.default_root_dir, drawn smears and decoded "
-                "images with the variable XDG_CACHE_HOME."
+                "or write elsewhere: runs with --trainer.default_root_dir, drawn smears and "
+                "decoded images with the variable XDG_CACHE_HOME."
             ) from error
         if error.errno not in _NO_ROOM:
             raise
