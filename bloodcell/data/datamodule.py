@@ -155,14 +155,16 @@ class BloodCells(LightningDataModule):
             part: train, val or test.
 
         Returns:
-            (n,) int64, a hash of each image's class, file name and size.
+            (n,) int64, a hash of each image's official part, path from its class on, and size.
         """
-        rows = (self.table.rows[i] for i in self.parts[part])
-        lines = (
-            f"{r.class_name}/{r.path.split('/')[-1]} {self.source.sizes[r.path]}" for r in rows
-        )
-        hashes = (sha256(line.encode("utf-8", "surrogateescape")).digest() for line in lines)
-        return torch.tensor([int.from_bytes(h[:8], signed=True) for h in hashes])
+        keys = []
+        for i in self.parts[part]:
+            row = self.table.rows[i]
+            tail = row.path[f"/{row.path}".rindex(f"/{row.class_name}/") :]
+            line = f"{row.official} {tail} {self.source.sizes[row.path]}"
+            digest = sha256(line.encode("utf-8", "surrogateescape")).digest()
+            keys.append(int.from_bytes(digest[:8], signed=True))
+        return torch.tensor(keys)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches in an order that is a function of (seed, epoch)."""
