@@ -196,12 +196,12 @@ class Command(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds the model as its checkpoint demands, before images are read."""
         config = self.config[self.subcommand]
-        given = config.model.weights, config.ckpt_path
+        weights = config.model.weights
         if self.checkpoint:
             config.model.weights = NONE  # the checkpoint brings its own
         super().instantiate_classes()
         # what is written into config.yaml repeats the whole run, not only its last stretch
-        config.model.weights, config.ckpt_path = given[0], None
+        config.model.weights, config.ckpt_path = weights, None
         if self.checkpoint:
             self.model.on_load_checkpoint(self.checkpoint)
             if self.subcommand == "fit":

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypedDict
@@ -147,6 +148,11 @@ class BloodCells(LightningDataModule):
             pixels = allocate(len(rows), self.image_size)
             bad = decode_into(pixels, self.source, [self.table.rows[i].path for i in rows])
         return pixels, rows, bad
+
+    @cached_property
+    def trained_on(self) -> Tensor:
+        """The keys of the training images, for every checkpoint of a run."""
+        return self.image_keys("train")
 
     def image_keys(self, part: str) -> Tensor:
         """Tells the images of a part from all others, wherever the data set lies.

@@ -158,7 +158,7 @@ class Classifier(LightningModule):
         checkpoint[RECIPE] = self.recipe.as_dict()
         data: BloodCells = self.trainer.datamodule  # type: ignore[attr-defined]  # undeclared
         checkpoint[FINGERPRINT] = data.table.fingerprint
-        checkpoint[TRAINED_ON] = data.image_keys("train")
+        checkpoint[TRAINED_ON] = data.trained_on
         checkpoint["hyper_parameters"]["weights"] = NONE
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
