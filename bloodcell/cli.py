@@ -1,14 +1,12 @@
 """The verbs that train and score: the one place where data meets model."""
 
-import difflib
 import errno
 import logging
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -21,12 +19,16 @@ from bloodcell.configs import resolve_configs
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.errors import InputError, reason, require
+from bloodcell.model.cpu import keep_memory
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub
+from bloodcell.parser import Parser
 from bloodcell.train import runs
+from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.finish import finish_fit, print_scores
 from bloodcell.train.trainer import callbacks, check, complete
 
+_SCORING = ("validate", "test")  # verbs that need a checkpoint
 TERMINATED = 143  # exit status, as shells have it for SIGTERM
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_PLACE = (
@@ -47,7 +49,7 @@ _QUIET = (  # warnings of Lightning that say nothing here
 
 
 def run(verb: str, words: list[str]) -> None:
-    """Runs `fit`, `validate` or `test`.
+    """Runs `fit`, `validate`, `test` or `benchmark`.
 
     Args:
         verb: which one.
@@ -59,6 +61,7 @@ def run(verb: str, words: list[str]) -> None:
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    keep_memory()
     try:
         words, config_name = resolve_configs(words)
         Command([verb, *words], config_name)
@@ -86,28 +89,6 @@ def run(verb: str, words: list[str]) -> None:
         ) from error
 
 
-class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors name the nearest key there is."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises InputError instead of printing the usage of every option."""
-        message = " ".join(message.split()).replace("a typing.Literal[", "one of [")
-        message = message.replace("a <class 'list'>", "a list, e.g. [8]")
-        hint = self._nearest(message)
-        raise InputError(f"{message.rstrip('. ')}.{hint} See `bloodcell VERB --help`.") from ex
-
-    def _nearest(self, message: str) -> str:
-        keys = {action.dest for action in self._actions}
-        for parser in getattr(self._subcommands_action, "choices", {}).values():
-            keys |= {action.dest for action in parser._actions}
-        for name in re.findall(r"(?:--|['\"])([\w.]+)", message):
-            if name in keys:  # the message is about its value
-                break
-            if near := difflib.get_close_matches(name, sorted(keys), n=1, cutoff=0.7):
-                return f" Did you mean '{near[0]}'?"
-        return ""
-
-
 class Command(LightningCLI):
     """LightningCLI for one model and one data module, whose keys are flat.
 
@@ -123,6 +104,7 @@ class Command(LightningCLI):
         super().__init__(
             Classifier,
             BloodCells,
+            trainer_class=BenchmarkTrainer,
             parser_class=Parser,
             parser_kwargs={"prog": "bloodcell", "allow_abbrev": False},
             trainer_defaults={
@@ -141,7 +123,8 @@ class Command(LightningCLI):
         """The verbs of Lightning that are offered, and what to leave out of their options."""
         verbs = LightningCLI.subcommands()
         hidden = {"weights_only", "verbose"}
-        return {verb: verbs[verb] | hidden for verb in ("fit", "validate", "test")}
+        offered = {verb: verbs[verb] | hidden for verb in ("fit", *_SCORING)}
+        return offered | {"benchmark": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's name, and links what data and model share."""
@@ -156,7 +139,7 @@ class Command(LightningCLI):
         given = _value(words, "--ckpt_path")
         shown = [word for word in words if word.startswith(("--print_config", "--help"))]
         path = None
-        if verb != "fit" and (given or not shown):
+        if verb in _SCORING and (given or not shown):
             path = runs.best_checkpoint(verb, given)
         elif verb == "fit" and given:
             rest = [word for word in words if word not in shown]
@@ -170,6 +153,8 @@ class Command(LightningCLI):
         if self.checkpoint and verb != "fit":
             self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
         self.config = parser.parse_args(args)
+        if verb == "benchmark":
+            return
         config = self.config[verb]
         rule = "given on the command line, as --ckpt_path"
         require(bool(given) or not config.ckpt_path, "ckpt_path", config.ckpt_path, rule)
@@ -186,6 +171,10 @@ class Command(LightningCLI):
         """Refuses settings that cannot work; a dry run goes without weights it can't get."""
         config = self.config[self.subcommand]
         check(config.trainer)
+        if self.subcommand == "benchmark":
+            config.model.weights = NONE  # all weights take the same time
+            devices, rule = config.trainer.devices, "1: one device is measured"
+            require(devices in ("auto", 1, "1"), "trainer.devices", devices, rule)
         if config.trainer.fast_dev_run and config.model.weights == IMAGENET:
             try:
                 reach_hub(config.model.backbone)
@@ -201,7 +190,8 @@ class Command(LightningCLI):
             config.model.weights = NONE  # the checkpoint brings its own
         super().instantiate_classes()
         # what is written into config.yaml repeats the whole run, not only its last stretch
-        config.model.weights, config.ckpt_path = weights, None
+        if self.subcommand == "fit":
+            config.model.weights, config.ckpt_path = weights, None
         if self.checkpoint:
             self.model.on_load_checkpoint(self.checkpoint)
             if self.subcommand == "fit":
@@ -222,7 +212,10 @@ class Command(LightningCLI):
         if self.resumed:
             self.save_config_kwargs = {"overwrite": True}
         kwargs |= complete(given, logger)
-        self.trainer_defaults["callbacks"] = callbacks(given, self.subcommand == "fit")
+        if self.subcommand == "benchmark":
+            kwargs |= BENCHMARKED
+        else:
+            self.trainer_defaults["callbacks"] = callbacks(given, self.subcommand == "fit")
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:
@@ -240,7 +233,7 @@ class Command(LightningCLI):
         """Says what will be scored."""
         self._introduce()
 
-    before_test = before_validate
+    before_test = before_benchmark = before_validate
 
     def after_validate(self) -> None:
         """Prints the scores."""
@@ -252,7 +245,7 @@ class Command(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Leaves out Lightning's table of scores: ours follows."""
-        quiet = {} if subcommand == "fit" else {"verbose": False}
+        quiet = {"verbose": False} if subcommand in _SCORING else {}
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
     def _introduce(self) -> None:

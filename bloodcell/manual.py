@@ -17,6 +17,7 @@ VERBS = {
     "fit": "train, then test the best checkpoint",
     "validate": "score a run folder or a checkpoint on the validation part",
     "test": "score a run folder or a checkpoint on the test part",
+    "benchmark": "measure images per second of each stage, and the time outside the network",
     "cache": "list the decoded images kept on disk; --empty deletes them",
     "download": "get the Kaggle set Blood Cells, and check it file by file",
 }
@@ -32,6 +33,11 @@ _FIT = {
     "--name NAME": "folder of the run below lightning_logs (default: the config's name)",
     "--ckpt_path last": "go on with the newest run of this name; or a run folder, or a .ckpt file",
 }
+_BENCHMARK = {
+    "--batch_sizes [32,128]": "each is measured (default: [32])",
+    "--seconds S": "how long each stage is measured (default: 15)",
+    "--out FILE": "a JSON file for the figures, besides the table (default: none)",
+}
 _TRAINER = {
     "--trainer.max_epochs N": "how long to train (default: 30)",
     "--trainer.accelerator NAME": "auto, cpu, gpu, mps (default: auto)",
@@ -41,6 +47,7 @@ _TRAINER = {
     "--trainer.fast_dev_run true": "one batch of training and validation, nothing is written",
     "--trainer.default_root_dir DIR": "where lightning_logs lies (default: here)",
 }
+_SCORE_TRAINER = {flag: text for flag, text in _TRAINER.items() if "epochs" not in flag}
 
 
 class Argument(NamedTuple):
@@ -81,15 +88,17 @@ def verb_page(verb: str) -> str:
         return head
     here = Path(__file__).parent
     data = _options("data", here / "data" / "datamodule.py", "BloodCells")
-    if verb == "fit":
+    if verb in ("fit", "benchmark"):
         model = _options("model", here / "train" / "classifier.py", "Classifier")
-        sections = {"options": _FIT | _COMMON, "data": data, "model": model, "trainer": _TRAINER}
+        options = (_FIT if verb == "fit" else _BENCHMARK) | _COMMON
+        trainer = _TRAINER if verb == "fit" else _SCORE_TRAINER
+        sections = {"options": options, "data": data, "model": model, "trainer": trainer}
     else:
         head += "The checkpoint says how the model is built and which data it was made from.\n"
         sections = {
             "options": _CHECKPOINT | _without_defaults(_COMMON),
             "data (default: as it was trained)": _without_defaults(data),
-            "trainer": {k: v for k, v in _TRAINER.items() if "epochs" not in k},
+            "trainer": _SCORE_TRAINER,
         }
     pages = (
         f"\n{title}:\n" + "\n".join(_entry(flag, text) for flag, text in entries.items())

@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 def open_cached(
-    source: Source, names: Sequence[str], size: int, limit_gib: float
+    source: Source, names: Sequence[str], size: int, limit_gib: float, home: Path | None = None
 ) -> tuple[Pixels, dict[str, str]]:
     """Opens the decoded images of a source, and decodes them first where they are not there.
 
@@ -59,6 +59,7 @@ def open_cached(
         names: all that belong to the data set.
         size: side of the square in pixels.
         limit_gib: what all entries may take; those used longest ago give way to a new one.
+        home: folder of the entries; None is the cache of the program.
 
     Returns:
         Pixels (n, size, size, 3) in the order of `names`, mapped and read-only; and the names of
@@ -67,7 +68,7 @@ def open_cached(
     Raises:
         InputError: if the images would not fit into the limit, or on the disk.
     """
-    home = cache_folder() / "pixels"
+    home = home or cache_folder() / "pixels"
     home.mkdir(parents=True, exist_ok=True)
     folder = home / fingerprint(source, names, size)
     shape = (len(names), size, size, 3)

@@ -1,41 +1,27 @@
 """The LightningDataModule: a folder of images becomes batches."""
 
 import warnings
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from bloodcell.data.augment import Augment, augment_batch
+from bloodcell.data.batches import Batch, EvenSampler, ImageDataset
 from bloodcell.data.cache import open_cached
 from bloodcell.data.decode import Pixels, Unreadable, allocate, check_readable, decode_into
+from bloodcell.data.placement import Gather, OnDevice, check_room, place_images
 from bloodcell.data.source import open_source
 from bloodcell.data.splits import PARTS, Split, count_photos, make_parts, shared_photos
 from bloodcell.data.table import build_table
 from bloodcell.errors import InputError, require
 
 IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; past that memory ends
-NOT_COUNTED = -100  # target of a padding row: cross-entropy and torchmetrics leave it out
-
-
-class Batch(TypedDict):
-    """What the network is fed.
-
-    Attributes:
-        image: (B, 3, H, W) uint8 in channels-last memory.
-        target: (B,) int64, the label, or `NOT_COUNTED` for a row that only fills up a device.
-        row: (B,) int64, the image's row in the table.
-    """
-
-    image: Tensor
-    target: Tensor
-    row: Tensor
 
 
 class BloodCells(LightningDataModule):
@@ -54,6 +40,8 @@ class BloodCells(LightningDataModule):
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
         cache_gib: limit of the decoded images kept on disk, for all data sets together; 0 decodes
             into memory at each start.
+        on_device: all decoded images in the training device's memory, where batches are picked:
+            `auto` if they take at most half of a GPU's free memory, true, or false to stream them.
         seed: decides split, order and augmentation; the command line takes it from seed_everything.
 
     Attributes:
@@ -74,6 +62,7 @@ class BloodCells(LightningDataModule):
         augment: Augment = "none",
         unreadable: Unreadable = "stop",
         cache_gib: float = 20.0,
+        on_device: OnDevice = "auto",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -88,6 +77,7 @@ class BloodCells(LightningDataModule):
         self.augment: Augment = augment
         self.unreadable: Unreadable = unreadable
         self.cache_gib = cache_gib
+        self.on_device: OnDevice = on_device
         self.seed = seed
         self.source = open_source(root)
         self.table = build_table(self.source, Path(photos) if photos else None)
@@ -95,6 +85,8 @@ class BloodCells(LightningDataModule):
         self.parts = make_parts(self.table, split, fold, seed)
         self.datasets: dict[str, ImageDataset] = {}
         self.left_out = 0
+        self._images = torch.empty(0)
+        self._gather: Gather | None = None
 
     def setup(self, stage: str) -> None:
         """Decodes images once, before any training; `fast_dev_run` only what it will use.
@@ -120,16 +112,27 @@ class BloodCells(LightningDataModule):
         with warnings.catch_warnings():  # read-only is what it should be: batches are copies
             warnings.filterwarnings("ignore", ".*array is not writable.*")
             images = torch.from_numpy(pixels)
-        images = images.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        targets = torch.tensor([self.table.labels[i] for i in decoded])
-        numbers = torch.tensor(decoded)
+        self._images = images.permute(0, 3, 1, 2)  # (N, H, W, 3) -> (N, 3, H, W)
+        self._gather = None
+        check_room(self._images, self._device(), self.on_device)
         for part, part_rows in parts.items():
-            places = torch.tensor([place[i] for i in part_rows if i not in left_out])
-            if not len(places):
+            kept = [i for i in part_rows if i not in left_out]
+            if not kept:
                 raise InputError(
                     f"data.unreadable=skip leaves no image in the {part} part. Mend the images."
                 )
-            self.datasets[part] = ImageDataset(images, targets, numbers, places)
+            places = torch.tensor([place[i] for i in kept])
+            targets = torch.tensor([self.table.labels[i] for i in kept])
+            self.datasets[part] = ImageDataset(self._pick, places, targets, torch.tensor(kept))
+
+    def _pick(self, place: Tensor) -> Tensor:
+        """Picks images by their place among the decoded ones; the first call puts them in place.
+
+        Not earlier: strategies that fork must not have touched a GPU before.
+        """
+        if self._gather is None:
+            self._gather = place_images(self._images, self._device(), self.on_device)
+        return self._gather(place)
 
     def _most_of_a_dry_run(self) -> int:
         """Images of each part that `fast_dev_run` will use; 0 if this is none."""
@@ -175,9 +178,8 @@ class BloodCells(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches in an order that is a function of (seed, epoch)."""
         dataset = self.datasets["train"]
-        world, rank = self._devices()
         return self._loader(
-            dataset, DistributedSampler(dataset, world, rank, shuffle=True, seed=self.seed)
+            dataset, DistributedSampler(dataset, *self._devices(), shuffle=True, seed=self.seed)
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -219,6 +221,9 @@ class BloodCells(LightningDataModule):
             )
         return "\n".join(lines)
 
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
     def _devices(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
@@ -230,58 +235,6 @@ class BloodCells(LightningDataModule):
         return DataLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_as_it_is
         )
-
-
-class ImageDataset(Dataset[Batch]):
-    """Some rows of the decoded images, fetched a batch at a time.
-
-    Args:
-        images: (N, 3, H, W) uint8, all decoded images.
-        targets: (N,) int64.
-        rows: (N,) int64, the row of each image in the table.
-        places: (n,) int64, which of the N belong to this part.
-    """
-
-    def __init__(self, images: Tensor, targets: Tensor, rows: Tensor, places: Tensor) -> None:
-        self.images, self.targets, self.rows, self.places = images, targets, rows, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @property
-    def table_rows(self) -> list[int]:
-        """The rows of the table that are in here."""
-        rows: list[int] = self.rows[self.places].tolist()
-        return rows
-
-    def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Fetches a batch; positions from `len(self)` on wrap round and are not counted."""
-        position = torch.tensor(positions)
-        place = self.places[position % len(self)]
-        target = self.targets[place].where(position < len(self), NOT_COUNTED)
-        return {"image": self.images[place], "target": target, "row": self.rows[place]}
-
-
-class EvenSampler(Sampler[int]):
-    """Gives each device every n-th position, all devices equally many.
-
-    Positions past the end fill up the last round. The dataset marks them as not counted, so that
-    an evaluation counts every image exactly once on any number of devices, and none waits forever.
-
-    Args:
-        length: number of images.
-        world: number of devices.
-        rank: which of them this is.
-    """
-
-    def __init__(self, length: int, world: int, rank: int) -> None:
-        self.length, self.world, self.rank = length, world, rank
-
-    def __len__(self) -> int:
-        return -(-self.length // self.world)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, len(self) * self.world, self.world))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bloodcell.errors import InputError, listed, reason
+from bloodcell.model.cpu import spare_slow_kernels
 
 Pool = Literal["flatten", "avg"]
 
@@ -74,6 +75,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk = create_trunk(backbone, recipe)
+        spare_slow_kernels(self.trunk)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
         shape = _map_shape(self.trunk, image_size)
         self.channels_last = shape[1] == shape[2] != shape[3]  # as some transformers have it
@@ -84,6 +86,7 @@ class Network(nn.Module):
         scale = torch.tensor([recipe.mean, recipe.std])[:, None, :, None, None] * 255
         self.register_buffer("mean", scale[0], persistent=False)
         self.register_buffer("std", scale[1], persistent=False)
+        self.to(memory_format=torch.channels_last)  # as the batches are
 
     def forward(self, images: Tensor) -> Tensor:
         """Classifies a batch.

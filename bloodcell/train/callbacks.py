@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torchvision.utils import make_grid
 
-from bloodcell.data.datamodule import Batch
+from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError
 from bloodcell.report.history import FILE_NAME, Epoch, read_history
 from bloodcell.report.summary import command

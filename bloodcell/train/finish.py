@@ -21,6 +21,7 @@ from bloodcell.report.scores import (
 from bloodcell.report.summary import Line, clock, command, print_table
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.runs import RunLogger
+from bloodcell.train.trainer import device_name
 
 
 def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str) -> None:
@@ -49,7 +50,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
     trainer.test(model, data, ckpt_path=best_checkpoint, verbose=False)
     if not trainer.is_global_zero:
         return
-    rows = {part: dataset.table_rows for part, dataset in data.datasets.items()}
+    rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
     epochs = history.read_history(folder / history.FILE_NAME)
     best = history.best(epochs)
     said = collect_predictions(model, data, "test")
@@ -80,7 +81,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "devices": trainer.world_size,
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "data_fingerprint": data.table.fingerprint,
-        "machine": machine.describe(_device(trainer)),
+        "machine": machine.describe(device_name(trainer.strategy.root_device)),
     }
     write_scores(folder, scores)
     _log_hyperparameters(trainer, model, data, scores["test"])
@@ -138,13 +139,6 @@ def _data_notes(data: BloodCells) -> list[tuple[str, str]]:
         tested = count_photos(data.table, data.parts["test"])
         notes.append(("LEAK", f"{shared:,} of {tested:,} test photographs were trained on"))
     return notes
-
-
-def _device(trainer: Trainer) -> str:
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return machine.processor()
 
 
 def _log_hyperparameters(

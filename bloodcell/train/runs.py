@@ -15,7 +15,7 @@ from bloodcell.report.scores import SCORES
 from bloodcell.train.classifier import FINGERPRINT, RECIPE, TRAINED_ON
 
 # settings that may change: where the data lies, how it is fed
-_FREE = {"weights", "root", "batch_size", "unreadable", "cache_gib"}
+_FREE = {"weights", "root", "batch_size", "unreadable", "cache_gib", "on_device", "compile"}
 
 
 class RunLogger(TensorBoardLogger):

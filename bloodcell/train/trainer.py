@@ -11,6 +11,8 @@ from lightning.pytorch.plugins.environments import (  # type: ignore[attr-define
 )
 
 from bloodcell.errors import InputError, require
+from bloodcell.model.cpu import has_fast_bfloat16
+from bloodcell.report import machine
 from bloodcell.train.callbacks import Bar, FirstBatch, History, HowToGoOn, Keep
 from bloodcell.train.runs import RunLogger
 
@@ -48,10 +50,13 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
     Returns:
         Arguments of the Trainer that replace those of `given`.
     """
-    chosen: dict[str, Any] = {
-        "precision": given.precision or best_precision(given.accelerator),
-        "logger": False,
-    }
+    precision = str(given.precision or best_precision(given.accelerator))
+    chosen: dict[str, Any] = {"precision": precision, "logger": False}
+    if given.benchmark is None and not given.deterministic:
+        chosen["benchmark"] = True  # batches have one shape: cuDNN may look for its best kernel
+    # 32 bits mean 32 bits; where precision is mixed, what is left in float32 may be TF32
+    torch.set_float32_matmul_precision("high" if "mixed" in precision else "highest")
+    torch.backends.cudnn.allow_tf32 = "mixed" in precision
     if logger:
         others = given.logger if isinstance(given.logger, list) else [given.logger]
         chosen["logger"] = [logger, *(one for one in others if one not in (None, True))]
@@ -81,14 +86,23 @@ def callbacks(given: Any, trains: bool) -> list[Callback]:
 
 
 def best_precision(accelerator: str) -> str:
-    """Chooses the fastest safe precision: bf16 where the GPU has it, else fp16, 32 bits on a CPU.
+    """Chooses the fastest safe precision: bf16 where the hardware has it, fp16 on older GPUs.
 
     Args:
         accelerator: as Lightning's Trainer takes it.
     """
-    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
+    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
+        return "bf16-mixed" if has_fast_bfloat16() else "32-true"
+    return "32-true"
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return machine.processor()
 
 
 def _has_gpu(accelerator: str) -> bool:

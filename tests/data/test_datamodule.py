@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bloodcell.data.datamodule import NOT_COUNTED, BloodCells, EvenSampler, ImageDataset
+from bloodcell.data.batches import NOT_COUNTED, EvenSampler, ImageDataset
+from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError
 
 
@@ -43,7 +44,7 @@ def test_every_image_once_an_epoch_in_another_order(data: BloodCells) -> None:
 def test_devices_evaluate_every_image_once(world: int) -> None:
     length = 10
     numbers = torch.arange(length)
-    dataset = ImageDataset(torch.zeros(length, 3, 1, 1), numbers % 4, numbers, numbers)
+    dataset = ImageDataset(torch.zeros(length, 3, 1, 1).__getitem__, numbers, numbers % 4, numbers)
     counted = []
     lengths = set()
     for rank in range(world):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from bloodcell.data.datamodule import NOT_COUNTED, Batch
+from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.trainer import best_precision
 
@@ -17,11 +17,13 @@ def classifier(**changes: object) -> Classifier:
         "dropout": 0.0,
         "lr": 1e-2,
     }
-    return Classifier(**(settings | changes))  # type: ignore[arg-type]
+    model = Classifier(**(settings | changes))  # type: ignore[arg-type]
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    return model
 
 
 @pytest.fixture(autouse=True)
-def _no_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Classifier, "log", lambda *_, **__: None)
 
 
@@ -53,12 +55,12 @@ def test_padding_rows_count_neither_in_loss_nor_in_accuracy() -> None:
     padded["target"][4:] = NOT_COUNTED
     metrics = [model.val_metrics, model.test_metrics]
     for rows, part, metric in zip((whole, padded), ("val", "test"), metrics, strict=True):
-        model._step(rows, part, metric)
+        model._evaluate(rows, 0, part, metric)
     assert metrics[0].loss.compute() == metrics[1].loss.compute()
     assert metrics[0].acc.compute() == metrics[1].acc.compute()
     only = batch(2)
     only["target"][:] = NOT_COUNTED
-    model._step(only, "val", model.val_metrics)
+    model._evaluate(only, 0, "val", model.val_metrics)
     assert metrics[0].loss.compute() == metrics[1].loss.compute()
 
 
@@ -69,7 +71,7 @@ def test_accuracy_is_over_images_not_over_batches() -> None:
     rows["target"] = torch.cat([said[:4], (said[4:] + 1) % 3])  # four right, one wrong
     for part in (slice(0, 4), slice(4, 5)):
         some = Batch(image=rows["image"][part], target=rows["target"][part], row=rows["row"][part])
-        model._step(some, "val", model.val_metrics)
+        model._evaluate(some, 0, "val", model.val_metrics)
     assert float(model.val_metrics.acc.compute()) == pytest.approx(4 / 5)
 
 

@@ -1,0 +1,73 @@
+"""Datasets and samplers: which images make up a batch, on any number of devices."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from bloodcell.data.placement import Gather
+
+NOT_COUNTED = -100  # target of a padding row: cross-entropy and torchmetrics leave it out
+
+
+class Batch(TypedDict):
+    """What the network is fed.
+
+    Attributes:
+        image: (B, 3, H, W) uint8 in channels-last memory.
+        target: (B,) int64, the label, or `NOT_COUNTED` for a row that only fills up a device.
+        row: (B,) int64, the image's row in the table.
+    """
+
+    image: Tensor
+    target: Tensor
+    row: Tensor
+
+
+class ImageDataset(Dataset[Batch]):
+    """Some of the decoded images, fetched a batch at a time.
+
+    Args:
+        gather: picks images by their place among all decoded ones.
+        places: (n,) int64, which of them belong to this part.
+        targets: (n,) int64.
+        rows: (n,) int64, the row of each in the table.
+    """
+
+    def __init__(self, gather: Gather, places: Tensor, targets: Tensor, rows: Tensor) -> None:
+        self.gather, self.places, self.targets, self.rows = gather, places, targets, rows
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """Fetches a batch; positions from `len(self)` on wrap round and are not counted."""
+        position = torch.tensor(positions)
+        inside = position % len(self)
+        target = self.targets[inside].where(position < len(self), NOT_COUNTED)
+        image = self.gather(self.places[inside])
+        return {"image": image, "target": target, "row": self.rows[inside]}
+
+
+class EvenSampler(Sampler[int]):
+    """Gives each device every n-th position, all devices equally many.
+
+    Positions past the end fill up the last round. The dataset marks them as not counted, so that
+    an evaluation counts every image exactly once on any number of devices, and none waits forever.
+
+    Args:
+        length: number of images.
+        world: number of devices.
+        rank: which of them this is.
+    """
+
+    def __init__(self, length: int, world: int, rank: int) -> None:
+        self.length, self.world, self.rank = length, world, rank
+
+    def __len__(self) -> int:
+        return -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self) * self.world, self.world))

@@ -1,0 +1,98 @@
+"""Where the decoded images lie, and so where batches are picked from them.
+
+If the whole array fits on the training device it is copied there once, and a batch is a gather by
+index on that device. Otherwise batches are gathered from the memory map and streamed.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bloodcell.errors import InputError
+
+OnDevice = Literal["auto", True, False]
+Gather = Callable[[Tensor], Tensor]
+"""Maps places (B,) int64, on the host, to images (B, 3, H, W) uint8 in channels-last memory."""
+
+_SHARE = 0.5  # of the device's free memory; the rest is the network's
+_CHUNK = 256 * 2**20  # bytes copied at a time
+
+
+def place_images(images: Tensor, device: torch.device, on_device: OnDevice) -> Gather:
+    """Puts the images where batches are to be picked from.
+
+    Args:
+        images: (N, 3, H, W) uint8 on the host, in channels-last memory.
+        device: where the network trains.
+        on_device: `auto` copies all images to a CUDA device if they take at most half of its free
+            memory, and leaves them where they are on any other; True always copies, False never.
+    """
+    auto = device.type == "cuda" and images.nbytes <= _SHARE * _free(device)
+    if on_device is True or (on_device == "auto" and auto):
+        return _resident(images, device)
+    return Streamed(images, device) if device.type == "cuda" else images.__getitem__
+
+
+def check_room(images: Tensor, device: torch.device, on_device: OnDevice) -> None:
+    """Makes sure that images that must be on the device fit there.
+
+    Raises:
+        InputError: if they do not.
+    """
+    if on_device is True and device.type == "cuda" and images.nbytes > _free(device):
+        raise InputError(
+            f"data.on_device=true, but the decoded images take {images.nbytes / 2**30:.1f} GiB and "
+            f"{device} has {_free(device) / 2**30:.1f} GiB free. Use data.on_device=auto, which "
+            "streams them, or a smaller data.image_size."
+        )
+
+
+def _free(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _resident(images: Tensor, device: torch.device) -> Gather:
+    held = torch.empty_like(images, device=device)
+    step = max(1, _CHUNK // images[0].nbytes)
+    for start in range(0, len(images), step):  # in parts: the driver stages what it copies
+        held[start : start + step].copy_(images[start : start + step])
+    return lambda place: held[place.to(device, non_blocking=True)]
+
+
+class Streamed:
+    """Gathers batches on the host and copies them to a CUDA device while it computes.
+
+    There are two pinned buffers: one is filled while the other is copied. Lightning asks for a
+    batch one step ahead, so its copy, on a stream of its own, runs beside the step before.
+
+    Args:
+        images: (N, 3, H, W) uint8 on the host, in channels-last memory.
+        device: a CUDA device.
+    """
+
+    def __init__(self, images: Tensor, device: torch.device) -> None:
+        self._rows = images.permute(0, 2, 3, 1)  # (N, H, W, 3), contiguous
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._buffers: list[Tensor] = [torch.empty(0), torch.empty(0)]
+        self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._turn = 0
+
+    def __call__(self, place: Tensor) -> Tensor:
+        """Returns the images at these places, on the device."""
+        turn = self._turn = 1 - self._turn
+        if len(self._buffers[turn]) < len(place):
+            shape = (len(place), *self._rows.shape[1:])
+            self._buffers[turn] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self._copied[turn].synchronize()  # of the batch before the last: done long ago
+        buffer = self._buffers[turn][: len(place)]
+        torch.index_select(self._rows, 0, place, out=buffer)
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._stream):
+            batch = buffer.to(self._device, non_blocking=True)
+            self._copied[turn].record(self._stream)
+        current.wait_stream(self._stream)
+        batch.record_stream(current)  # its memory is not used again before the step is over
+        return batch.permute(0, 3, 1, 2)
