@@ -1,0 +1,144 @@
+"""Measures d8's training step beside other programs' on the same images, taking turns.
+
+python scripts/benchmark_peers.py --root blood-cells.zip --sizes 224 128 --batches 32 --rounds 3
+
+Each program runs in a process and an environment of its own, which uv makes (`pip install uv`) and
+keeps. Ours is `bloodcell benchmark` in this environment, once as it is and, where its precision is
+mixed and the others' is not, once in 32 bits. Ratios compare medians over the rounds.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bloodcell.data.datamodule import BloodCells
+from bloodcell.report import machine
+from bloodcell.train.trainer import best_precision, device_name
+
+PEERS = Path(__file__).parent / "peers"
+OURS, OURS_32 = "bloodcell", "bloodcell, 32 bits"
+NAMES = {
+    "plain_lightning": "plain Lightning, ImageFolder",
+    "timm_step": "timm's loader and step",
+    "keras_mobilenet": "Keras, tensorflow-cpu",
+}
+
+
+def main() -> None:
+    """Runs all, prints the table and writes the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", default="drawn", help="as data.root (default: drawn)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 128], help="pixels")
+    parser.add_argument("--batches", type=int, nargs="+", default=[32])
+    parser.add_argument("--seconds", type=float, default=15, help="measured in each process")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("benchmark_peers.json"))
+    given = parser.parse_args()
+    if shutil.which("uv") is None and not Path(sys.executable).with_name("uv").is_file():
+        sys.exit("benchmark_peers.py needs uv, which makes the environments: pip install uv")
+    cuda = torch.cuda.is_available()
+    mixed = best_precision("auto") != "32-true"
+    programs = [OURS, *([OURS_32] if mixed and not cuda else []), *NAMES.values()]
+    if cuda:  # tensorflow-cpu on such a machine would be no comparison
+        programs.remove(NAMES["keras_mobilenet"])
+    cases = [(size, batch) for size in given.sizes for batch in given.batches]
+    speeds: dict[tuple[str, int, int], list[float]] = {}
+    with TemporaryDirectory() as folder:
+        _write_classes(given.root, Path(folder))
+        for number in range(given.rounds):
+            for size, batch in cases:
+                for program in programs:
+                    speed = _measure(program, given.root, folder, size, batch, given.seconds)
+                    speeds.setdefault((program, size, batch), []).append(speed)
+                    where = f"round {number + 1}, {size} px, batch {batch}"
+                    print(f"{where:30} {program:30} {speed:9,.1f} images/s", flush=True)
+    _report(programs, cases, speeds, given.out)
+
+
+def _write_classes(root: str, folder: Path) -> None:
+    """Writes the training images into class folders, which is all that other programs read."""
+    data = BloodCells(root)
+    with data.source.reader() as read:
+        for place in data.parts["train"]:
+            row = data.table.rows[place]
+            target = folder / row.class_name / f"{place}{Path(row.path).suffix}"
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(read(row.path))
+
+
+def _measure(program: str, root: str, folder: str, size: int, batch: int, seconds: float) -> float:
+    """Runs one program and returns its images per second."""
+    if program in (OURS, OURS_32):
+        return _measure_ours(program, root, size, batch, seconds)
+    file = next(file for file, name in NAMES.items() if name == program)
+    words = ["--root", folder, "--size", size, "--batch", batch, "--seconds", seconds]
+    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
+    said = _run([uv, "run", "--no-project", "--script", PEERS / f"{file}.py", *words])
+    line = next(line for line in said.splitlines() if line.startswith('{"images_per_second"'))
+    return float(json.loads(line)["images_per_second"])
+
+
+def _measure_ours(program: str, root: str, size: int, batch: int, seconds: float) -> float:
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "speeds.json"
+        words = ["--data.root", root, "--data.image_size", size, "--batch_sizes", f"[{batch}]"]
+        words += ["--seconds", seconds, "--out", out]
+        if program == OURS_32:
+            words += ["--trainer.precision", "32-true"]
+        _run([sys.executable, "-m", "bloodcell", "benchmark", *words])
+        return float(json.loads(out.read_text())["images_per_second"][0]["training"])
+
+
+def _run(command: list[object]) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def _report(
+    programs: list[str],
+    cases: list[tuple[int, int]],
+    speeds: dict[tuple[str, int, int], list[float]],
+    out: Path,
+) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    described = machine.describe(device_name(device))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("training images a second, and how many times ours is that")
+    for size, batch in cases:
+        table.add_column(f"{size} px, batch {batch}", justify="right")
+    for program in programs:
+        cells = []
+        for case in cases:
+            here = median(speeds[program, *case])
+            cells.append(f"{here:,.1f}   {median(speeds[OURS, *case]) / here:4.2f}")
+        table.add_row(program, *cells)
+    print(f"{described['device']}, {described['cpu_cores']} cores, {described['git_commit']}")
+    Console(width=60 + 24 * len(cases)).print(table)
+    figures = [
+        {"program": program, "size": size, "batch": batch, "images_per_second": found}
+        for (program, size, batch), found in speeds.items()
+    ]
+    out.write_text(json.dumps({"machine": described, "runs": figures}, indent=1) + "\n")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["lightning>=2.6.6,<3", "timm", "torch", "torchvision"]
+# ///
+"""The d8 training step as a plain Lightning program has it: ImageFolder, DataLoader, Trainer."""
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+import timm
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+WARM_UP = 8  # steps
+
+
+class Plain(LightningModule):
+    def __init__(self, classes: int, size: int, seconds: float) -> None:
+        super().__init__()
+        trunk = timm.create_model(
+            "mobilenetv1_100",
+            num_classes=0,
+            global_pool="",
+            pad_type="same",
+            bn_eps=1e-3,
+            bn_momentum=0.01,
+        )
+        features = trunk(torch.zeros(1, 3, size, size)).numel()
+        self.network = nn.Sequential(
+            trunk, nn.Flatten(), nn.Linear(features, 8), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(8, classes),
+        )  # fmt: skip
+        self.seconds = seconds
+        self.steps = self.images = 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, targets = batch
+        logits = self.network(images)
+        loss = nn.functional.cross_entropy(logits, targets)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_acc", (logits.argmax(1) == targets).float().mean(), prog_bar=True)
+        return loss
+
+    def on_train_batch_end(
+        self, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        self.steps += 1
+        if self.steps == WARM_UP:
+            self.images, self.start = 0, self.now()
+        elif self.steps > WARM_UP:
+            self.images += len(batch[1])
+            if time.perf_counter() - self.start > self.seconds:
+                speed = self.images / (self.now() - self.start)
+                print("\n" + json.dumps({"images_per_second": speed}), flush=True)
+                os._exit(0)
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-5, eps=1e-7)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    given = parser.parse_args()
+    steps = [
+        v2.ToImage(),
+        v2.Resize((given.size, given.size)),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.5] * 3),
+    ]
+    images = ImageFolder(given.root, v2.Compose(steps))
+    loader = DataLoader(
+        images,
+        batch_size=given.batch,
+        shuffle=True,
+        num_workers=os.cpu_count() or 1,
+        persistent_workers=True,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=True,
+    )
+    trainer = Trainer(
+        max_epochs=-1,
+        precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+        logger=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(Plain(len(images.classes), given.size, given.seconds), loader)
+
+
+if __name__ == "__main__":
+    main()

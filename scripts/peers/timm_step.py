@@ -1,0 +1,93 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["timm", "torch", "torchvision"]
+# ///
+"""The d8 training step with timm's data loader, and the step of its training program."""
+
+import argparse
+import json
+import os
+import time
+from contextlib import nullcontext
+from functools import partial
+
+import timm
+import torch
+from timm.data import create_dataset, create_loader
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+WARM_UP = 8  # steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    given = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    dataset = create_dataset("", root=given.root, is_training=True)
+    loader = create_loader(
+        dataset,
+        input_size=(3, given.size, given.size),
+        batch_size=given.batch,
+        is_training=True,
+        no_aug=True,
+        use_prefetcher=cuda,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        num_workers=os.cpu_count() or 1,
+        pin_memory=cuda,
+        device=device,
+    )
+    trunk = timm.create_model(
+        "mobilenetv1_100",
+        num_classes=0,
+        global_pool="",
+        pad_type="same",
+        bn_eps=1e-3,
+        bn_momentum=0.01,
+    )
+    features = trunk(torch.zeros(1, 3, given.size, given.size)).numel()
+    network = nn.Sequential(
+        trunk, nn.Flatten(), nn.Linear(features, 8), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(8, len(dataset.reader.class_to_idx)),
+    ).to(device, memory_format=torch.channels_last)  # fmt: skip
+    optimizer = create_optimizer_v2(network, opt="adam", lr=1e-5, weight_decay=0.0)
+    autocast = partial(torch.autocast, "cuda", torch.bfloat16) if cuda else nullcontext
+    loss_fn = nn.CrossEntropyLoss()
+    network.train()
+
+    def now() -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    step = images = 0
+    start = 0.0
+    while True:
+        for pixels, targets in loader:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            with autocast():
+                loss = loss_fn(network(pixels), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+            if step == WARM_UP:
+                images, start = 0, now()
+            elif step > WARM_UP:
+                images += len(targets)
+                if time.perf_counter() - start > given.seconds:
+                    print(
+                        "\n" + json.dumps({"images_per_second": images / (now() - start)}),
+                        flush=True,
+                    )
+                    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
