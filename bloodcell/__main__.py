@@ -12,7 +12,14 @@ from bloodcell import __version__
 from bloodcell.errors import InputError
 
 BAD_INPUT = 2  # exit status, as argparse has it
-_OTHER_WORDS = {"train": "fit", "run": "fit", "eval": "test", "evaluate": "test", "val": "validate"}
+_OTHER_WORDS = {
+    "train": "fit",
+    "run": "fit",
+    "eval": "test",
+    "evaluate": "test",
+    "val": "validate",
+    "speed": "benchmark",
+}
 STOPPED = 130  # exit status, as shells have it for Ctrl-C
 
 

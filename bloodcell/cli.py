@@ -172,7 +172,10 @@ class Command(LightningCLI):
         config = self.config[self.subcommand]
         check(config.trainer)
         if self.subcommand == "benchmark":
-            config.model.weights = NONE  # all weights take the same time
+            if config.model.weights == IMAGENET:
+                config.model.weights = NONE  # the same network, and nothing to download
+            out, rule = Path(config.out or "."), "a file in a folder that exists"
+            require(out.absolute().parent.is_dir(), "--out", out, rule)
             devices, rule = config.trainer.devices, "1: one device is measured"
             require(devices in ("auto", 1, "1"), "trainer.devices", devices, rule)
         if config.trainer.fast_dev_run and config.model.weights == IMAGENET:
@@ -219,7 +222,9 @@ class Command(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:
-            raise InputError(f"trainer: {reason(error)}. See `bloodcell fit --help`.") from error
+            raise InputError(
+                f"trainer: {reason(error)}. See `bloodcell {self.subcommand} --help`."
+            ) from error
 
     def before_fit(self) -> None:
         """Says what will be trained on."""

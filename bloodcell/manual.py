@@ -43,11 +43,15 @@ _TRAINER = {
     "--trainer.accelerator NAME": "auto, cpu, gpu, mps (default: auto)",
     "--trainer.devices N": "how many of them (default: auto)",
     "--trainer.strategy NAME": "how several work together, e.g. ddp (default: auto)",
-    "--trainer.precision NAME": "default: bf16-mixed or 16-mixed on a GPU, 32-true elsewhere",
+    "--trainer.precision NAME": "default: bf16-mixed where the GPU or CPU is made for it, 16-mixed "
+    "on older GPUs, 32-true elsewhere",
     "--trainer.fast_dev_run true": "one batch of training and validation, nothing is written",
     "--trainer.default_root_dir DIR": "where lightning_logs lies (default: here)",
 }
 _SCORE_TRAINER = {flag: text for flag, text in _TRAINER.items() if "epochs" not in flag}
+_BENCHMARK_TRAINER = {
+    flag: text for flag, text in _TRAINER.items() if "accelerator" in flag or "precision" in flag
+}
 
 
 class Argument(NamedTuple):
@@ -91,7 +95,7 @@ def verb_page(verb: str) -> str:
     if verb in ("fit", "benchmark"):
         model = _options("model", here / "train" / "classifier.py", "Classifier")
         options = (_FIT if verb == "fit" else _BENCHMARK) | _COMMON
-        trainer = _TRAINER if verb == "fit" else _SCORE_TRAINER
+        trainer = _TRAINER if verb == "fit" else _BENCHMARK_TRAINER
         sections = {"options": options, "data": data, "model": model, "trainer": trainer}
     else:
         head += "The checkpoint says how the model is built and which data it was made from.\n"

@@ -3,8 +3,10 @@
 python scripts/benchmark_peers.py --root blood-cells.zip --sizes 224 128 --batches 32 --rounds 3
 
 Each program runs in a process and an environment of its own, which uv makes (`pip install uv`) and
-keeps. Ours is `bloodcell benchmark` in this environment, once as it is and, where its precision is
-mixed and the others' is not, once in 32 bits. Ratios compare medians over the rounds.
+keeps; PyTorch is of one version in all. Each is as its users would write it, with its defaults.
+Ours is `bloodcell benchmark` in this environment, once as it is and, where its precision is mixed
+and the others' is not, once in 32 bits. The network is Keras' MobileNet, with its padding, in all.
+Ratios compare medians over the rounds.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,12 +24,16 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import save_file
 
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.model.network import create_trunk
+from bloodcell.model.weights import KERAS
 from bloodcell.report import machine
 from bloodcell.train.trainer import best_precision, device_name
 
 PEERS = Path(__file__).parent / "peers"
+WEIGHTS = "random.safetensors"  # its metadata says which padding the network has
 OURS, OURS_32 = "bloodcell", "bloodcell, 32 bits"
 NAMES = {
     "plain_lightning": "plain Lightning, ImageFolder",
@@ -57,11 +64,14 @@ def main() -> None:
     cases = [(size, batch) for size in given.sizes for batch in given.batches]
     speeds: dict[tuple[str, int, int], list[float]] = {}
     with TemporaryDirectory() as folder:
-        _write_classes(given.root, Path(folder))
+        _write_classes(given.root, Path(folder) / "images")
+        trunk = create_trunk("mobilenetv1_100", KERAS)
+        said = {"pad_type": "same", "bn_eps": "1e-3"}
+        save_file(trunk.state_dict(), Path(folder) / WEIGHTS, metadata=said)
         for number in range(given.rounds):
             for size, batch in cases:
                 for program in programs:
-                    speed = _measure(program, given.root, folder, size, batch, given.seconds)
+                    speed = _measure(program, given.root, Path(folder), size, batch, given.seconds)
                     speeds.setdefault((program, size, batch), []).append(speed)
                     where = f"round {number + 1}, {size} px, batch {batch}"
                     print(f"{where:30} {program:30} {speed:9,.1f} images/s", flush=True)
@@ -75,31 +85,33 @@ def _write_classes(root: str, folder: Path) -> None:
         for place in data.parts["train"]:
             row = data.table.rows[place]
             target = folder / row.class_name / f"{place}{Path(row.path).suffix}"
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(read(row.path))
 
 
-def _measure(program: str, root: str, folder: str, size: int, batch: int, seconds: float) -> float:
+def _measure(program: str, root: str, folder: Path, size: int, batch: int, seconds: float) -> float:
     """Runs one program and returns its images per second."""
     if program in (OURS, OURS_32):
-        return _measure_ours(program, root, size, batch, seconds)
+        return _measure_ours(program, root, folder, size, batch, seconds)
     file = next(file for file, name in NAMES.items() if name == program)
-    words = ["--root", folder, "--size", size, "--batch", batch, "--seconds", seconds]
-    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-    said = _run([uv, "run", "--no-project", "--script", PEERS / f"{file}.py", *words])
-    line = next(line for line in said.splitlines() if line.startswith('{"images_per_second"'))
+    words = ["--root", folder / "images", "--size", size, "--batch", batch, "--seconds", seconds]
+    same = [] if file == "keras_mobilenet" else ["--with", f"torch=={metadata.version('torch')}"]
+    uv = shutil.which("uv") or Path(sys.executable).with_name("uv")
+    said = _run([uv, "run", "--no-project", *same, "--script", PEERS / f"{file}.py", *words])
+    line = next(line for line in said.splitlines() if '"images_per_second"' in line)
     return float(json.loads(line)["images_per_second"])
 
 
-def _measure_ours(program: str, root: str, size: int, batch: int, seconds: float) -> float:
-    with TemporaryDirectory() as folder:
-        out = Path(folder) / "speeds.json"
-        words = ["--data.root", root, "--data.image_size", size, "--batch_sizes", f"[{batch}]"]
-        words += ["--seconds", seconds, "--out", out]
-        if program == OURS_32:
-            words += ["--trainer.precision", "32-true"]
-        _run([sys.executable, "-m", "bloodcell", "benchmark", *words])
-        return float(json.loads(out.read_text())["images_per_second"][0]["training"])
+def _measure_ours(
+    program: str, root: str, folder: Path, size: int, batch: int, seconds: float
+) -> float:
+    out = folder / "speeds.json"
+    words = ["--data.root", root, "--data.image_size", size, "--batch_sizes", f"[{batch}]"]
+    words += ["--model.weights", folder / WEIGHTS, "--seconds", seconds, "--out", out]
+    if program == OURS_32:
+        words += ["--trainer.precision", "32-true"]
+    _run([sys.executable, "-m", "bloodcell", "benchmark", *words])
+    return float(json.loads(out.read_text())["images_per_second"][0]["training"])
 
 
 def _run(command: list[object]) -> str:

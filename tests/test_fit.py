@@ -16,8 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bloodcell import configs
 from bloodcell.__main__ import main
+from bloodcell.data.batches import Batch
 from bloodcell.report.history import read_history
 from bloodcell.report.scores import accuracy_by_file, accuracy_by_photo, read_predictions
+from bloodcell.train.classifier import Classifier
 
 Refused = Callable[..., str]
 SHIPPED = sorted(path.name for path in configs.SHIPPED.glob("*.yaml"))
@@ -493,3 +495,35 @@ def test_a_frozen_trunk_stays_as_it_came(fit: Callable[..., Path]) -> None:
     trunk = [key for key in state if key.startswith("network.trunk")]
     assert all(torch.equal(state[key], others[key]) for key in trunk)
     assert not torch.equal(state[WEIGHTS], others[WEIGHTS])
+
+
+def test_training_is_the_same_wherever_the_images_lie(fit: Callable[..., Path]) -> None:
+    """Resident or gathered from the memory map, from the cache or decoded at the start."""
+    ways = (["on_device", "true"], ["on_device", "false"], ["cache_gib", "0"])
+    runs = [fit(f"--data.{key}", value, "--data.augment", "full") for key, value in ways]
+    first, *others = (weights(run / "checkpoints" / "last.ckpt") for run in runs)
+    for other in others:
+        assert_equal(first, other)
+
+
+def test_overfit_batches_are_the_same_each_epoch(
+    fit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    step = Classifier.training_step
+
+    def training_step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        seen.append(batch["row"].tolist())
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    with pytest.warns(UserWarning, match="overfit"):
+        fit("--trainer.overfit_batches", "2", "--data.batch_size", "4", epochs=3)
+    assert len(seen) == 6
+    assert seen[:2] == seen[2:4] == seen[4:]
+
+
+def test_gradients_are_clipped_in_mixed_precision(fit: Callable[..., Path]) -> None:
+    """Lightning clips none of a fused optimizer, so this one is not fused."""
+    run = fit("--trainer.gradient_clip_val", "0.1", "--trainer.precision", "bf16-mixed", epochs=1)
+    assert len(read_history(run / "metrics.csv")) == 1

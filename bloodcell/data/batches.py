@@ -34,10 +34,15 @@ class ImageDataset(Dataset[Batch]):
         places: (n,) int64, which of them belong to this part.
         targets: (n,) int64.
         rows: (n,) int64, the row of each in the table.
+        pin: whether a GPU will take the numbers of a batch, which it does without waiting if they
+            are in pinned memory.
     """
 
-    def __init__(self, gather: Gather, places: Tensor, targets: Tensor, rows: Tensor) -> None:
+    def __init__(
+        self, gather: Gather, places: Tensor, targets: Tensor, rows: Tensor, pin: bool = False
+    ) -> None:
         self.gather, self.places, self.targets, self.rows = gather, places, targets, rows
+        self.pin = pin
 
     def __len__(self) -> int:
         return len(self.places)
@@ -46,9 +51,11 @@ class ImageDataset(Dataset[Batch]):
         """Fetches a batch; positions from `len(self)` on wrap round and are not counted."""
         position = torch.tensor(positions)
         inside = position % len(self)
+        place, row = self.places[inside], self.rows[inside]
         target = self.targets[inside].where(position < len(self), NOT_COUNTED)
-        image = self.gather(self.places[inside])
-        return {"image": image, "target": target, "row": self.rows[inside]}
+        if self.pin:
+            place, row, target = place.pin_memory(), row.pin_memory(), target.pin_memory()
+        return {"image": self.gather(place), "target": target, "row": row}
 
 
 class EvenSampler(Sampler[int]):

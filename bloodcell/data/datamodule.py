@@ -15,7 +15,7 @@ from bloodcell.data.augment import Augment, augment_batch
 from bloodcell.data.batches import Batch, EvenSampler, ImageDataset
 from bloodcell.data.cache import open_cached
 from bloodcell.data.decode import Pixels, Unreadable, allocate, check_readable, decode_into
-from bloodcell.data.placement import Gather, OnDevice, check_room, place_images
+from bloodcell.data.placement import OnDevice, check_room, place_images
 from bloodcell.data.source import open_source
 from bloodcell.data.splits import PARTS, Split, count_photos, make_parts, shared_photos
 from bloodcell.data.table import build_table
@@ -85,8 +85,6 @@ class BloodCells(LightningDataModule):
         self.parts = make_parts(self.table, split, fold, seed)
         self.datasets: dict[str, ImageDataset] = {}
         self.left_out = 0
-        self._images = torch.empty(0)
-        self._gather: Gather | None = None
 
     def setup(self, stage: str) -> None:
         """Decodes images once, before any training; `fast_dev_run` only what it will use.
@@ -112,9 +110,10 @@ class BloodCells(LightningDataModule):
         with warnings.catch_warnings():  # read-only is what it should be: batches are copies
             warnings.filterwarnings("ignore", ".*array is not writable.*")
             images = torch.from_numpy(pixels)
-        self._images = images.permute(0, 3, 1, 2)  # (N, H, W, 3) -> (N, 3, H, W)
-        self._gather = None
-        check_room(self._images, self._device(), self.on_device)
+        images = images.permute(0, 3, 1, 2)  # (N, H, W, 3) -> (N, 3, H, W)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        check_room(images, device, self.on_device)
+        gather = place_images(images, device, self.on_device)
         for part, part_rows in parts.items():
             kept = [i for i in part_rows if i not in left_out]
             if not kept:
@@ -123,16 +122,8 @@ class BloodCells(LightningDataModule):
                 )
             places = torch.tensor([place[i] for i in kept])
             targets = torch.tensor([self.table.labels[i] for i in kept])
-            self.datasets[part] = ImageDataset(self._pick, places, targets, torch.tensor(kept))
-
-    def _pick(self, place: Tensor) -> Tensor:
-        """Picks images by their place among the decoded ones; the first call puts them in place.
-
-        Not earlier: strategies that fork must not have touched a GPU before.
-        """
-        if self._gather is None:
-            self._gather = place_images(self._images, self._device(), self.on_device)
-        return self._gather(place)
+            numbers, cuda = torch.tensor(kept), device.type == "cuda"
+            self.datasets[part] = ImageDataset(gather, places, targets, numbers, cuda)
 
     def _most_of_a_dry_run(self) -> int:
         """Images of each part that `fast_dev_run` will use; 0 if this is none."""
@@ -220,9 +211,6 @@ class BloodCells(LightningDataModule):
                 "Its scores measure memory; data.split=photo measures skill."
             )
         return "\n".join(lines)
-
-    def _device(self) -> torch.device:
-        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def _devices(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

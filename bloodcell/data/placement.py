@@ -17,6 +17,7 @@ Gather = Callable[[Tensor], Tensor]
 """Maps places (B,) int64, on the host, to images (B, 3, H, W) uint8 in channels-last memory."""
 
 _SHARE = 0.5  # of the device's free memory; the rest is the network's
+_SHARE_AT_MOST = 0.9  # where the user insists
 _CHUNK = 256 * 2**20  # bytes copied at a time
 
 
@@ -41,7 +42,9 @@ def check_room(images: Tensor, device: torch.device, on_device: OnDevice) -> Non
     Raises:
         InputError: if they do not.
     """
-    if on_device is True and device.type == "cuda" and images.nbytes > _free(device):
+    if on_device is not True or device.type != "cuda":
+        return
+    if images.nbytes > _SHARE_AT_MOST * _free(device):
         raise InputError(
             f"data.on_device=true, but the decoded images take {images.nbytes / 2**30:.1f} GiB and "
             f"{device} has {_free(device) / 2**30:.1f} GiB free. Use data.on_device=auto, which "
@@ -64,8 +67,9 @@ def _resident(images: Tensor, device: torch.device) -> Gather:
 class Streamed:
     """Gathers batches on the host and copies them to a CUDA device while it computes.
 
-    There are two pinned buffers: one is filled while the other is copied. Lightning asks for a
-    batch one step ahead, so its copy, on a stream of its own, runs beside the step before.
+    Both sides have two buffers. While the device computes on one batch, the next is gathered and
+    copied, on a stream of its own; the host waits before it is two batches ahead. A batch is valid
+    until the next but one is asked for.
 
     Args:
         images: (N, 3, H, W) uint8 on the host, in channels-last memory.
@@ -76,23 +80,28 @@ class Streamed:
         self._rows = images.permute(0, 2, 3, 1)  # (N, H, W, 3), contiguous
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._buffers: list[Tensor] = [torch.empty(0), torch.empty(0)]
         self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._used = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._here: list[Tensor] = [torch.empty(0)] * 2
+        self._there: list[Tensor] = [torch.empty(0)] * 2
         self._turn = 0
 
     def __call__(self, place: Tensor) -> Tensor:
         """Returns the images at these places, on the device."""
-        turn = self._turn = 1 - self._turn
-        if len(self._buffers[turn]) < len(place):
-            shape = (len(place), *self._rows.shape[1:])
-            self._buffers[turn] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        self._copied[turn].synchronize()  # of the batch before the last: done long ago
-        buffer = self._buffers[turn][: len(place)]
-        torch.index_select(self._rows, 0, place, out=buffer)
         current = torch.cuda.current_stream(self._device)
+        self._used[self._turn].record(current)  # all that computes on the batch before is asked
+        turn = self._turn = 1 - self._turn
+        self._copied[turn].synchronize()
+        if len(self._here[turn]) < len(place):
+            shape = (len(place), *self._rows.shape[1:])
+            self._here[turn] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            self._there[turn] = torch.empty(shape, dtype=torch.uint8, device=self._device)
+            self._stream.wait_stream(current)  # its memory may have been another tensor's
+        here, there = self._here[turn][: len(place)], self._there[turn][: len(place)]
+        torch.index_select(self._rows, 0, place, out=here)
         with torch.cuda.stream(self._stream):
-            batch = buffer.to(self._device, non_blocking=True)
+            self._stream.wait_event(self._used[turn])
+            there.copy_(here, non_blocking=True)
             self._copied[turn].record(self._stream)
-        current.wait_stream(self._stream)
-        batch.record_stream(current)  # its memory is not used again before the step is over
-        return batch.permute(0, 3, 1, 2)
+        current.wait_event(self._copied[turn])
+        return there.permute(0, 3, 1, 2)

@@ -1,16 +1,20 @@
 """The network's training pass, compiled."""
 
 import importlib.util
+import shutil
 import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import InputError, reason, require
 
 Compile = Literal["auto", False, "default", "reduce-overhead", "max-autotune"]
+_GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 _OLDEST = (7, 0)  # compute capability that PyTorch's compiler works for
+# pixels a training must read for half a minute of compiling to pay on a CPU, where it saves a fifth
+_LONG = 2e9
 
 
 class CompiledPass:
@@ -21,17 +25,30 @@ class CompiledPass:
 
     Args:
         network: uint8 pixels in, logits out.
-        how: `auto` compiles where it pays: on a GPU with Triton, into CUDA graphs; a mode of
-            `torch.compile` compiles anywhere, False nowhere.
+        how: `auto` compiles where it pays: on a GPU with Triton, and on a CPU with a C++ compiler
+            for a long training; a mode of `torch.compile` compiles anywhere, False nowhere.
         device: where it runs.
+        n_pixels: that the whole training will read.
+        accumulates: whether gradients of several batches are added up, which rules out CUDA graphs.
+
+    Raises:
+        InputError: if a mode was given that cannot accumulate.
     """
 
-    def __init__(self, network: nn.Module, how: Compile, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        how: Compile,
+        device: torch.device,
+        n_pixels: float = 0,
+        accumulates: bool = False,
+    ) -> None:
+        cuda = device.type == "cuda"
+        rule = "default, with trainer.accumulate_grad_batches: CUDA graphs reuse the gradients"
+        require(not (cuda and accumulates and how in _GRAPHS), "model.compile", how, rule)
         self._network, self._how = network, how
-        self._mode = _best_mode(device) if how == "auto" else how
-        self._compiled = (
-            torch.compile(network.forward, mode=self._mode, dynamic=False) if self._mode else None
-        )
+        mode = how if how != "auto" else _best_mode(device, n_pixels, accumulates)
+        self._compiled = torch.compile(network.forward, mode=mode, dynamic=False) if mode else None
         self._shape: torch.Size | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -40,23 +57,44 @@ class CompiledPass:
         Raises:
             InputError: if a mode was given and the compiler does not work here.
         """
-        self._shape = self._shape or images.shape
+        if self._shape is None:
+            self._shape = images.shape
+            self._try(images)
         if self._compiled is None or images.shape != self._shape:
             return self._network(images)  # type: ignore[no-any-return]
+        return self._compiled(images)  # type: ignore[no-any-return]
+
+    def _try(self, images: Tensor) -> None:
+        """Compiles, also the way back, and leaves the network as it was."""
+        if self._compiled is None:
+            return
+        buffers = [buffer.clone() for buffer in self._network.buffers()]
+        trained = [p for p in self._network.parameters() if p.requires_grad]
         try:
-            return self._compiled(images)  # type: ignore[no-any-return]
+            torch.autograd.grad(self._compiled(images).float().sum(), trained)
         except torch._dynamo.exc.TorchDynamoException as error:
+            if isinstance(getattr(error, "inner_exception", None), torch.OutOfMemoryError):
+                raise
             if self._how != "auto":
                 raise InputError(
                     f"model.compile={self._how}, but PyTorch's compiler does not work here "
-                    f"({reason(error)}). Use --model.compile auto or off."
+                    f"({reason(error)}). Use --model.compile auto or false."
                 ) from error
             warnings.warn(f"not compiled ({reason(error)}): training is slower.", stacklevel=2)
             self._compiled = None
-        return self._network(images)  # type: ignore[no-any-return]
+        with torch.no_grad():  # BatchNorm has counted the batch
+            for buffer, before in zip(self._network.buffers(), buffers, strict=True):
+                buffer.copy_(before)
 
 
-def _best_mode(device: torch.device) -> Literal[False, "reduce-overhead"]:
+def _best_mode(
+    device: torch.device, n_pixels: float, accumulates: bool
+) -> Literal[False, "default", "reduce-overhead"]:
+    if device.type == "cpu":
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        return "default" if compiler and n_pixels > _LONG else False
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < _OLDEST:
         return False
-    return "reduce-overhead" if importlib.util.find_spec("triton") else False
+    if not importlib.util.find_spec("triton"):
+        return False
+    return "default" if accumulates else "reduce-overhead"

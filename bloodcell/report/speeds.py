@@ -20,7 +20,7 @@ class Speeds(NamedTuple):
         inference: the network's answers on real images.
         not_network: share of the time of a training step that is not the network's, 0 to 1; below
             0 where the machine's speed varied more than that.
-        memory_gib: the most memory the program took on the device; None on a CPU.
+        memory_gib: the most memory that training took on the device; None on a CPU.
     """
 
     batch_size: int
@@ -50,7 +50,7 @@ def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
         cache_build: images per second decoded into the cache.
         speeds: of each batch size.
     """
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("images a second")
     for found in speeds:
         table.add_column(f"batch {found.batch_size}", justify="right")
@@ -59,7 +59,9 @@ def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
         values = [getattr(found, field) for found in speeds]
         if any(value is not None for value in values):
             table.add_row(name, *("" if v is None else form.format(v) for v in values))
-    Console(width=max(80, 30 + 14 * len(speeds))).print(table)
+    console = Console(width=max(80, 30 + 14 * len(speeds)))
+    console.print(title, style="bold", soft_wrap=True, highlight=False)
+    console.print(table)
 
 
 def write_speeds(

@@ -1,15 +1,16 @@
 """How fast each stage is, and how much of a training step is not the network's.
 
 Everything is measured inside of one real `fit`, in turns, so that a machine whose speed varies
-gives all stages their share of good and bad moments. Medians of the rounds are compared.
+gives all stages their share of good and bad moments.
 """
 
 import copy
+import gc
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,18 +22,25 @@ from bloodcell.data.batches import Batch
 from bloodcell.data.cache import open_cached
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import cache_folder
-from bloodcell.errors import require
+from bloodcell.errors import InputError, require
 from bloodcell.model.compiled import CompiledPass
 from bloodcell.report import machine
 from bloodcell.report.speeds import Speeds, print_speeds, write_speeds
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.trainer import device_name
 
-BENCHMARKED = {  # arguments of its Trainer
+BENCHMARKED = {  # arguments of its Trainer: nothing but steps, until it has seen enough
     "devices": 1,
     "max_epochs": -1,
     "min_epochs": 0,
+    "max_steps": -1,
+    "max_time": None,
+    "fast_dev_run": False,
+    "overfit_batches": 0.0,
+    "limit_train_batches": None,
     "limit_val_batches": 0,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
     "enable_progress_bar": False,
     "enable_checkpointing": False,
 }
@@ -69,13 +77,14 @@ class BenchmarkTrainer(Trainer):
         cache_build = measure_cache_build(datamodule)
         found = []
         for size in batch_sizes:
-            datamodule.batch_size = size
-            stopwatch = Stopwatch(seconds)
-            self.callbacks.append(stopwatch)  # type: ignore[attr-defined]  # undeclared
-            self.fit(model, datamodule)
-            self.callbacks.remove(stopwatch)  # type: ignore[attr-defined]
-            assert stopwatch.found
-            found.append(stopwatch.found)
+            try:
+                found.append(self._measure(model, datamodule, size, seconds))
+            except torch.OutOfMemoryError as error:
+                said = f"--batch_sizes: {size} images do not fit into the device's memory"
+                if not found:
+                    raise InputError(f"{said}. Use smaller ones.") from error
+                print(said)
+                break
         device = device_name(self.strategy.root_device)
         side = datamodule.image_size
         title = f"{model.hparams['backbone']}, {side} pixels, {self.precision}, {device}"
@@ -83,11 +92,28 @@ class BenchmarkTrainer(Trainer):
         if out:
             settings = {
                 "model": dict(model.hparams),
-                "data": dict(datamodule.hparams),
+                "data": {k: v for k, v in datamodule.hparams.items() if k != "batch_size"},
                 "precision": str(self.precision),
                 "machine": machine.describe(device),
             }
             write_speeds(Path(out), settings, cache_build, found)
+
+    def _measure(self, model: Classifier, data: BloodCells, size: int, seconds: float) -> Speeds:
+        torch.compiler.reset()  # it keeps few versions of one function
+        gc.collect()  # networks of the batch size before
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        data.batch_size = size
+        stopwatch = Stopwatch(seconds)
+        self.callbacks.append(stopwatch)  # type: ignore[attr-defined]  # undeclared
+        try:
+            self.fit(model, data)
+        finally:
+            self.callbacks.remove(stopwatch)  # type: ignore[attr-defined]
+        if stopwatch.found is None:
+            raise InputError("the benchmark was stopped before it had measured anything.")
+        return stopwatch.found
 
 
 class Stopwatch(Callback):
@@ -102,10 +128,11 @@ class Stopwatch(Callback):
 
     def __init__(self, seconds: float) -> None:
         self._slice = seconds / ROUNDS
-        self._steps = self._images = 0
+        self._steps = self._images = self._batch_size = self._rounds = 0
         self._start = 0.0
-        self._rates: dict[str, list[float]] = {"training": []}
-        self._others: dict[str, Callable[[], int]] = {}
+        self._memory: float | None = None
+        self._stages: dict[str, Callable[[], int]] = {}
+        self._done: dict[str, list[float]] = {}  # of each stage, images and seconds
         self.found: Speeds | None = None
 
     def on_train_batch_end(
@@ -120,50 +147,46 @@ class Stopwatch(Callback):
         assert isinstance(pl_module, Classifier)
         self._steps += 1
         self._images += len(batch["target"])
+        self._batch_size = max(self._batch_size, len(batch["target"]))
         if self._steps < _WARM_UP:
             return
         if self._steps == _WARM_UP:
-            self._others = _stages(trainer, pl_module)
-            for step in self._others.values():
+            if pl_module.device.type == "cuda":
+                self._memory = torch.cuda.max_memory_reserved() / 2**30
+            self._stages = _make_stages(trainer, pl_module, batch)
+            for step in self._stages.values():
                 for _ in range(_WARM_UP):
                     step()
+        elif time.perf_counter() - self._start < self._slice:
+            return
         else:
-            if time.perf_counter() - self._start < self._slice:
-                return
-            self._rates["training"].append(self._images / self._elapsed(trainer))
-            for name, step in self._others.items():
-                self._rates.setdefault(name, []).append(self._rate(trainer, step))
-        self._images, self._start = 0, self._now(trainer)
-        if len(self._rates["training"]) == ROUNDS:
+            self._rounds += 1
+            self._add("training", self._images, pl_module.device)
+            for name, step in self._stages.items():
+                images, self._start = 0, _now(pl_module.device)
+                while time.perf_counter() - self._start < self._slice:
+                    images += step()
+                self._add(name, images, pl_module.device)
+        self._images, self._start = 0, _now(pl_module.device)
+        if self._rounds == ROUNDS:
             trainer.should_stop = True
-            self.found = self._result(trainer)
+            rates = {name: images / seconds for name, (images, seconds) in self._done.items()}
+            outside = 1 - rates["training"] / rates["network"]
+            self.found = Speeds(
+                self._batch_size, **rates, not_network=outside, memory_gib=self._memory
+            )
 
-    def _rate(self, trainer: Trainer, step: Callable[[], int]) -> float:
-        images, self._start = 0, self._now(trainer)
-        while time.perf_counter() - self._start < self._slice:
-            images += step()
-        return images / self._elapsed(trainer)
+    def _add(self, name: str, images: int, device: torch.device) -> None:
+        done = self._done.setdefault(name, [0.0, 0.0])
+        done[0] += images
+        done[1] += _now(device) - self._start
 
-    def _elapsed(self, trainer: Trainer) -> float:
-        return self._now(trainer) - self._start
 
-    def _now(self, trainer: Trainer) -> float:
-        """The time when all that was asked of the device is done."""
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def _result(self, trainer: Trainer) -> Speeds:
-        device = trainer.strategy.root_device
-        rates = {name: median(of) for name, of in self._rates.items()}
-        pairs = zip(self._rates["training"], self._rates["network"], strict=True)
-        cuda = device.type == "cuda"
-        return Speeds(
-            trainer.datamodule.batch_size,  # type: ignore[attr-defined]  # undeclared
-            **rates,
-            not_network=median(1 - training / network for training, network in pairs),
-            memory_gib=torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None,
-        )
+def _now(device: torch.device) -> float:
+    """The time when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def measure_cache_build(data: BloodCells) -> float:
@@ -183,43 +206,41 @@ def measure_cache_build(data: BloodCells) -> float:
         return len(names) / (time.perf_counter() - start)
 
 
-def _stages(trainer: Trainer, model: Classifier) -> dict[str, Callable[[], int]]:
+def _make_stages(trainer: Trainer, model: Classifier, batch: Batch) -> dict[str, Callable[[], int]]:
     """The other stages: each a function that does one step of it and returns its images."""
     data: BloodCells = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
-    size, device = data.batch_size, trainer.strategy.root_device
     context = trainer.precision_plugin.forward_context
     network = copy.deepcopy(model.network)  # trained on noise, it must not be the model's own
-    training_pass = CompiledPass(network, model.compile_how, device)
+    answering = copy.deepcopy(network).eval()
+    training_pass = CompiledPass(network, model.compile_how, model.device, math.inf)
     optimizer = trainer.optimizers[0]
     parameters = [p for p in network.parameters() if p.requires_grad]
     alone = type(optimizer)(parameters, **optimizer.defaults)
-    shape = (size, data.image_size, data.image_size, 3)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
-    targets = torch.randint(0, len(data.class_names), (size,), device=device)
+    pixels = torch.randint_like(batch["image"], 0, 256)
+    targets = torch.randint_like(batch["target"], 0, len(data.class_names))
 
-    answering = copy.deepcopy(network).eval()
+    def endless(loader: Any) -> Iterator[Batch]:
+        return chain.from_iterable(repeat(loader))
 
-    def batches(loader: Any) -> Iterator[Batch]:
-        for batch in chain.from_iterable(repeat(loader)):
-            yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+    train_batches = endless(data.train_dataloader())
+    val_batches = endless(data.val_dataloader())
 
-    seen, asked = batches(data.train_dataloader()), batches(data.val_dataloader())
+    def take_batch() -> int:
+        taken = trainer.strategy.batch_to_device(next(train_batches), dataloader_idx=0)
+        return len(taken["target"])
 
-    def pick() -> int:
-        return len(next(seen)["target"])
-
-    def train_alone() -> int:
+    def train_network() -> int:
         alone.zero_grad()
         with context():
             loss = F.cross_entropy(training_pass(pixels).float(), targets)
         torch.autograd.backward(loss)
         alone.step()
-        return size
+        return len(targets)
 
     def infer() -> int:
-        batch = next(asked)
+        images = next(val_batches)["image"].to(model.device, non_blocking=True)
         with torch.no_grad(), context():
-            answering(batch["image"]).float().softmax(1)
-        return len(batch["target"])
+            answering(images).float().softmax(1)
+        return len(images)
 
-    return {"data": pick, "network": train_alone, "inference": infer}
+    return {"data": take_batch, "network": train_network, "inference": infer}

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.data.datamodule import BloodCells
@@ -24,10 +24,11 @@ FINGERPRINT = "data_fingerprint"
 TRAINED_ON = "trained_on"
 
 
-class MeanLoss(Metric):
-    """Mean loss over all images, however their batches are cut; NaN stays NaN.
+class Mean(Metric):
+    """Mean over all images, however their batches are cut; NaN stays NaN.
 
-    torchmetrics' own MeanMetric leaves NaN out, or (1.9, `nan_strategy="disable"`) the weights.
+    torchmetrics' own MeanMetric leaves NaN out, or (1.9, `nan_strategy="disable"`) the weights, and
+    its accuracy makes the host wait for a GPU at each step.
     """
 
     total: Tensor
@@ -39,7 +40,7 @@ class MeanLoss(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, count: Tensor) -> None:
-        """Adds the summed loss of some images, and their number."""
+        """Adds the sum over some images, and their number."""
         self.total += total
         self.count += count
 
@@ -49,18 +50,11 @@ class MeanLoss(Metric):
 
 
 class Metrics(nn.Module):
-    """Mean loss and accuracy over one part of the data, however its batches are cut.
+    """Loss and accuracy over one part of the data."""
 
-    Args:
-        n_classes: number of classes.
-    """
-
-    def __init__(self, n_classes: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.loss = MeanLoss()
-        self.acc = MulticlassAccuracy(
-            n_classes, average="micro", ignore_index=NOT_COUNTED, validate_args=False
-        )
+        self.loss, self.acc = Mean(), Mean()
 
 
 class Classifier(LightningModule):
@@ -76,8 +70,9 @@ class Classifier(LightningModule):
         pool: `flatten` the trunk's map, as published, or `avg` over it.
         freeze: leave the trunk as it came and train the head only.
         lr: learning rate of Adam.
-        compile: `auto` compiles the network on a GPU; a mode of torch.compile (`default`,
-            `reduce-overhead`, `max-autotune`) anywhere, with half a minute's wait; `off` nowhere.
+        compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
+            takes long; `default`, `reduce-overhead`, `max-autotune` (modes of torch.compile)
+            compile anywhere, false nowhere.
 
     Attributes:
         network: uint8 pixels in, logits out.
@@ -112,9 +107,7 @@ class Classifier(LightningModule):
         self.network = self._build()
         load_trunk(self.network.trunk, backbone, weights)
         self.network.trunk.requires_grad_(not freeze)
-        self.train_metrics, self.val_metrics, self.test_metrics = (
-            Metrics(len(class_names)) for _ in PARTS
-        )
+        self.train_metrics, self.val_metrics, self.test_metrics = (Metrics() for _ in PARTS)
         self.training_pass: Callable[[Tensor], Tensor] = self.forward
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self.predicted: tuple[Tensor, Tensor] | None = None
@@ -132,20 +125,29 @@ class Classifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Compiles the network, which a checkpoint may have rebuilt until now."""
-        self.training_pass = CompiledPass(self.network, self.compile_how, self.device)
+        trainer = self.trainer
+        data: BloodCells = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
+        batch = data.batch_size * data.image_size**2
+        accumulates = trainer.accumulate_grad_batches != 1 or any(
+            isinstance(one, GradientAccumulationScheduler)
+            for one in trainer.callbacks  # type: ignore[attr-defined]
+        )
+        n_pixels = batch * trainer.estimated_stepping_batches
+        self.training_pass = CompiledPass(
+            self.network, self.compile_how, self.device, n_pixels, accumulates
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean loss of a batch."""
-        logits = self.training_pass(batch["image"])
-        return self._score(logits, batch, batch_idx, "train", self.train_metrics)
+        return self._loss(self.training_pass(batch["image"]), batch, "train", self.train_metrics)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation metrics and keeps its probabilities."""
-        self._evaluate(batch, batch_idx, "val", self.val_metrics)
+        self._evaluate(batch, "val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the test metrics and keeps its probabilities."""
-        self._evaluate(batch, batch_idx, "test", self.test_metrics)
+        self._evaluate(batch, "test", self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Brings the predictions of all devices together, each image once."""
@@ -164,8 +166,7 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, with Keras' epsilon."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        fused = not self.trainer.gradient_clip_val  # Lightning clips no gradients of a fused one
-        return torch.optim.Adam(parameters, lr=self.lr, eps=1e-7, fused=fused)
+        return torch.optim.Adam(parameters, lr=self.lr, eps=1e-7, fused=self._fused())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint enough: it says how to build the network, and needs no weights."""
@@ -187,6 +188,9 @@ class Classifier(LightningModule):
                 f"The checkpoint knows the classes {classes}, the data has {self.class_names}. "
                 "Give data.root a folder with the checkpoint's classes, or train anew."
             )
+        for optimizer in checkpoint["optimizer_states"] if self._trainer else []:
+            for group in optimizer["param_groups"]:
+                group["fused"] = self._fused()  # as the optimizer is now, not as it was
         before, self.recipe = self.recipe, Recipe.from_dict(checkpoint[RECIPE])
         if replace(before, source="") != replace(self.recipe, source=""):
             self.network = self._build().to(self.device)
@@ -214,21 +218,23 @@ class Classifier(LightningModule):
             self.recipe,
         )
 
-    def _evaluate(self, batch: Batch, batch_idx: int, part: str, metrics: Metrics) -> None:
+    def _evaluate(self, batch: Batch, part: str, metrics: Metrics) -> None:
         logits = self(batch["image"])
-        self._score(logits, batch, batch_idx, part, metrics)
+        self._loss(logits, batch, part, metrics)
         self._kept.append((batch["row"], batch["target"], logits.float().softmax(1)))
 
-    def _score(
-        self, logits: Tensor, batch: Batch, batch_idx: int, part: str, metrics: Metrics
-    ) -> Tensor:
+    def _loss(self, logits: Tensor, batch: Batch, part: str, metrics: Metrics) -> Tensor:
         """Returns the mean loss; the metrics stay on the device until the epoch ends."""
         logits, target = logits.float(), batch["target"]
         count = (target != NOT_COUNTED).sum()
         total = F.cross_entropy(logits, target, ignore_index=NOT_COUNTED, reduction="sum")
         metrics.loss.update(total.detach(), count)
-        metrics.acc.update(logits.detach(), target)
-        if batch_idx == 0:  # Lightning keeps the metric and reads it when the epoch ends
+        metrics.acc.update((logits.argmax(1) == target).sum(), count)
+        if metrics.loss.update_count == 1:  # Lightning keeps them and reads them after the epoch
             self.log(f"{part}/loss", metrics.loss, on_step=False, on_epoch=True, batch_size=1)
             self.log(f"{part}/acc", metrics.acc, on_step=False, on_epoch=True, batch_size=1)
         return total / count.clamp(min=1)
+
+    def _fused(self) -> bool:
+        """Whether Adam is one kernel: Lightning clips no gradients of such a one."""
+        return not self.trainer.gradient_clip_val

@@ -55,8 +55,9 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
     if given.benchmark is None and not given.deterministic:
         chosen["benchmark"] = True  # batches have one shape: cuDNN may look for its best kernel
     # 32 bits mean 32 bits; where precision is mixed, what is left in float32 may be TF32
-    torch.set_float32_matmul_precision("high" if "mixed" in precision else "highest")
-    torch.backends.cudnn.allow_tf32 = "mixed" in precision
+    half = precision.startswith(("16", "bf16"))
+    torch.set_float32_matmul_precision("high" if half else "highest")
+    torch.backends.cudnn.allow_tf32 = half
     if logger:
         others = given.logger if isinstance(given.logger, list) else [given.logger]
         chosen["logger"] = [logger, *(one for one in others if one not in (None, True))]

@@ -30,7 +30,10 @@ class Clock(keras.callbacks.Callback):
         elif self.steps > WARM_UP and time.perf_counter() - self.start > self.seconds:
             images = self.batch * (self.steps - WARM_UP)
             speed = images / (time.perf_counter() - self.start)
-            print("\n" + json.dumps({"images_per_second": speed}), flush=True)
+            print(
+                "\n" + json.dumps({"tensorflow": tf.__version__, "images_per_second": speed}),
+                flush=True,
+            )
             os._exit(0)
 
 
@@ -43,10 +46,10 @@ def main() -> None:
     given = parser.parse_args()
     side = (given.size, given.size)
     images = keras.utils.image_dataset_from_directory(
-        given.root, image_size=side, batch_size=given.batch, label_mode="categorical"
+        given.root, image_size=side, batch_size=None, label_mode="categorical"
     )
     classes = len(images.class_names)
-    images = images.prefetch(tf.data.AUTOTUNE)
+    images = images.batch(given.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     trunk = keras.applications.MobileNet(input_shape=(*side, 3), include_top=False, weights=None)
     model = keras.Sequential(
         [

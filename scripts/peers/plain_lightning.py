@@ -58,7 +58,10 @@ class Plain(LightningModule):
             self.images += len(batch[1])
             if time.perf_counter() - self.start > self.seconds:
                 speed = self.images / (self.now() - self.start)
-                print("\n" + json.dumps({"images_per_second": speed}), flush=True)
+                print(
+                    "\n" + json.dumps({"torch": torch.__version__, "images_per_second": speed}),
+                    flush=True,
+                )
                 os._exit(0)
 
     def now(self) -> float:

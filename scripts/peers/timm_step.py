@@ -83,7 +83,13 @@ def main() -> None:
                 images += len(targets)
                 if time.perf_counter() - start > given.seconds:
                     print(
-                        "\n" + json.dumps({"images_per_second": images / (now() - start)}),
+                        "\n"
+                        + json.dumps(
+                            {
+                                "torch": torch.__version__,
+                                "images_per_second": images / (now() - start),
+                            }
+                        ),
                         flush=True,
                     )
                     os._exit(0)

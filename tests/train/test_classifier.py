@@ -55,12 +55,12 @@ def test_padding_rows_count_neither_in_loss_nor_in_accuracy() -> None:
     padded["target"][4:] = NOT_COUNTED
     metrics = [model.val_metrics, model.test_metrics]
     for rows, part, metric in zip((whole, padded), ("val", "test"), metrics, strict=True):
-        model._evaluate(rows, 0, part, metric)
+        model._evaluate(rows, part, metric)
     assert metrics[0].loss.compute() == metrics[1].loss.compute()
     assert metrics[0].acc.compute() == metrics[1].acc.compute()
     only = batch(2)
     only["target"][:] = NOT_COUNTED
-    model._evaluate(only, 0, "val", model.val_metrics)
+    model._evaluate(only, "val", model.val_metrics)
     assert metrics[0].loss.compute() == metrics[1].loss.compute()
 
 
@@ -71,25 +71,33 @@ def test_accuracy_is_over_images_not_over_batches() -> None:
     rows["target"] = torch.cat([said[:4], (said[4:] + 1) % 3])  # four right, one wrong
     for part in (slice(0, 4), slice(4, 5)):
         some = Batch(image=rows["image"][part], target=rows["target"][part], row=rows["row"][part])
-        model._evaluate(some, 0, "val", model.val_metrics)
+        model._evaluate(some, "val", model.val_metrics)
     assert float(model.val_metrics.acc.compute()) == pytest.approx(4 / 5)
 
 
 @pytest.mark.parametrize(
-    ("cuda", "bf16", "accelerator", "precision"),
+    ("cuda", "bf16", "amx", "accelerator", "precision"),
     [
-        (True, True, "auto", "bf16-mixed"),
-        (True, False, "gpu", "16-mixed"),
-        (True, True, "cpu", "32-true"),
-        (False, False, "auto", "32-true"),
-        (False, False, "mps", "32-true"),
+        (True, True, False, "auto", "bf16-mixed"),
+        (True, False, True, "gpu", "16-mixed"),
+        (True, True, False, "cpu", "32-true"),
+        (True, False, True, "cpu", "bf16-mixed"),
+        (False, False, False, "auto", "32-true"),
+        (False, False, True, "auto", "bf16-mixed"),
+        (False, False, True, "mps", "32-true"),
     ],
 )
 def test_precision_by_itself(
-    monkeypatch: pytest.MonkeyPatch, cuda: bool, bf16: bool, accelerator: str, precision: str
+    monkeypatch: pytest.MonkeyPatch,
+    cuda: bool,
+    bf16: bool,
+    amx: bool,
+    accelerator: str,
+    precision: str,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr("bloodcell.train.trainer.has_fast_bfloat16", lambda: amx)
     assert best_precision(accelerator) == precision
 
 

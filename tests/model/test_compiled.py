@@ -1,0 +1,133 @@
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bloodcell.errors import InputError
+from bloodcell.model.compiled import Compile, CompiledPass
+
+CPU = torch.device("cpu")
+Forward = Callable[[Tensor], Tensor]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+
+
+def pixels(n: int) -> Tensor:
+    return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(n))
+
+
+def test_only_batches_of_the_first_shape_are_compiled(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def compile_(forward: Forward, mode: str, dynamic: bool) -> Forward:
+        assert (mode, dynamic) == ("default", False)
+        return lambda images: sizes.append(len(images)) or forward(images)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr("torch.compile", compile_)
+    training_pass = CompiledPass(network, "default", CPU)
+    for n in (8, 8, 3, 8):
+        assert torch.equal(training_pass(pixels(n)), network(pixels(n)))
+    assert sizes == [8, 8, 8, 8]  # the first to try it
+
+
+@pytest.mark.parametrize(
+    ("how", "n_pixels", "compiler", "compiled"),
+    [
+        ("auto", 1e12, "/usr/bin/g++", True),
+        ("auto", 1e12, None, False),
+        ("auto", 1e6, "/usr/bin/g++", False),
+        (False, 1e12, "/usr/bin/g++", False),
+        ("default", 0, None, True),
+    ],
+)
+def test_a_cpu_compiles_long_trainings(
+    network: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    how: Compile,
+    n_pixels: float,
+    compiler: str | None,
+    compiled: bool,
+) -> None:
+    modes: list[str] = []
+
+    def compile_(forward: Forward, mode: str, dynamic: bool) -> Forward:
+        modes.append(mode)
+        return forward
+
+    monkeypatch.setattr("torch.compile", compile_)
+    monkeypatch.setattr("shutil.which", lambda _: compiler)
+    CompiledPass(network, how, CPU, n_pixels)(pixels(8))
+    assert modes == ["default"] * compiled
+
+
+def test_trying_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compile", lambda forward, **_: forward)
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4))
+    CompiledPass(network, "default", CPU)(pixels(8))
+    assert network.get_buffer("0.num_batches_tracked") == 1
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_gradients_of_several_batches_rule_out_cuda_graphs(network: nn.Module) -> None:
+    with pytest.raises(
+        InputError, match=r"model\.compile=reduce-overhead cannot be used: it must b"
+    ):
+        CompiledPass(network, "reduce-overhead", torch.device("cuda"), accumulates=True)
+
+
+class FailingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Tensor:
+        raise torch._dynamo.exc.TorchDynamoException("no compiler here")
+
+
+def fails_forward(images: Tensor) -> Tensor:
+    raise torch._dynamo.exc.TorchDynamoException("no compiler here")
+
+
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_a_compiler_that_fails(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    def fails_backward(images: Tensor) -> Tensor:
+        said: Tensor = FailingBackward.apply(network(images))
+        return said
+
+    fails = {"forward": fails_forward, "backward": fails_backward}[way]
+    monkeypatch.setattr("torch.compile", lambda *_, **__: fails)
+    monkeypatch.setattr("bloodcell.model.compiled._best_mode", lambda *_: "reduce-overhead")
+    by_itself = CompiledPass(network, "auto", CPU)
+    with pytest.warns(UserWarning, match=r"not compiled \(no compiler here\)"):
+        said = by_itself(pixels(8))
+    assert torch.equal(said, network(pixels(8)))
+    assert torch.equal(by_itself(pixels(8)), said)  # without a second warning
+    with pytest.raises(
+        InputError, match=r"model\.compile=default, but PyTorch's compiler does not"
+    ):
+        CompiledPass(network, "default", CPU)(pixels(8))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_for_real(network: nn.Module) -> None:
+    training_pass = CompiledPass(network, "default", CPU)
+    loss = training_pass(pixels(8)).square().sum()
+    torch.autograd.backward(loss)
+    compiled = [p.grad for p in network.parameters()]
+    network.zero_grad()
+    torch.autograd.backward(network(pixels(8)).square().sum())
+    for one, parameter in zip(compiled, network.parameters(), strict=True):
+        assert one is not None
+        assert torch.allclose(one, parameter.grad, atol=1e-5)  # type: ignore[arg-type]
+    assert list(network.state_dict()) == ["1.weight", "1.bias"]

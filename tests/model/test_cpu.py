@@ -1,0 +1,75 @@
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bloodcell.model.cpu import has_fast_bfloat16, keep_memory, spare_slow_kernels
+from bloodcell.model.network import Network, Recipe, create_trunk
+
+MOBILENET = "mobilenetv1_100"
+
+
+def output(trunk: torch.nn.Module) -> Tensor:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        said: Tensor = trunk(images)
+    return said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_is_used_again() -> None:
+    import resource
+
+    if not keep_memory():
+        pytest.skip("no glibc")
+
+    def page_faults() -> int:
+        for _ in range(4):
+            torch.ones(2**24)  # 64 MiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    page_faults()
+    before = page_faults()
+    assert page_faults() - before < 1000  # it would be 65,536
+
+
+def test_strided_depthwise_convolutions_compute_in_float32() -> None:
+    trunk = create_trunk(MOBILENET, Recipe())
+    names = list(trunk.state_dict())
+    spare_slow_kernels(trunk)
+    assert list(trunk.state_dict()) == names
+    spared = [name for name, module in trunk.named_modules() if "forward" in vars(module)]
+    assert spared == [f"blocks.{stage}.0.conv_dw" for stage in (1, 2, 3, 4)]
+    conv = trunk.get_submodule("blocks.1.0.conv_dw")
+    assert isinstance(conv, torch.nn.Conv2d)
+    x = torch.randn(2, 64, 9, 9).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        said = conv(x)
+    exact = functional.conv2d(x.float(), conv.weight, stride=2, padding=1, groups=64)
+    assert torch.equal(said, exact.bfloat16())
+
+
+def test_every_parameter_gets_a_gradient_in_bfloat16() -> None:
+    network = Network(MOBILENET, 4, 64, [8], 0.0, "flatten", Recipe())
+    functional.cross_entropy(output(network).float(), torch.tensor([0, 1])).backward()  # type: ignore[no-untyped-call]
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_a_copy_has_weights_of_its_own() -> None:
+    network = Network(MOBILENET, 4, 64, [8], 0.0, "flatten", Recipe()).eval()
+    before, other = output(network), copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert torch.equal(output(other), before)
+
+
+def test_fast_bfloat16_is_what_the_system_says() -> None:
+    said = Path("/proc/cpuinfo")
+    if not said.is_file():
+        pytest.skip("no /proc/cpuinfo")
+    assert has_fast_bfloat16() == ("amx_bf16" in said.read_text())

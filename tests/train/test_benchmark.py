@@ -1,0 +1,45 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bloodcell.__main__ import main
+
+Refused = Callable[..., str]
+
+
+def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--batch_sizes", "[4,8]", "--seconds", "0.2", "--out", "speeds.json"]
+    main(["benchmark", *words, "--data.augment", "full", *sizes])
+    said = json.loads(Path("speeds.json").read_text())
+    assert [speeds["batch_size"] for speeds in said["images_per_second"]] == [4, 8]
+    for speeds in said["images_per_second"]:
+        rates = [speeds[stage] for stage in ("data", "network", "training", "inference")]
+        assert all(math.isfinite(rate) and rate > 0 for rate in rates)
+        assert speeds["not_network"] < 1
+        assert speeds["memory_gib"] is None
+    assert said["cache_build_images_per_second"] > 0
+    assert said["data"]["augment"] == "full"
+    assert said["machine"]["versions"]["torch"]
+    printed = capsys.readouterr().out
+    assert "network alone" in printed
+    assert "time outside the network" in printed
+    assert not Path("lightning_logs").exists()
+    assert list(Path("cache").rglob("tmp*")) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--batch_sizes", "[0]"], "--batch_sizes=0 cannot be used: it must be 1 to 44"),
+        (["--batch_sizes", "[45]"], "--batch_sizes=45 cannot be used"),
+        (["--seconds", "0"], "--seconds=0.0 cannot be used: it must be over 0"),
+        (["--trainer.devices", "2"], "trainer.devices=2 cannot be used: it must be 1"),
+    ],
+)
+def test_settings_that_cannot_be_measured(
+    words: list[str], refused: Refused, given: list[str], message: str
+) -> None:
+    assert message in refused("benchmark", *words, *given)
