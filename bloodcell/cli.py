@@ -61,6 +61,8 @@ def run(verb: str, words: list[str]) -> None:
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # the compiler's remark that there is no CUDA
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     keep_memory()
     try:
         words, config_name = resolve_configs(words)

@@ -31,6 +31,9 @@ class CompiledPass:
         n_pixels: that the whole training will read.
         accumulates: whether gradients of several batches are added up, which rules out CUDA graphs.
 
+    Attributes:
+        mode: of `torch.compile`; False if nothing is compiled.
+
     Raises:
         InputError: if a mode was given that cannot accumulate.
     """
@@ -48,6 +51,7 @@ class CompiledPass:
         require(not (cuda and accumulates and how in _GRAPHS), "model.compile", how, rule)
         self._network, self._how = network, how
         mode = how if how != "auto" else _best_mode(device, n_pixels, accumulates)
+        self.mode = mode
         self._compiled = torch.compile(network.forward, mode=mode, dynamic=False) if mode else None
         self._shape: torch.Size | None = None
 

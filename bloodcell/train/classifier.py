@@ -133,9 +133,12 @@ class Classifier(LightningModule):
             for one in trainer.callbacks  # type: ignore[attr-defined]
         )
         n_pixels = batch * trainer.estimated_stepping_batches
-        self.training_pass = CompiledPass(
-            self.network, self.compile_how, self.device, n_pixels, accumulates
-        )
+        compiled = CompiledPass(self.network, self.compile_how, self.device, n_pixels, accumulates)
+        self.training_pass = compiled
+        if compiled.mode:
+            trainer.print(
+                f"compiling the network ({compiled.mode}): some time before the first step"
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean loss of a batch."""
