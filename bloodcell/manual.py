@@ -17,6 +17,7 @@ VERBS = {
     "fit": "train, then test the best checkpoint",
     "validate": "score a run folder or a checkpoint on the validation part",
     "test": "score a run folder or a checkpoint on the test part",
+    "compare": "table of runs: seeds pooled, intervals by photograph, which can be told apart",
     "benchmark": "measure images per second of each stage, and the time outside the network",
     "cache": "list the decoded images kept on disk; --empty deletes them",
     "download": "get the Kaggle set Blood Cells, and check it file by file",
@@ -88,6 +89,13 @@ def front_page() -> str:
 def verb_page(verb: str) -> str:
     """The page of `bloodcell VERB --help`."""
     head = f"usage: bloodcell {verb} [options]\n\n{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n"
+    if verb == "compare":
+        return (
+            f"{head.replace('[options]', '[RUN...] [--out FILE]', 1)}\n"
+            + _entry("RUN...", "run folders, or folders that hold some (default: lightning_logs)")
+            + "\n"
+            + _entry("--out FILE", "also write the table to a .csv or .md file")
+        )
     if verb in ("cache", "download"):
         return head
     here = Path(__file__).parent

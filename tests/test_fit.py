@@ -18,7 +18,7 @@ from bloodcell import configs
 from bloodcell.__main__ import main
 from bloodcell.data.batches import Batch
 from bloodcell.report.history import read_history
-from bloodcell.report.scores import accuracy_by_file, accuracy_by_photo, read_predictions
+from bloodcell.report.scores import read_predictions, score
 from bloodcell.train.classifier import Classifier
 
 Refused = Callable[..., str]
@@ -94,10 +94,11 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
     }  # fmt: skip
     scores = json.loads((finished / "scores.json").read_text())
     said = read_predictions(finished)
-    assert scores["test"]["accuracy"] == accuracy_by_file(said)
-    assert (scores["test"]["accuracy_by_photo"], scores["test"]["photos"]) == accuracy_by_photo(
-        said
-    )
+    scored = score(said)
+    assert {key: scores["test"][key] for key in scored} == scored
+    assert scores["test"]["accuracy"] == scored["by_file"]["accuracy"]["value"]
+    assert scores["test"]["accuracy_by_photo"] == scored["by_photo"]["accuracy"]["value"]
+    assert scores["test"]["photos"] == scored["by_photo"]["n"] == 20
     assert len(said.file) == len(set(said.file)) == 4 * 5 * 2
     assert scores["files"] == {"train": 44, "val": 12, "test": 40}
     assert scores["test_photos_also_in_training"] == 0

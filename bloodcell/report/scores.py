@@ -2,12 +2,23 @@
 
 import csv
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bloodcell.report.metrics import (
+    CLASSWISE,
+    Estimate,
+    Sample,
+    average_photos,
+    estimate,
+    independent_interval,
+    sample_of,
+)
 
 PREDICTIONS = "predictions.csv"
 SCORES = "scores.json"
@@ -33,23 +44,38 @@ class Predictions(NamedTuple):
     class_names: list[str]
 
 
-def accuracy_by_file(predictions: Predictions) -> float:
-    """Share of files whose most probable class is the true one, 0 to 1."""
-    return float((predictions.probability.argmax(1) == predictions.true).mean())
-
-
-def accuracy_by_photo(predictions: Predictions) -> tuple[float, int]:
-    """Accuracy over photographs, the probabilities of a photograph's files averaged.
+def score(predictions: Predictions) -> dict[str, Any]:
+    """Computes all metrics by file and by photograph, each with its 95 % interval.
 
     Returns:
-        The accuracy, 0 to 1, and the number of photographs.
+        `by_file` and `by_photo`, each with `n` and, by metric, `value`, `low` and `high`; those of
+        single classes by class. `by_file` also has the interval that accuracy would have if files
+        were independent.
     """
-    names, photo = np.unique(predictions.photo, return_inverse=True)
-    total = np.zeros((len(names), len(predictions.class_names)))
-    np.add.at(total, photo, predictions.probability)
-    true = np.zeros(len(names), np.int64)
-    true[photo] = predictions.true
-    return float((total.argmax(1) == true).mean()), len(names)
+    files = sample_of(predictions.true, predictions.probability, predictions.photo)
+    right = int((files.probability.argmax(1) == files.true).sum())
+    low, high = independent_interval(right, len(files.true))
+    independent = {"accuracy_if_files_were_independent": {"low": low, "high": high}}
+    names = predictions.class_names
+    return {
+        "by_file": _as_dict(files, names) | independent,
+        "by_photo": _as_dict(average_photos(files), names),
+    }
+
+
+def _as_dict(sample: Sample, class_names: list[str]) -> dict[str, Any]:
+    said: dict[str, Any] = {"n": len(sample.true)}
+    for name, found in estimate(sample).items():
+        if name in CLASSWISE:
+            said[name] = dict(zip(class_names, map(_plain, found), strict=True))
+        else:
+            said[name] = _plain(found[0])
+    return said
+
+
+def _plain(found: Estimate) -> dict[str, float | None]:
+    """As JSON has it: what cannot be computed, as the AUC of an absent class, is null."""
+    return {k: v if math.isfinite(v) else None for k, v in found._asdict().items()}
 
 
 def write_predictions(folder: Path, predictions: Predictions) -> None:

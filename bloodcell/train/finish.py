@@ -4,17 +4,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
+from bloodcell.data.baseline import nearest_labels
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.report import history, machine
+from bloodcell.report.metrics import effective_number
 from bloodcell.report.scores import (
     Predictions,
-    accuracy_by_file,
-    accuracy_by_photo,
+    read_predictions,
+    score,
     write_predictions,
     write_scores,
 )
@@ -54,9 +57,10 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
     epochs = history.read_history(folder / history.FILE_NAME)
     best = history.best(epochs)
     said = collect_predictions(model, data, "test")
-    by_photo, n_photos = accuracy_by_photo(said)
     loss = float(trainer.callback_metrics["test/loss"])
     write_predictions(folder, said)
+    found = score(read_predictions(folder))
+    n_photos = found["by_photo"]["n"]
     scores = {
         "name": name,
         "drawn": data.hparams["root"] == DRAWN,
@@ -70,10 +74,13 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "val": {"loss": best.val_loss, "accuracy": best.val_acc},
         "test": {
             "loss": loss,
-            "accuracy": accuracy_by_file(said),
-            "accuracy_by_photo": by_photo,
+            "accuracy": found["by_file"]["accuracy"]["value"],
+            "accuracy_by_photo": found["by_photo"]["accuracy"]["value"],
             "photos": n_photos,
+            **found,
         },
+        "baseline": score(_name_by_colours(data, said)),
+        "effective_test_images": effective_number(said.photo),
         "best_epoch": best.epoch,
         "epochs": len(epochs),
         "learning_time_seconds": round(sum(epoch.seconds for epoch in epochs), 1),
@@ -85,7 +92,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
     }
     write_scores(folder, scores)
     _log_hyperparameters(trainer, model, data, scores["test"])
-    _report(folder, name, scores, _data_notes(data))
+    _report(folder, name, scores, [*_baseline_notes(scores), *_data_notes(data)])
 
 
 def print_scores(
@@ -103,12 +110,13 @@ def print_scores(
     if not trainer.is_global_zero:
         return
     said = collect_predictions(model, data, part)
-    photos, n_photos = accuracy_by_photo(said)
+    found = score(said)
+    photos, n_photos = found["by_photo"]["accuracy"]["value"], found["by_photo"]["n"]
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     title = "validation" if part == "val" else part
     line = Line(title, metrics[f"{part}/loss"], metrics[f"{part}/acc"], photos)
     files = f"{len(said.file):,} files of {n_photos:,} photographs"
-    notes = [("scored", scored), ("on", files), *_data_notes(data)]
+    notes = [("scored", scored), ("on", files), *_intervals(found), *_data_notes(data)]
     missing = len(data.parts[part]) - len(said.file)
     if missing:
         notes.append(("PARTIAL", f"{missing:,} images of the part were not scored"))
@@ -129,6 +137,43 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
         probability.numpy(),
         data.class_names,
     )
+
+
+def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
+    """What the nearest training image by colours would have said of the same images."""
+    asked = data.datasets["test"]
+    nearest = nearest_labels(data.datasets["train"], asked).tolist()
+    paths = (data.table.rows[row].path for row in asked.rows.tolist())
+    label = dict(zip(paths, nearest, strict=True))
+    named = [label[path] for path in said.file]
+    return said._replace(probability=np.eye(len(said.class_names), dtype=np.float32)[named])
+
+
+def _baseline_notes(scores: dict[str, Any]) -> list[tuple[str, str]]:
+    files, photos = (scores["baseline"][by]["accuracy"]["value"] for by in ("by_file", "by_photo"))
+    says = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
+    notes = [("baseline", says)]
+    if scores["test"]["by_file"]["accuracy"]["low"] <= files:
+        notes.append(("NO SKILL SHOWN", "the interval by file reaches down to the baseline"))
+    return notes
+
+
+def _intervals(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the test can tell apart: 95 % intervals over photographs."""
+
+    def line(of: dict[str, Any]) -> str:
+        names = {"accuracy": "accuracy", "balanced_accuracy": "balanced"}
+        return ", ".join(
+            f"{name} {of[key]['value']:.3f} [{of[key]['low']:.3f}, {of[key]['high']:.3f}]"
+            for key, name in names.items()
+        )
+
+    independent = found["by_file"]["accuracy_if_files_were_independent"]
+    naive = f"[{independent['low']:.3f}, {independent['high']:.3f}]"
+    return [
+        ("by file", f"{line(found['by_file'])}; were copies independent: {naive}"),
+        ("by photograph", line(found["by_photo"])),
+    ]
 
 
 def _data_notes(data: BloodCells) -> list[tuple[str, str]]:
@@ -169,6 +214,7 @@ def _report(
         ),
     ]
     notes = [
+        *_intervals(scores["test"]),
         *data_notes,
         ("best epoch", f"{scores['best_epoch'] + 1} of {scores['epochs']}"),
         ("learning time", clock(scores["learning_time_seconds"])),

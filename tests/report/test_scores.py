@@ -1,3 +1,4 @@
+import json
 import math
 import sys
 from pathlib import Path
@@ -8,9 +9,8 @@ import pytest
 from bloodcell.report.history import Epoch, best, read_history
 from bloodcell.report.scores import (
     Predictions,
-    accuracy_by_file,
-    accuracy_by_photo,
     read_predictions,
+    score,
     write_predictions,
 )
 from bloodcell.report.summary import clock, command
@@ -31,8 +31,29 @@ def said() -> Predictions:
 
 
 def test_accuracy_by_file_and_by_photograph(said: Predictions) -> None:
-    assert accuracy_by_file(said) == 2 / 5
-    assert accuracy_by_photo(said) == (2 / 3, 3)
+    found = score(said)
+    assert found["by_file"]["accuracy"]["value"] == 2 / 5
+    assert found["by_photo"]["accuracy"]["value"] == 2 / 3
+    assert (found["by_file"]["n"], found["by_photo"]["n"]) == (5, 3)
+    assert found["by_photo"]["recall"]["a"]["value"] == 1
+    assert found["by_photo"]["recall"]["b"] == {"value": 0.5, "low": 0.0, "high": 1.0}
+    independent = found["by_file"]["accuracy_if_files_were_independent"]
+    assert 0 < independent["low"] < 2 / 5 < independent["high"] < 1
+
+
+def test_what_cannot_be_computed_is_null(said: Predictions) -> None:
+    """With one class only, as of a test cut short, there is no AUC."""
+    only = Predictions(
+        said.split[:3],
+        said.file[:3],
+        said.photo[:3],
+        said.true[:3],
+        said.probability[:3],
+        said.class_names,
+    )
+    found = score(only)
+    assert found["by_file"]["class_auc"]["a"] == {"value": None, "low": None, "high": None}
+    json.dumps(found, allow_nan=False)
 
 
 def test_predictions_survive_the_file(said: Predictions, tmp_path: Path) -> None:

@@ -1,0 +1,232 @@
+"""Run folders as experiments: their seeds pooled, and which of them can be told apart.
+
+Without torch.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from bloodcell.errors import InputError
+from bloodcell.report.metrics import Estimate, Floats, draw_photos
+from bloodcell.report.scores import PREDICTIONS, SCORES, Predictions, read_predictions
+
+CONFIG = "config.yaml"
+_LEVEL = 0.05  # of the family of comparisons with the best
+_APART = ("seed_everything", "name", "ckpt_path")  # settings in which runs of one experiment differ
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        settings: its `config.yaml`.
+        scores: its `scores.json`.
+        predictions: its `predictions.csv`.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    scores: dict[str, Any]
+    predictions: Predictions
+
+
+class Experiment(NamedTuple):
+    """Runs that differ in their seed only, pooled.
+
+    Attributes:
+        name: of the runs.
+        split: how the images were divided.
+        hidden: widths of the dense layers.
+        lr: learning rate.
+        seeds: number of different ones.
+        accuracy: of test files, mean over the seeds, 0 to 1.
+        balanced: balanced accuracy of test photographs, mean over the seeds, with its interval.
+        parameters: number of them.
+        seconds: learning time, mean over the seeds.
+        group: `a` for the best and all that cannot be told from it; empty if it can, and `-` if
+            it was tested on other photographs.
+    """
+
+    name: str
+    split: str
+    hidden: list[int]
+    lr: float
+    seeds: int
+    accuracy: float
+    balanced: Estimate
+    parameters: int
+    seconds: float
+    group: str
+
+
+def find_runs(given: Sequence[str], root: Path = Path("lightning_logs")) -> list[Path]:
+    """Lists run folders.
+
+    Args:
+        given: run folders, or folders that hold some; none means all below `root`.
+        root: where runs land.
+
+    Raises:
+        InputError: if a folder does not exist, or there is no run at all.
+    """
+    found: list[Path] = []
+    for folder in map(Path, given or [str(root)]):
+        if not folder.is_dir():
+            raise InputError(
+                f"compare: {folder} is no folder. Give run folders, e.g. "
+                "lightning_logs/d8/version_0, or none for all below lightning_logs."
+            )
+        inside = [path.parent for path in folder.rglob(CONFIG)]
+        found += sorted(inside, key=_by_number) or [folder]
+    return list(dict.fromkeys(found))
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """Reads finished runs.
+
+    Returns:
+        The runs, and the folders left out, each with the reason.
+    """
+    runs, left_out = [], {}
+    for folder in folders:
+        missing = [n for n in (CONFIG, SCORES, PREDICTIONS) if not (folder / n).is_file()]
+        if missing:
+            left_out[folder] = f"unfinished: it has no {' and no '.join(missing)}"
+            continue
+        try:
+            settings = yaml.load((folder / CONFIG).read_text(), yaml.CSafeLoader)
+            scores = json.loads((folder / SCORES).read_text())
+            runs.append(Run(folder, settings, scores, read_predictions(folder)))
+            _check(runs[-1])
+        except (ValueError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
+            left_out[folder] = f"not as bloodcell writes it ({type(error).__name__}: {error})"
+    return [run for run in runs if run.folder not in left_out], left_out
+
+
+def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
+    """Pools the seeds of each experiment and compares all with the best, photograph by photograph.
+
+    The difference of two experiments is bootstrapped over the photographs that both were tested on,
+    drawn within each class; p-values are corrected by Holm's method (Scandinavian Journal of
+    Statistics 6, 1979).
+
+    Args:
+        runs: at least one.
+        seed: of the draws.
+
+    Returns:
+        The experiments, the best balanced accuracy by photograph first.
+    """
+    pooled = []
+    keyed = sorted(((_key(run), run) for run in runs), key=lambda pair: pair[0])
+    for _, members in groupby(keyed, key=lambda pair: pair[0]):
+        same = [run for _, run in members]
+        pooled.append((same, _photos(same)))
+    pooled.sort(key=lambda one: -one[1].balanced(np.ones((1, len(one[1].label))))[0])
+    groups = _groups([photos for _, photos in pooled], seed)
+    return [
+        _experiment(same, photos, group, seed)
+        for (same, photos), group in zip(pooled, groups, strict=True)
+    ]
+
+
+class _Photos(NamedTuple):
+    """Test photographs and how often the runs of an experiment are right about each."""
+
+    name: tuple[str, ...]
+    label: NDArray[np.int64]
+    right: Floats  # (photographs,), 0 to 1, mean over the runs
+
+    def balanced(self, weights: Floats) -> Floats:
+        """Balanced accuracy under each weighting, (draws,)."""
+        recalls = [
+            (weights[:, self.label == label] @ self.right[self.label == label])
+            / weights[:, self.label == label].sum(1)
+            for label in np.unique(self.label)
+        ]
+        mean: Floats = np.mean(recalls, axis=0)
+        return mean
+
+
+def _photos(runs: list[Run]) -> _Photos:
+    """Photographs that all runs were tested on: with another seed, `seed` draws others."""
+    rights = [_right_by_photo(run.predictions) for run in runs]
+    shared = sorted(set.intersection(*(set(right) for right in rights)))
+    label = np.array([rights[0][name][0] for name in shared])
+    right = np.mean([[of[name][1] for name in shared] for of in rights], axis=0)
+    return _Photos(tuple(shared), label, right)
+
+
+def _right_by_photo(said: Predictions) -> dict[str, tuple[int, float]]:
+    names, number = np.unique(said.photo, return_inverse=True)
+    total = np.zeros((len(names), len(said.class_names)))
+    np.add.at(total, number, said.probability)
+    label = np.zeros(len(names), np.int64)
+    label[number] = said.true
+    right = total.argmax(1) == label
+    return {n: (int(t), float(r)) for n, t, r in zip(names, label, right, strict=True)}
+
+
+def _groups(photos: list[_Photos], seed: int) -> list[str]:
+    """Marks the best and those that cannot be told from it."""
+    best = photos[0]
+    weights = draw_photos(best.label, seed)
+    groups, p_values = ["a"], {}
+    for place, other in enumerate(photos[1:], 1):
+        groups.append("-")
+        if other.name == best.name:
+            difference = best.balanced(weights) - other.balanced(weights)
+            p_values[place] = min(1.0, 2 * float((difference <= 0).mean()))
+    rejected = True
+    for rank, place in enumerate(sorted(p_values, key=lambda place: p_values[place])):
+        rejected = rejected and p_values[place] <= _LEVEL / (len(p_values) - rank)
+        groups[place] = "" if rejected else "a"
+    return groups
+
+
+def _experiment(runs: list[Run], photos: _Photos, group: str, seed: int) -> Experiment:
+    model = runs[0].settings["model"]
+    drawn = photos.balanced(draw_photos(photos.label, seed))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    value = float(photos.balanced(np.ones((1, len(photos.label))))[0])
+    return Experiment(
+        name=runs[0].scores["name"],
+        split=runs[0].scores["split"],
+        hidden=list(model["hidden"]),
+        lr=float(model["lr"]),
+        seeds=len({run.settings["seed_everything"] for run in runs}),
+        accuracy=float(np.mean([run.scores["test"]["accuracy"] for run in runs])),
+        balanced=Estimate(value, float(low), float(high)),
+        parameters=int(runs[0].scores["parameters"]),
+        seconds=float(np.mean([run.scores["learning_time_seconds"] for run in runs])),
+        group=group,
+    )
+
+
+def _key(run: Run) -> str:
+    """Equal for runs of one experiment."""
+    settings = {k: v for k, v in run.settings.items() if k not in _APART}
+    data = {k: v for k, v in settings.get("data", {}).items() if k != "seed"}
+    said = [run.scores["name"], run.scores["data_fingerprint"], settings["model"], data]
+    return json.dumps([*said, settings.get("trainer", {})], sort_keys=True, default=str)
+
+
+def _check(run: Run) -> None:
+    """Raises KeyError if something is missing that the table shows."""
+    for key in ("name", "split", "parameters", "learning_time_seconds", "data_fingerprint"):
+        run.scores[key]
+    run.scores["test"]["accuracy"], run.settings["model"]["hidden"], run.settings["model"]["lr"]
+    run.settings["seed_everything"]
+
+
+def _by_number(folder: Path) -> tuple[str, int]:
+    number = folder.name.removeprefix("version_")
+    return str(folder.parent), int(number) if number.isdigit() else 0

@@ -1,0 +1,227 @@
+"""Metrics of predictions, each with an interval that knows which files are one photograph.
+
+The interval of a metric comes from a bootstrap over photographs, drawn with replacement within each
+class: files of one photograph are no independent evidence. All draws are computed at once: whatever
+a metric needs is first summed over each photograph, and a draw is a weight for each.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+DRAWS = 2_000
+CLASSWISE = ("precision", "recall", "f1", "class_auc")
+_BINS = 15  # of the expected calibration error, as Guo et al. (ICML 2017)
+_LEAST = 1e-7  # probability: a log loss must stay finite; predictions.csv has six digits
+_AT_ONCE = 2**23  # weights held at a time
+
+
+class Estimate(NamedTuple):
+    """A metric and its interval.
+
+    Attributes:
+        value: of the predictions themselves.
+        low: lower end of the 95 % interval.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+class Sample(NamedTuple):
+    """Predictions to be scored, by file or by photograph.
+
+    Attributes:
+        true: (n,) labels.
+        probability: (n, classes).
+        photo: (n,) which photograph each belongs to, 0 to photographs - 1.
+    """
+
+    true: NDArray[np.int64]
+    probability: Floats
+    photo: NDArray[np.int64]
+
+
+def sample_of(
+    true: NDArray[np.int64], probability: NDArray[np.float32], photo: Sequence[str]
+) -> Sample:
+    """Predictions by file; photo names the photograph of each."""
+    number = np.unique(photo, return_inverse=True)[1]
+    return Sample(true, _normalised(probability), number)
+
+
+def average_photos(sample: Sample) -> Sample:
+    """The probabilities of a photograph's files averaged."""
+    n_photos = int(sample.photo.max()) + 1
+    total = np.zeros((n_photos, sample.probability.shape[1]))
+    np.add.at(total, sample.photo, sample.probability)
+    true = np.zeros(n_photos, np.int64)
+    true[sample.photo] = sample.true
+    return Sample(true, _normalised(total), np.arange(n_photos))
+
+
+def draw_photos(classes: NDArray[np.int64], seed: int, draws: int = DRAWS) -> Floats:
+    """Draws photographs with replacement, within each class.
+
+    One less than there are, and weighted up: else the intervals of small classes are too narrow
+    (Rao, Wu and Yue, "Some recent work on resampling methods for complex surveys", Survey
+    Methodology 18, 1992). A class of one photograph stays as it is.
+
+    Args:
+        classes: (photos,) the class of each.
+        seed: of the draws.
+        draws: how many.
+
+    Returns:
+        (draws, photos), weights that sum to the number of photographs in each class.
+    """
+    generator = np.random.default_rng(seed)
+    weights = np.zeros((draws, len(classes)))
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        n = len(members)
+        if n == 1:
+            weights[:, members] = 1
+            continue
+        counts = generator.multinomial(n - 1, np.full(n, 1 / n), size=draws)
+        weights[:, members] = counts * (n / (n - 1))
+    return weights
+
+
+def compute(sample: Sample, weights: Floats) -> dict[str, Floats]:
+    """Computes all metrics under each weighting of the photographs.
+
+    Args:
+        sample: the predictions.
+        weights: (draws, photos).
+
+    Returns:
+        By name, (draws,) or, for those of single classes (`CLASSWISE`), (draws, classes).
+    """
+    n_photos, n_classes = weights.shape[1], sample.probability.shape[1]
+    said = sample.probability.argmax(1)
+    pairs = np.zeros((n_photos, n_classes * n_classes))
+    np.add.at(pairs, (sample.photo, sample.true * n_classes + said), 1.0)
+    confusion = (weights @ pairs).reshape(-1, n_classes, n_classes)
+    present = np.bincount(sample.true, minlength=n_classes) > 0  # means are over these classes
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    true, named = confusion.sum(2), confusion.sum(1)
+    total = true.sum(1)
+    recall = _ratio(right, true)
+    precision = _ratio(right, named)
+    f1 = _ratio(2 * right, true + named)
+    auc = _auc(sample, weights)
+    chosen = sample.probability[np.arange(len(sample.true)), sample.true]
+    brier = (sample.probability**2).sum(1) - 2 * chosen + 1
+
+    def mean(values: Floats) -> Floats:
+        sums = np.bincount(sample.photo, values, n_photos)
+        result: Floats = weights @ sums / total
+        return result
+
+    return {
+        "accuracy": right.sum(1) / total,
+        "balanced_accuracy": recall[:, present].mean(1),
+        "macro_f1": f1[:, present].mean(1),
+        "auc": auc[:, present].mean(1),
+        "log_loss": mean(-np.log(chosen.clip(_LEAST))),
+        "brier": mean(brier),
+        "ece": _calibration_error(sample, weights, said) / total,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "class_auc": auc,
+    }
+
+
+def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, list[Estimate]]:
+    """Computes each metric with its 95 % interval, the middle of its bootstrap distribution.
+
+    Args:
+        sample: the predictions.
+        seed: of the draws.
+        draws: how many.
+
+    Returns:
+        By name, one estimate, or one for each class.
+    """
+    n_photos = int(sample.photo.max()) + 1
+    classes = np.zeros(n_photos, np.int64)
+    classes[sample.photo] = sample.true
+    value = compute(sample, np.ones((1, n_photos)))
+    drawn = compute(sample, draw_photos(classes, seed, draws))
+    found = {}
+    for name, of in value.items():
+        low, high = np.percentile(drawn[name].reshape(draws, -1), [2.5, 97.5], axis=0)
+        found[name] = [Estimate(*map(float, e)) for e in zip(of.ravel(), low, high, strict=True)]
+    return found
+
+
+def independent_interval(right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy if all n were independent, which copies are not.
+
+    Wilson's (Journal of the American Statistical Association 22, 1927).
+    """
+    z = 1.959963984540054
+    middle = (right + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * np.sqrt(right * (n - right) / n + z * z / 4)
+    return float(middle - half), float(middle + half)
+
+
+def effective_number(photo: Sequence[str]) -> float:
+    """Number of independent images that tell as much, if the copies of a photograph are all alike.
+
+    Kish's effective sample size (Survey Sampling, 1965), with the files of a photograph as weight.
+    """
+    counts = np.unique(photo, return_counts=True)[1]
+    return float(counts.sum() ** 2 / (counts**2).sum())
+
+
+def _normalised(probability: NDArray[np.float32] | Floats) -> Floats:
+    """Rows that sum to 1: what was written with six digits does not, quite."""
+    values = probability.astype(np.float64)
+    result: Floats = values / values.sum(1, keepdims=True)
+    return result
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    """0 where there is nothing, as scikit-learn has it."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _auc(sample: Sample, weights: Floats) -> Floats:
+    """Area under the ROC curve of each class against the others, (draws, classes)."""
+    n_draws, n_classes = len(weights), sample.probability.shape[1]
+    areas = np.full((n_draws, n_classes), np.nan)
+    step = max(1, _AT_ONCE // len(sample.true))
+    for label in range(n_classes):
+        order = np.argsort(sample.probability[:, label], kind="stable")
+        score = sample.probability[order, label]
+        first = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])  # of each group of equals
+        positive = sample.true[order] == label
+        for start in range(0, n_draws, step):
+            drawn = weights[start : start + step, sample.photo[order]]
+            up = np.add.reduceat(drawn * positive, first, axis=1)
+            down = np.add.reduceat(drawn * ~positive, first, axis=1)
+            below = down.cumsum(1) - down / 2  # an equal one is half below
+            both = up.sum(1) * down.sum(1)
+            won = (up * below).sum(1)
+            areas[start : start + step, label] = np.divide(
+                won, both, out=np.full_like(won, np.nan), where=both > 0
+            )
+    return areas
+
+
+def _calibration_error(sample: Sample, weights: Floats, said: NDArray[np.int64]) -> Floats:
+    """Sum over the bins of |confidence - right|; divided by the number of images it is the ECE."""
+    confidence = sample.probability[np.arange(len(said)), said]
+    place = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.zeros((weights.shape[1], _BINS))
+    np.add.at(gaps, (sample.photo, place), confidence - (said == sample.true))
+    result: Floats = np.abs(weights @ gaps).sum(1)
+    return result
