@@ -154,7 +154,7 @@ def _baseline_notes(scores: dict[str, Any]) -> list[tuple[str, str]]:
     says = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
     notes = [("baseline", says)]
     if scores["test"]["by_file"]["accuracy"]["low"] <= files:
-        notes.append(("NO SKILL SHOWN", "the interval by file reaches down to the baseline"))
+        notes.append(("NO SKILL SHOWN", "the interval by file is not wholly above the baseline"))
     return notes
 
 
