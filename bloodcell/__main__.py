@@ -71,8 +71,9 @@ def _run(words: list[str]) -> None:
         print(kaggle.download())
     elif verb == "compare":
         from bloodcell.report.compare import compare
+        from bloodcell.words import split_off
 
-        folders, out = _split_off(words[1:], "--out")
+        folders, out = split_off(words[1:], "--out")
         _take([verb, *(word for word in folders if word.startswith("-"))], ["--out"])
         compare(folders, out)
     elif verb == "cache":
@@ -84,19 +85,6 @@ def _run(words: list[str]) -> None:
         from bloodcell import cli
 
         cli.run(verb, ["--help" if word == "--help-all" else word for word in words[1:]])
-
-
-def _split_off(words: list[str], flag: str) -> tuple[list[str], str | None]:
-    """Takes a flag and its value out of the words."""
-    value, rest = None, list(words)
-    for place, word in enumerate(words):
-        if word == flag:
-            if place + 1 == len(words):
-                raise InputError(f"{flag} stands without a value.")
-            value, rest = words[place + 1], words[:place] + words[place + 2 :]
-        elif word.startswith(f"{flag}="):
-            value, rest = word.partition("=")[2], words[:place] + words[place + 1 :]
-    return rest, value
 
 
 def _take(words: list[str], options: list[str]) -> None:

@@ -27,6 +27,7 @@ from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.finish import finish_fit, print_scores
 from bloodcell.train.trainer import callbacks, check, complete
+from bloodcell.words import split_off
 
 _SCORING = ("validate", "test")  # verbs that need a checkpoint
 TERMINATED = 143  # exit status, as shells have it for SIGTERM
@@ -138,7 +139,7 @@ class Command(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; what a checkpoint was made with holds where nothing else is given."""
         verb, *words = args
-        given = _value(words, "--ckpt_path")
+        _, given = split_off(words, "--ckpt_path")
         shown = [word for word in words if word.startswith(("--print_config", "--help"))]
         path = None
         if verb in _SCORING and (given or not shown):
@@ -283,16 +284,3 @@ def _whole_number(seed: bool | int) -> int:
     holds = not isinstance(seed, bool) and 0 <= seed < 2**32
     require(holds, "seed_everything", seed, rule)
     return seed
-
-
-def _value(words: list[str], flag: str) -> str | None:
-    """The last value that a flag is given."""
-    value = None
-    for place, word in enumerate(words):
-        if word == flag:
-            if place + 1 == len(words):
-                raise InputError(f"{flag} stands without a value. See `bloodcell VERB --help`.")
-            value = words[place + 1]
-        elif word.startswith(f"{flag}="):
-            value = word.partition("=")[2]
-    return value

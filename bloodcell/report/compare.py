@@ -11,6 +11,7 @@ from rich.table import Table
 from bloodcell.errors import InputError, listed
 from bloodcell.report.experiments import Experiment, find_runs, pool, read_runs
 from bloodcell.report.summary import clock
+from bloodcell.report.whole import write_whole
 
 _HEADINGS = (
     *("experiment", "split", "hidden layers", "dense", "lr", "seeds", "test accuracy"),
@@ -84,12 +85,10 @@ def _print(rows: list[list[str]]) -> None:
 
 
 def _write(path: Path, rows: list[list[str]]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with write_whole(path) as file:
         if path.suffix == ".csv":
             csv.writer(file).writerows([_HEADINGS, *rows])
         else:
             lines = [_HEADINGS, ["---"] * len(_HEADINGS), *rows]
             file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
             file.write(f"\n{_LEGEND}\n")
-    partial.replace(path)

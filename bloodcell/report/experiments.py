@@ -14,12 +14,11 @@ import yaml
 from numpy.typing import NDArray
 
 from bloodcell.errors import InputError
-from bloodcell.report.metrics import Estimate, Floats, draw_photos
+from bloodcell.report.metrics import Estimate, Floats, average_photos, draw_photos, sample_of
 from bloodcell.report.scores import PREDICTIONS, SCORES, Predictions, read_predictions
 
 CONFIG = "config.yaml"
 _LEVEL = 0.05  # of the family of comparisons with the best
-_APART = ("seed_everything", "name", "ckpt_path")  # settings in which runs of one experiment differ
 
 
 class Run(NamedTuple):
@@ -67,18 +66,17 @@ class Experiment(NamedTuple):
     group: str
 
 
-def find_runs(given: Sequence[str], root: Path = Path("lightning_logs")) -> list[Path]:
+def find_runs(given: Sequence[str]) -> list[Path]:
     """Lists run folders.
 
     Args:
-        given: run folders, or folders that hold some; none means all below `root`.
-        root: where runs land.
+        given: run folders, or folders that hold some; none means all below lightning_logs.
 
     Raises:
-        InputError: if a folder does not exist, or there is no run at all.
+        InputError: if a folder does not exist.
     """
     found: list[Path] = []
-    for folder in map(Path, given or [str(root)]):
+    for folder in map(Path, given or ["lightning_logs"]):
         if not folder.is_dir():
             raise InputError(
                 f"compare: {folder} is no folder. Give run folders, e.g. "
@@ -104,11 +102,13 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
         try:
             settings = yaml.load((folder / CONFIG).read_text(), yaml.CSafeLoader)
             scores = json.loads((folder / SCORES).read_text())
-            runs.append(Run(folder, settings, scores, read_predictions(folder)))
-            _check(runs[-1])
+            run = Run(folder, settings, scores, read_predictions(folder))
+            _check(run)
         except (ValueError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
             left_out[folder] = f"not as bloodcell writes it ({type(error).__name__}: {error})"
-    return [run for run in runs if run.folder not in left_out], left_out
+        else:
+            runs.append(run)
+    return runs, left_out
 
 
 def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
@@ -166,13 +166,11 @@ def _photos(runs: list[Run]) -> _Photos:
 
 
 def _right_by_photo(said: Predictions) -> dict[str, tuple[int, float]]:
-    names, number = np.unique(said.photo, return_inverse=True)
-    total = np.zeros((len(names), len(said.class_names)))
-    np.add.at(total, number, said.probability)
-    label = np.zeros(len(names), np.int64)
-    label[number] = said.true
-    right = total.argmax(1) == label
-    return {n: (int(t), float(r)) for n, t, r in zip(names, label, right, strict=True)}
+    """Of each photograph, its label and whether the model is right about it."""
+    photos = average_photos(sample_of(said.true, said.probability, said.photo))
+    right = photos.probability.argmax(1) == photos.true
+    names = np.unique(said.photo)  # in the order of the sample
+    return {n: (int(t), float(r)) for n, t, r in zip(names, photos.true, right, strict=True)}
 
 
 def _groups(photos: list[_Photos], seed: int) -> list[str]:
@@ -213,10 +211,9 @@ def _experiment(runs: list[Run], photos: _Photos, group: str, seed: int) -> Expe
 
 def _key(run: Run) -> str:
     """Equal for runs of one experiment."""
-    settings = {k: v for k, v in run.settings.items() if k not in _APART}
-    data = {k: v for k, v in settings.get("data", {}).items() if k != "seed"}
-    said = [run.scores["name"], run.scores["data_fingerprint"], settings["model"], data]
-    return json.dumps([*said, settings.get("trainer", {})], sort_keys=True, default=str)
+    data = {k: v for k, v in run.settings.get("data", {}).items() if k != "seed"}
+    said = [run.scores["name"], run.scores["data_fingerprint"], run.settings["model"], data]
+    return json.dumps([*said, run.settings.get("trainer", {})], sort_keys=True, default=str)
 
 
 def _check(run: Run) -> None:

@@ -57,12 +57,10 @@ def sample_of(
 
 def average_photos(sample: Sample) -> Sample:
     """The probabilities of a photograph's files averaged."""
-    n_photos = int(sample.photo.max()) + 1
-    total = np.zeros((n_photos, sample.probability.shape[1]))
+    true = _photo_labels(sample)
+    total = np.zeros((len(true), sample.probability.shape[1]))
     np.add.at(total, sample.photo, sample.probability)
-    true = np.zeros(n_photos, np.int64)
-    true[sample.photo] = sample.true
-    return Sample(true, _normalised(total), np.arange(n_photos))
+    return Sample(true, _normalised(total), np.arange(len(true)))
 
 
 def draw_photos(classes: NDArray[np.int64], seed: int, draws: int = DRAWS) -> Floats:
@@ -150,10 +148,8 @@ def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, lis
     Returns:
         By name, one estimate, or one for each class.
     """
-    n_photos = int(sample.photo.max()) + 1
-    classes = np.zeros(n_photos, np.int64)
-    classes[sample.photo] = sample.true
-    value = compute(sample, np.ones((1, n_photos)))
+    classes = _photo_labels(sample)
+    value = compute(sample, np.ones((1, len(classes))))
     drawn = compute(sample, draw_photos(classes, seed, draws))
     found = {}
     for name, of in value.items():
@@ -180,6 +176,13 @@ def effective_number(photo: Sequence[str]) -> float:
     """
     counts = np.unique(photo, return_counts=True)[1]
     return float(counts.sum() ** 2 / (counts**2).sum())
+
+
+def _photo_labels(sample: Sample) -> NDArray[np.int64]:
+    """The label of each photograph, (photographs,)."""
+    labels = np.zeros(int(sample.photo.max()) + 1, np.int64)
+    labels[sample.photo] = sample.true
+    return labels
 
 
 def _normalised(probability: NDArray[np.float32] | Floats) -> Floats:

@@ -19,6 +19,7 @@ from bloodcell.report.metrics import (
     independent_interval,
     sample_of,
 )
+from bloodcell.report.whole import write_whole
 
 PREDICTIONS = "predictions.csv"
 SCORES = "scores.json"
@@ -89,13 +90,11 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
         predictions.probability.tolist(),
         strict=True,
     )
-    partial = folder / (PREDICTIONS + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with write_whole(folder / PREDICTIONS) as file:
         lines = csv.writer(file)
         lines.writerow(["split", "file", "photo", "class", *(f"p_{name}" for name in names)])
         for *facts, probability in columns:
             lines.writerow([*facts, *(f"{p:.6g}" for p in probability)])
-    partial.replace(folder / PREDICTIONS)
 
 
 def read_predictions(folder: Path) -> Predictions:
@@ -115,6 +114,5 @@ def read_predictions(folder: Path) -> Predictions:
 
 def write_scores(folder: Path, scores: dict[str, Any]) -> None:
     """Writes `scores.json`, whole or not at all."""
-    partial = folder / (SCORES + ".partial")
-    partial.write_text(json.dumps(scores, indent=2) + os.linesep)
-    partial.replace(folder / SCORES)
+    with write_whole(folder / SCORES) as file:
+        file.write(json.dumps(scores, indent=2) + os.linesep)

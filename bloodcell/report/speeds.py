@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bloodcell.report.whole import write_whole
+
 
 class Speeds(NamedTuple):
     """Images per second with one batch size.
@@ -79,6 +81,5 @@ def write_speeds(
         "cache_build_images_per_second": cache_build,
         "images_per_second": [speeds._asdict() for speeds in found],
     }
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with write_whole(path) as file:
+        file.write(json.dumps(said, indent=1) + "\n")

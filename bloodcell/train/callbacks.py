@@ -18,6 +18,7 @@ from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError
 from bloodcell.report.history import FILE_NAME, Epoch, read_history
 from bloodcell.report.summary import command
+from bloodcell.report.whole import write_whole
 
 
 class History(Callback):
@@ -91,12 +92,10 @@ class History(Callback):
 
     def _write(self, path: Path, epoch: Epoch) -> None:
         kept = [line for line in read_history(path) if line.epoch < epoch.epoch]
-        partial = path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with write_whole(path) as file:
             lines = csv.writer(file)
             lines.writerow(Epoch._fields)
             lines.writerows([*kept, epoch])
-        partial.replace(path)
 
 
 class Bar(RichProgressBar):

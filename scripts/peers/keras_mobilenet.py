@@ -4,8 +4,6 @@
 # ///
 """The d8 training step as published: Keras MobileNet, Flatten, Dense(8), Dropout, on TensorFlow."""
 
-import argparse
-import json
 import os
 import time
 
@@ -13,37 +11,21 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 import keras
 import tensorflow as tf
+from clock import Clock, read_arguments
 
-WARM_UP = 8  # steps
 
-
-class Clock(keras.callbacks.Callback):
+class Steps(keras.callbacks.Callback):
     def __init__(self, batch: int, seconds: float) -> None:
         super().__init__()
-        self.batch, self.seconds = batch, seconds
-        self.steps = 0
+        self.batch = batch
+        self.clock = Clock(seconds, time.perf_counter, tensorflow=tf.__version__)
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        self.steps += 1
-        if self.steps == WARM_UP:
-            self.start = time.perf_counter()
-        elif self.steps > WARM_UP and time.perf_counter() - self.start > self.seconds:
-            images = self.batch * (self.steps - WARM_UP)
-            speed = images / (time.perf_counter() - self.start)
-            print(
-                "\n" + json.dumps({"tensorflow": tf.__version__, "images_per_second": speed}),
-                flush=True,
-            )
-            os._exit(0)
+        self.clock.step(self.batch)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    given = parser.parse_args()
+    given = read_arguments(__doc__)
     side = (given.size, given.size)
     images = keras.utils.image_dataset_from_directory(
         given.root, image_size=side, batch_size=None, label_mode="categorical"
@@ -67,7 +49,7 @@ def main() -> None:
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
-    model.fit(images, epochs=1000, verbose=0, callbacks=[Clock(given.batch, given.seconds)])
+    model.fit(images, epochs=1000, verbose=0, callbacks=[Steps(given.batch, given.seconds)])
 
 
 if __name__ == "__main__":

@@ -4,21 +4,18 @@
 # ///
 """The d8 training step as a plain Lightning program has it: ImageFolder, DataLoader, Trainer."""
 
-import argparse
-import json
 import os
 import time
 from typing import Any
 
 import timm
 import torch
+from clock import Clock, read_arguments
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
-
-WARM_UP = 8  # steps
 
 
 class Plain(LightningModule):
@@ -37,8 +34,7 @@ class Plain(LightningModule):
             trunk, nn.Flatten(), nn.Linear(features, 8), nn.ReLU(), nn.Dropout(0.5),
             nn.Linear(8, classes),
         )  # fmt: skip
-        self.seconds = seconds
-        self.steps = self.images = 0
+        self.clock = Clock(seconds, self.now, torch=torch.__version__)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch
@@ -51,18 +47,7 @@ class Plain(LightningModule):
     def on_train_batch_end(
         self, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
-        self.steps += 1
-        if self.steps == WARM_UP:
-            self.images, self.start = 0, self.now()
-        elif self.steps > WARM_UP:
-            self.images += len(batch[1])
-            if time.perf_counter() - self.start > self.seconds:
-                speed = self.images / (self.now() - self.start)
-                print(
-                    "\n" + json.dumps({"torch": torch.__version__, "images_per_second": speed}),
-                    flush=True,
-                )
-                os._exit(0)
+        self.clock.step(len(batch[1]))
 
     def now(self) -> float:
         if self.device.type == "cuda":
@@ -74,12 +59,7 @@ class Plain(LightningModule):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    given = parser.parse_args()
+    given = read_arguments(__doc__)
     steps = [
         v2.ToImage(),
         v2.Resize((given.size, given.size)),

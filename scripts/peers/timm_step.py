@@ -4,8 +4,6 @@
 # ///
 """The d8 training step with timm's data loader, and the step of its training program."""
 
-import argparse
-import json
 import os
 import time
 from contextlib import nullcontext
@@ -13,20 +11,14 @@ from functools import partial
 
 import timm
 import torch
+from clock import Clock, read_arguments
 from timm.data import create_dataset, create_loader
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-WARM_UP = 8  # steps
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    given = parser.parse_args()
+    given = read_arguments(__doc__)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     dataset = create_dataset("", root=given.root, is_training=True)
@@ -66,8 +58,7 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    step = images = 0
-    start = 0.0
+    clock = Clock(given.seconds, now, torch=torch.__version__)
     while True:
         for pixels, targets in loader:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -76,23 +67,7 @@ def main() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            step += 1
-            if step == WARM_UP:
-                images, start = 0, now()
-            elif step > WARM_UP:
-                images += len(targets)
-                if time.perf_counter() - start > given.seconds:
-                    print(
-                        "\n"
-                        + json.dumps(
-                            {
-                                "torch": torch.__version__,
-                                "images_per_second": images / (now() - start),
-                            }
-                        ),
-                        flush=True,
-                    )
-                    os._exit(0)
+            clock.step(len(targets))
 
 
 if __name__ == "__main__":

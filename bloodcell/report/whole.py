@@ -1,0 +1,19 @@
+"""Files that are written whole or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[TextIO]:
+    """Opens a text file to be written beside its place, and puts it there when all went well.
+
+    Args:
+        path: where it will lie; what lies there is replaced.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        yield file
+    partial.replace(path)
