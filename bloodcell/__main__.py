@@ -76,6 +76,10 @@ def _run(words: list[str]) -> None:
         folders, out = split_off(words[1:], "--out")
         _take([verb, *(word for word in folders if word.startswith("-"))], ["--out"])
         compare(folders, out)
+    elif verb == "reproduce":
+        from bloodcell.report.reproduce import reproduce
+
+        reproduce(words[1:])
     elif verb == "cache":
         from bloodcell.report import cached
 

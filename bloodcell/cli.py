@@ -23,7 +23,7 @@ from bloodcell.model.cpu import keep_memory
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub
 from bloodcell.parser import Parser
 from bloodcell.train import runs
-from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer
+from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer, check_benchmark
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.finish import finish_fit, print_scores
 from bloodcell.train.trainer import callbacks, check, complete
@@ -155,6 +155,8 @@ class Command(LightningCLI):
             self.checkpoint = runs.read_checkpoint(path)
         if self.checkpoint and verb != "fit":
             self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
+        if verb == "benchmark":  # any weights are as fast, and none need a download
+            self._subcommand_parsers[verb].set_defaults({"model.weights": NONE})
         self.config = parser.parse_args(args)
         if verb == "benchmark":
             return
@@ -175,12 +177,7 @@ class Command(LightningCLI):
         config = self.config[self.subcommand]
         check(config.trainer)
         if self.subcommand == "benchmark":
-            if config.model.weights == IMAGENET:
-                config.model.weights = NONE  # the same network, and nothing to download
-            out, rule = Path(config.out or "."), "a file in a folder that exists"
-            require(out.absolute().parent.is_dir(), "--out", out, rule)
-            devices, rule = config.trainer.devices, "1: one device is measured"
-            require(devices in ("auto", 1, "1"), "trainer.devices", devices, rule)
+            check_benchmark(config)
         if config.trainer.fast_dev_run and config.model.weights == IMAGENET:
             try:
                 reach_hub(config.model.backbone)

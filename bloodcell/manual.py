@@ -18,6 +18,7 @@ VERBS = {
     "validate": "score a run folder or a checkpoint on the validation part",
     "test": "score a run folder or a checkpoint on the test part",
     "compare": "table of runs: seeds pooled, intervals by photograph, which can be told apart",
+    "reproduce": "the seven published experiments, each beside its honest twin; can be resumed",
     "benchmark": "measure images per second of each stage, and the time outside the network",
     "cache": "list the decoded images kept on disk; --empty deletes them",
     "download": "get the Kaggle set Blood Cells, and check it file by file",
@@ -35,9 +36,19 @@ _FIT = {
     "--ckpt_path last": "go on with the newest run of this name; or a run folder, or a .ckpt file",
 }
 _BENCHMARK = {
-    "--batch_sizes [32,128]": "each is measured (default: [32])",
-    "--seconds S": "how long each stage is measured (default: 15)",
+    "--batch_sizes [32,128]": "each is measured (default: data.batch_size alone)",
+    "--seconds S": "how long each stage is measured (default: 15); compiling comes on top, a "
+    "minute or two for each batch size on a CPU, none with --model.compile false",
     "--out FILE": "a JSON file for the figures, besides the table (default: none)",
+}
+_REPRODUCE = {
+    "--seeds N": "how many of them, from 0 (default: 3)",
+    "--splits seed,photo": "as published, and by photograph (default: both)",
+    "--jobs N": "runs at a time (default: one for each GPU, or one)",
+    "--fast": "for CPUs: 128 pixels, batch 8, 8 epochs, which are as many steps as 30 epochs of "
+    "batch 32; says so in all that comes of it",
+    "--out DIR": "folder of the runs, tables and figures (default: reproduced, reproduced-fast)",
+    "--OPTION VALUE": "any other option of fit, for all runs, e.g. --data.root blood-cells.zip",
 }
 _TRAINER = {
     "--trainer.max_epochs N": "how long to train (default: 30)",
@@ -94,14 +105,20 @@ def verb_page(verb: str) -> str:
             f"{head.replace('[options]', '[RUN...] [--out FILE]', 1)}\n"
             + _entry("RUN...", "run folders, or folders that hold some (default: lightning_logs)")
             + "\n"
-            + _entry("--out FILE", "also write the table to a .csv or .md file")
+            + _entry("--out FILE", "also write the table to a .csv or .md file, or draw it as .png")
         )
+    if verb == "reproduce":
+        entries = "\n".join(_entry(flag, text) for flag, text in _REPRODUCE.items())
+        return f"{head}Finished runs are kept; the same command goes on after a kill.\n\n{entries}"
     if verb in ("cache", "download"):
         return head
     here = Path(__file__).parent
     data = _options("data", here / "data" / "datamodule.py", "BloodCells")
     if verb in ("fit", "benchmark"):
         model = _options("model", here / "train" / "classifier.py", "Classifier")
+        if verb == "benchmark":
+            weights = "--model.weights"
+            model[weights] = model[weights].replace("default: imagenet", "default here: none")
         options = (_FIT if verb == "fit" else _BENCHMARK) | _COMMON
         trainer = _TRAINER if verb == "fit" else _BENCHMARK_TRAINER
         sections = {"options": options, "data": data, "model": model, "trainer": trainer}

@@ -1,5 +1,7 @@
 """What all tests share: an empty folder each, small drawn pictures, and hardware as a marker."""
 
+import csv
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,10 +13,13 @@ import lightning.pytorch  # noqa: F401
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from bloodcell.__main__ import main
 from bloodcell.data.smears import write_smears
+from bloodcell.report.history import Epoch
+from bloodcell.report.scores import Predictions, write_predictions
 
 TINY = "test_efficientnet"  # timm's own, made for tests
 REAL = "BLOODCELL_REAL_DATA"
@@ -102,3 +107,54 @@ def make_folders(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Writes a run: `write_run(folder, 0.9)` is right about nine photographs of ten."""
+    return _write_run
+
+
+def _write_run(
+    folder: Path,
+    right: float,
+    seed: int = 0,
+    hidden: tuple[int, ...] = (8,),
+    photos: int = 80,
+    split: str = "photo",
+) -> Path:
+    """A run that is right about this share of the photographs, three files of each."""
+    folder.mkdir(parents=True)
+    photo = np.repeat(np.arange(photos), 3)
+    true = photo % 4
+    wrong = np.random.default_rng(seed).permutation(photos)[: round((1 - right) * photos)]
+    said = np.where(np.isin(photo, wrong), (true + 1) % 4, true)
+    n = len(photo)
+    write_predictions(
+        folder,
+        Predictions(
+            ["test"] * n,
+            [f"{i}.png" for i in range(n)],
+            [f"p{i}" for i in photo],
+            true,
+            np.eye(4, dtype=np.float32)[said] * 0.9 + 0.025,
+            list("abcd"),
+        ),
+    )
+    scores = {
+        "name": folder.parent.name,
+        "split": split,
+        "parameters": 1234567,
+        "learning_time_seconds": 61.0,
+        "data_fingerprint": "f",
+        "train": {"loss": 0.1, "accuracy": 0.95},
+        "val": {"loss": 0.2, "accuracy": 0.94},
+        "test": {"accuracy": float((said == true).mean()), "accuracy_by_photo": right},
+    }
+    (folder / "scores.json").write_text(json.dumps(scores))
+    settings = {"seed_everything": seed, "model": {"hidden": list(hidden), "lr": 1e-5}, "data": {}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    epochs = [Epoch(n, 1 / (n + 1), 0.5 + n / 10, 1, 0.5, 1e-5, 100.0, 1.0) for n in range(3)]
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([Epoch._fields, *epochs])
+    return folder

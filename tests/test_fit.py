@@ -526,5 +526,31 @@ def test_overfit_batches_are_the_same_each_epoch(
 
 def test_gradients_are_clipped_in_mixed_precision(fit: Callable[..., Path]) -> None:
     """Lightning clips none of a fused optimizer, so this one is not fused."""
-    run = fit("--trainer.gradient_clip_val", "0.1", "--trainer.precision", "bf16-mixed", epochs=1)
+    mixed = ["--trainer.precision", "bf16-mixed"]
+    run = fit("--trainer.gradient_clip_val", "0.1", *mixed, epochs=1)
+    assert len(read_history(run / "metrics.csv")) == 1
+    for place, clip in enumerate(("null", "0.1"), 2):  # a run goes on with another setting
+        words = ["--trainer.max_epochs", str(place), "--trainer.gradient_clip_val", clip]
+        main(["fit", "--ckpt_path", str(run), *words])
+        assert len(read_history(run / "metrics.csv")) == place
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("on_device", ["true", "false"])
+def test_no_step_waits_for_the_gpu(
+    fit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, on_device: str
+) -> None:
+    """From the second step of an epoch to its last, whatever waits for the device is an error."""
+
+    def watch(self: Classifier, batch: Batch, batch_idx: int) -> None:
+        torch.cuda.set_sync_debug_mode("error" if batch_idx else "default")
+
+    def look_away(self: Classifier) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Classifier, "on_train_batch_start", watch)
+    monkeypatch.setattr(Classifier, "on_validation_start", look_away)
+    monkeypatch.setattr(Classifier, "on_train_epoch_end", look_away)
+    gpu = ["--trainer.accelerator", "gpu", "--trainer.devices", "1"]
+    run = fit(*gpu, "--data.on_device", on_device, "--data.batch_size", "4", epochs=1)
     assert len(read_history(run / "metrics.csv")) == 1

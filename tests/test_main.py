@@ -80,7 +80,7 @@ def test_a_wrong_key(refused: Refused) -> None:
 def test_a_wrong_value(refused: Refused) -> None:
     said = refused("fit", "--data.split", "random")
     assert "data.split" in said
-    assert "one of ['photo', 'seed', 'folds']. Got value: random." in said
+    assert "one of photo, seed, folds. Got value: random." in said
     assert "Did you mean" not in said
     assert "model.lr" in refused("fit", "--model.lr", "fast")
 
@@ -115,6 +115,16 @@ def test_flags_without_a_value_or_misspelt(refused: Refused) -> None:
     assert "Did you mean 'config'?" in refused("fit", "--confg", "d8.yaml")
     assert "Did you mean 'trainer.max_epochs'?" in refused("fit", "--trainer.max_epoch", "3")
     assert "a list, e.g. [8]" in refused("fit", "--model.hidden", "8")
+
+
+def test_all_choices_are_listed(refused: Refused) -> None:
+    said = refused("fit", "--model.compile", "fast")
+    assert "Expected one of auto, false, default, reduce-overhead, max-autotune. Got" in said
+    assert said.endswith("See `bloodcell fit --help`.\n")
+    said = refused("benchmark", "--data.on_device", "maybe")
+    assert '"data.on_device": Expected one of auto, true, false. Got value: maybe' in said
+    assert said.endswith("See `bloodcell benchmark --help`.\n")
+    assert "Expected one of photo, seed, folds" in refused("fit", "--data.split", "none")
 
 
 def test_help_all_lists_lightnings_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ _HEADINGS = (
     *("experiment", "split", "hidden layers", "dense", "lr", "seeds", "test accuracy"),
     *("balanced, by photograph", "parameters", "learning time", "best"),
 )
+_KINDS = (".csv", ".md", ".png")
 _LEGEND = (
     "Sorted by balanced accuracy by photograph, with its 95 % interval. `a`: the best, and those "
     "that a paired bootstrap over photographs cannot tell from it (Holm, 5 %); `-`: tested on "
@@ -29,15 +30,15 @@ def compare(folders: Sequence[str], out: str | None = None) -> None:
 
     Args:
         folders: run folders or folders that hold some; none means all below lightning_logs.
-        out: a .csv or .md file; None writes none.
+        out: a .csv, .md or .png file; None writes none.
 
     Raises:
         InputError: if there is no finished run, or the file is of another kind.
     """
-    if out and (
-        Path(out).suffix not in (".csv", ".md") or not Path(out).absolute().parent.is_dir()
-    ):
-        raise InputError(f"--out {out} must end in .csv or .md and lie in a folder that exists.")
+    if out and (Path(out).suffix not in _KINDS or not Path(out).absolute().parent.is_dir()):
+        raise InputError(
+            f"--out {out} must end in .csv, .md or .png and lie in a folder that exists."
+        )
     runs, left_out = read_runs(find_runs(folders))
     if not runs:
         names = [f"{folder} ({reason})" for folder, reason in left_out.items()]
@@ -45,17 +46,23 @@ def compare(folders: Sequence[str], out: str | None = None) -> None:
             f"compare: no finished run (left out: {listed(names, 3)}). "
             "Train one: bloodcell fit --config demo.yaml."
         )
-    rows = [_row(experiment) for experiment in pool(runs)]
+    experiments = pool(runs)
+    rows = [_row(experiment) for experiment in experiments]
     _print(rows)
     for folder, reason in left_out.items():
         print(f"left out: {folder}, {reason}")
-    if out:
+    if out and Path(out).suffix == ".png":
+        from bloodcell.report.figures.comparison import draw_comparison  # takes its time
+        from bloodcell.report.figures.style import save
+
+        save(draw_comparison(experiments), Path(out))
+    elif out:
         _write(Path(out), rows)
+    if out:
         print(out)
 
 
 def _row(of: Experiment) -> list[str]:
-    value, low, high = of.balanced
     return [
         of.name,
         of.split,
@@ -63,8 +70,8 @@ def _row(of: Experiment) -> list[str]:
         ", ".join(map(str, of.hidden)),
         f"{of.lr:g}",
         str(of.seeds),
-        f"{of.accuracy:.4f}",
-        f"{value:.4f} [{low:.3f}, {high:.3f}]",
+        str(of.accuracy),
+        str(of.balanced),
         f"{of.parameters:,}",
         clock(of.seconds),
         of.group,

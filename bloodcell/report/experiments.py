@@ -46,8 +46,9 @@ class Experiment(NamedTuple):
         hidden: widths of the dense layers.
         lr: learning rate.
         seeds: number of different ones.
-        accuracy: of test files, mean over the seeds, 0 to 1.
-        balanced: balanced accuracy of test photographs, mean over the seeds, with its interval.
+        accuracy: of test files, mean over the seeds, 0 to 1, with its interval.
+        by_photo: accuracy of test photographs, likewise.
+        balanced: balanced accuracy of test photographs, likewise.
         parameters: number of them.
         seconds: learning time, mean over the seeds.
         group: `a` for the best and all that cannot be told from it; empty if it can, and `-` if
@@ -59,7 +60,8 @@ class Experiment(NamedTuple):
     hidden: list[int]
     lr: float
     seeds: int
-    accuracy: float
+    accuracy: Estimate
+    by_photo: Estimate
     balanced: Estimate
     parameters: int
     seconds: float
@@ -144,6 +146,18 @@ class _Photos(NamedTuple):
     name: tuple[str, ...]
     label: NDArray[np.int64]
     right: Floats  # (photographs,), 0 to 1, mean over the runs
+    files: Floats  # (photographs,), mean over the runs
+    files_right: Floats
+
+    def accuracy(self, weights: Floats) -> Floats:
+        """Accuracy by file under each weighting, (draws,)."""
+        share: Floats = (weights @ self.files_right) / (weights @ self.files)
+        return share
+
+    def by_photo(self, weights: Floats) -> Floats:
+        """Accuracy by photograph under each weighting, (draws,)."""
+        share: Floats = (weights @ self.right) / weights.sum(1)
+        return share
 
     def balanced(self, weights: Floats) -> Floats:
         """Balanced accuracy under each weighting, (draws,)."""
@@ -155,22 +169,35 @@ class _Photos(NamedTuple):
         mean: Floats = np.mean(recalls, axis=0)
         return mean
 
+    def estimates(self, seed: int) -> dict[str, Estimate]:
+        """The metrics by their names, with their intervals."""
+        drawn, found = draw_photos(self.label, seed), {}
+        for metric in (_Photos.accuracy, _Photos.by_photo, _Photos.balanced):
+            value = metric(self, np.ones((1, len(self.label))))[0]
+            low, high = np.percentile(metric(self, drawn), [2.5, 97.5])
+            found[metric.__name__] = Estimate(float(value), float(low), float(high))
+        return found
+
 
 def _photos(runs: list[Run]) -> _Photos:
     """Photographs that all runs were tested on: with another seed, `seed` draws others."""
     rights = [_right_by_photo(run.predictions) for run in runs]
     shared = sorted(set.intersection(*(set(right) for right in rights)))
-    label = np.array([rights[0][name][0] for name in shared])
-    right = np.mean([[of[name][1] for name in shared] for of in rights], axis=0)
-    return _Photos(tuple(shared), label, right)
+    label = np.array([rights[0][name][0] for name in shared], np.int64)
+    facts = np.array([[of[name][1:] for name in shared] for of in rights], np.float64)
+    return _Photos(tuple(shared), label, *facts.mean(0).T)
 
 
-def _right_by_photo(said: Predictions) -> dict[str, tuple[int, float]]:
-    """Of each photograph, its label and whether the model is right about it."""
-    photos = average_photos(sample_of(said.true, said.probability, said.photo))
+def _right_by_photo(said: Predictions) -> dict[str, list[int]]:
+    """Of each photograph: its label, whether the model is right, its files, how many are right."""
+    files = sample_of(said.true, said.probability, said.photo)
+    photos = average_photos(files)
     right = photos.probability.argmax(1) == photos.true
+    counts = np.bincount(files.photo)
+    counts_right = np.bincount(files.photo, files.probability.argmax(1) == files.true)
     names = np.unique(said.photo)  # in the order of the sample
-    return {n: (int(t), float(r)) for n, t, r in zip(names, photos.true, right, strict=True)}
+    facts = np.stack([photos.true, right, counts, counts_right], 1)
+    return dict(zip(names.tolist(), facts.tolist(), strict=True))
 
 
 def _groups(photos: list[_Photos], seed: int) -> list[str]:
@@ -192,17 +219,13 @@ def _groups(photos: list[_Photos], seed: int) -> list[str]:
 
 def _experiment(runs: list[Run], photos: _Photos, group: str, seed: int) -> Experiment:
     model = runs[0].settings["model"]
-    drawn = photos.balanced(draw_photos(photos.label, seed))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    value = float(photos.balanced(np.ones((1, len(photos.label))))[0])
     return Experiment(
         name=runs[0].scores["name"],
         split=runs[0].scores["split"],
         hidden=list(model["hidden"]),
         lr=float(model["lr"]),
         seeds=len({run.settings["seed_everything"] for run in runs}),
-        accuracy=float(np.mean([run.scores["test"]["accuracy"] for run in runs])),
-        balanced=Estimate(value, float(low), float(high)),
+        **photos.estimates(seed),
         parameters=int(runs[0].scores["parameters"]),
         seconds=float(np.mean([run.scores["learning_time_seconds"] for run in runs])),
         group=group,
@@ -220,7 +243,7 @@ def _check(run: Run) -> None:
     """Raises KeyError if something is missing that the table shows."""
     for key in ("name", "split", "parameters", "learning_time_seconds", "data_fingerprint"):
         run.scores[key]
-    run.scores["test"]["accuracy"], run.settings["model"]["hidden"], run.settings["model"]["lr"]
+    run.settings["model"]["hidden"], run.settings["model"]["lr"]
     run.settings["seed_everything"]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 DRAWS = 2_000
 CLASSWISE = ("precision", "recall", "f1", "class_auc")
-_BINS = 15  # of the expected calibration error, as Guo et al. (ICML 2017)
+CALIBRATION_BINS = 15  # of the expected calibration error, as Guo et al. (ICML 2017)
 _LEAST = 1e-7  # probability: a log loss must stay finite; predictions.csv has six digits
 _AT_ONCE = 2**23  # weights held at a time
 
@@ -31,6 +31,9 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 class Sample(NamedTuple):
@@ -223,8 +226,8 @@ def _auc(sample: Sample, weights: Floats) -> Floats:
 def _calibration_error(sample: Sample, weights: Floats, said: NDArray[np.int64]) -> Floats:
     """Sum over the bins of |confidence - right|; divided by the number of images it is the ECE."""
     confidence = sample.probability[np.arange(len(said)), said]
-    place = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.zeros((weights.shape[1], _BINS))
+    place = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    gaps = np.zeros((weights.shape[1], CALIBRATION_BINS))
     np.add.at(gaps, (sample.photo, place), confidence - (said == sample.true))
     result: Floats = np.abs(weights @ gaps).sum(1)
     return result

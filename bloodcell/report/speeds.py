@@ -22,6 +22,8 @@ class Speeds(NamedTuple):
         inference: the network's answers on real images.
         not_network: share of the time of a training step that is not the network's, 0 to 1; below
             0 where the machine's speed varied more than that.
+        compiled: mode of `torch.compile` in training and in the network alone; False if neither
+            was compiled.
         memory_gib: the most memory that training took on the device; None on a CPU.
     """
 
@@ -31,6 +33,7 @@ class Speeds(NamedTuple):
     training: float
     inference: float
     not_network: float
+    compiled: str | bool
     memory_gib: float | None
 
 
@@ -40,6 +43,7 @@ _ROWS = {  # field: its name in the table, and how it is written
     "training": ("training", "{:,.1f}"),
     "inference": ("inference", "{:,.1f}"),
     "not_network": ("time outside the network", "{:.1%}"),
+    "compiled": ("compiled", "{}"),
     "memory_gib": ("memory, GiB", "{:.2f}"),
 }
 
@@ -56,7 +60,7 @@ def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
     table.add_column("images a second")
     for found in speeds:
         table.add_column(f"batch {found.batch_size}", justify="right")
-    table.add_row("cache build, once", f"{cache_build:,.0f}")
+    table.add_row("cache build, once, 2,000 images at most", f"{cache_build:,.0f}")
     for field, (name, form) in _ROWS.items():
         values = [getattr(found, field) for found in speeds]
         if any(value is not None for value in values):

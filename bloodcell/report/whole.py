@@ -17,3 +17,15 @@ def write_whole(path: Path) -> Iterator[TextIO]:
     with partial.open("w", newline="", encoding="utf-8") as file:
         yield file
     partial.replace(path)
+
+
+def write_whole_bytes(path: Path, data: bytes) -> None:
+    """Writes a file beside its place, and puts it there when it is whole.
+
+    Args:
+        path: where it will lie; what lies there is replaced.
+        data: all of it.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)

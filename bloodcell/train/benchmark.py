@@ -44,9 +44,28 @@ BENCHMARKED = {  # arguments of its Trainer: nothing but steps, until it has see
     "enable_progress_bar": False,
     "enable_checkpointing": False,
 }
+DECODED = 2_000  # images are enough to tell the speed of decoding
 ROUNDS = 5
 _WARM_UP = 8  # steps; a compiler's first is left out too
-_DECODED = 2_000  # images are enough to tell the speed of decoding
+
+
+def check_benchmark(config: Any) -> None:
+    """Refuses what cannot be measured, before anything is read.
+
+    Args:
+        config: the settings of the verb.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    sizes = config.batch_sizes
+    rule = "a list of batch sizes over 0, e.g. [32,128]"
+    require(min(sizes, default=1) > 0, "--batch_sizes", sizes, rule)
+    require(config.seconds > 0, "--seconds", config.seconds, "over 0, e.g. 15")
+    out, rule = Path(config.out or "."), "a file in a folder that exists"
+    require(out.absolute().parent.is_dir(), "--out", out, rule)
+    devices, rule = config.trainer.devices, "1: one device is measured"
+    require(devices in ("auto", 1, "1"), "trainer.devices", devices, rule)
 
 
 class BenchmarkTrainer(Trainer):
@@ -56,7 +75,7 @@ class BenchmarkTrainer(Trainer):
         self,
         model: Classifier,
         datamodule: BloodCells,
-        batch_sizes: list[int] = [32],  # noqa: B006  never changed; --help shows it
+        batch_sizes: list[int] = [],  # noqa: B006  never changed; --help shows it
         seconds: float = 15.0,
         out: str | None = None,
     ) -> None:
@@ -65,17 +84,27 @@ class BenchmarkTrainer(Trainer):
         Args:
             model: what is trained; its weights are spoilt.
             datamodule: what it is trained on.
-            batch_sizes: each is measured, e.g. [32,128].
-            seconds: how long each stage is measured.
-            out: a JSON file for the figures, besides the table.
+            batch_sizes: each is measured, e.g. [32,128]; [] for `data.batch_size` alone.
+            seconds: how long each stage is measured; compiling comes on top.
+            out: a JSON file for the figures, besides the table; it is written anew after each batch
+                size, so that nothing measured is lost.
         """
+        batch_sizes = batch_sizes or [datamodule.batch_size]
         most = len(datamodule.parts["train"])
-        for size in batch_sizes:
-            rule = f"1 to {most}, the number of training images"
-            require(0 < size <= most, "--batch_sizes", size, rule)
-        require(seconds > 0, "--seconds", seconds, "over 0, e.g. 15")
+        rule = f"at most {most}, the number of training images"
+        require(max(batch_sizes) <= most, "--batch_sizes", batch_sizes, rule)
+        device = device_name(self.strategy.root_device)
+        side = datamodule.image_size
+        settings = {
+            "model": dict(model.hparams),
+            "data": {k: v for k, v in datamodule.hparams.items() if k != "batch_size"},
+            "precision": str(self.precision),
+            "seconds": seconds,
+            "rounds": ROUNDS,
+            "machine": machine.describe(device),
+        }
         cache_build = measure_cache_build(datamodule)
-        found = []
+        found: list[Speeds] = []
         for size in batch_sizes:
             try:
                 found.append(self._measure(model, datamodule, size, seconds))
@@ -85,18 +114,11 @@ class BenchmarkTrainer(Trainer):
                     raise InputError(f"{said}. Use smaller ones.") from error
                 print(said)
                 break
-        device = device_name(self.strategy.root_device)
-        side = datamodule.image_size
+            print(f"batch {size}: {found[-1].training:,.1f} training images a second", flush=True)
+            if out:
+                write_speeds(Path(out), settings, cache_build, found)
         title = f"{model.hparams['backbone']}, {side} pixels, {self.precision}, {device}"
         print_speeds(title, cache_build, found)
-        if out:
-            settings = {
-                "model": dict(model.hparams),
-                "data": {k: v for k, v in datamodule.hparams.items() if k != "batch_size"},
-                "precision": str(self.precision),
-                "machine": machine.describe(device),
-            }
-            write_speeds(Path(out), settings, cache_build, found)
 
     def _measure(self, model: Classifier, data: BloodCells, size: int, seconds: float) -> Speeds:
         torch.compiler.reset()  # it keeps few versions of one function
@@ -172,8 +194,13 @@ class Stopwatch(Callback):
             trainer.should_stop = True
             rates = {name: images / seconds for name, (images, seconds) in self._done.items()}
             outside = 1 - rates["training"] / rates["network"]
+            assert isinstance(pl_module.training_pass, CompiledPass)
             self.found = Speeds(
-                self._batch_size, **rates, not_network=outside, memory_gib=self._memory
+                self._batch_size,
+                **rates,
+                not_network=outside,
+                compiled=pl_module.training_pass.mode,
+                memory_gib=self._memory,
             )
 
     def _add(self, name: str, images: int, device: torch.device) -> None:
@@ -193,12 +220,12 @@ def measure_cache_build(data: BloodCells) -> float:
     """Builds a cache beside the real one and removes it.
 
     Args:
-        data: its first images are decoded.
+        data: its first `DECODED` images are decoded.
 
     Returns:
         Images a second.
     """
-    names = [row.path for row in data.table.rows][:_DECODED]
+    names = [row.path for row in data.table.rows][:DECODED]
     cache_folder().mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=cache_folder()) as home:
         start = time.perf_counter()
@@ -216,6 +243,7 @@ def _make_stages(trainer: Trainer, model: Classifier, batch: Batch) -> dict[str,
     optimizer = trainer.optimizers[0]
     parameters = [p for p in network.parameters() if p.requires_grad]
     alone = type(optimizer)(parameters, **optimizer.defaults)
+    scaler = torch.amp.GradScaler(enabled=trainer.precision == "16-mixed")  # fp16 needs one too
     pixels = torch.randint_like(batch["image"], 0, 256)
     targets = torch.randint_like(batch["target"], 0, len(data.class_names))
 
@@ -233,8 +261,9 @@ def _make_stages(trainer: Trainer, model: Classifier, batch: Batch) -> dict[str,
         alone.zero_grad()
         with context():
             loss = F.cross_entropy(training_pass(pixels).float(), targets)
-        torch.autograd.backward(loss)
-        alone.step()
+        torch.autograd.backward(scaler.scale(loss))
+        scaler.step(alone)
+        scaler.update()
         return len(targets)
 
     def infer() -> int:

@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from bloodcell.data.baseline import nearest_labels
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.report import history, machine
+from bloodcell.report.figures.curves import draw_curves
+from bloodcell.report.figures.predictions import (
+    draw_confusion,
+    draw_reliability,
+    draw_worst,
+    worst_photographs,
+)
+from bloodcell.report.figures.style import save
 from bloodcell.report.metrics import effective_number
 from bloodcell.report.scores import (
     Predictions,
@@ -91,8 +100,11 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "machine": machine.describe(device_name(trainer.strategy.root_device)),
     }
     write_scores(folder, scores)
+    _draw(trainer, data, folder, name, said)
     _log_hyperparameters(trainer, model, data, scores["test"])
-    _report(folder, name, scores, [*_baseline_notes(scores), *_data_notes(data)])
+    on = _scored_on(data, "test", found)
+    notes = [*on, *_intervals(found), *_baseline_notes(scores), *_data_notes(data)]
+    _report(folder, name, scores, notes)
 
 
 def print_scores(
@@ -111,15 +123,12 @@ def print_scores(
         return
     said = collect_predictions(model, data, part)
     found = score(said)
-    photos, n_photos = found["by_photo"]["accuracy"]["value"], found["by_photo"]["n"]
+    photos = found["by_photo"]["accuracy"]["value"]
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     title = "validation" if part == "val" else part
     line = Line(title, metrics[f"{part}/loss"], metrics[f"{part}/acc"], photos)
-    files = f"{len(said.file):,} files of {n_photos:,} photographs"
-    notes = [("scored", scored), ("on", files), *_intervals(found), *_data_notes(data)]
-    missing = len(data.parts[part]) - len(said.file)
-    if missing:
-        notes.append(("PARTIAL", f"{missing:,} images of the part were not scored"))
+    on = _scored_on(data, part, found)
+    notes = [("scored", scored), *on, *_intervals(found), *_data_notes(data)]
     print_table(f"{title} scores", [line], notes)
 
 
@@ -149,12 +158,43 @@ def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
     return said._replace(probability=np.eye(len(said.class_names), dtype=np.float32)[named])
 
 
+def _draw(trainer: Trainer, data: BloodCells, folder: Path, name: str, said: Predictions) -> None:
+    """Draws the run's figures into its folder and into TensorBoard."""
+    worst = worst_photographs(said)
+    tested = data.datasets["test"]
+    place = {data.table.rows[row].path: n for n, row in enumerate(tested.rows.tolist())}
+    positions = [place[said.file[one.file]] for one in worst]
+    images = tested.__getitems__(positions)["image"].permute(0, 2, 3, 1).cpu()  # (B, H, W, 3)
+    epochs = history.read_history(folder / history.FILE_NAME)
+    figures = {
+        "curves": draw_curves(name, {f"split {data.split}": [epochs]}, None),
+        "confusion": draw_confusion(said),
+        "reliability": draw_reliability(said),
+        "worst": draw_worst(worst, list(images.numpy())),
+    }
+    for what, figure in figures.items():
+        save(figure, folder / f"{what}.png")
+        with Image.open(folder / f"{what}.png") as image:
+            pixels = np.asarray(image.convert("RGB"))
+        writer = trainer.logger.experiment  # type: ignore[union-attr]
+        writer.add_image(f"figures/{what}", pixels, trainer.global_step, dataformats="HWC")
+
+
 def _baseline_notes(scores: dict[str, Any]) -> list[tuple[str, str]]:
     files, photos = (scores["baseline"][by]["accuracy"]["value"] for by in ("by_file", "by_photo"))
     says = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
     notes = [("baseline", says)]
     if scores["test"]["by_file"]["accuracy"]["low"] <= files:
         notes.append(("NO SKILL SHOWN", "the interval by file is not wholly above the baseline"))
+    return notes
+
+
+def _scored_on(data: BloodCells, part: str, found: dict[str, Any]) -> list[tuple[str, str]]:
+    """On how many images, and how many of the part are missing."""
+    files, photos = found["by_file"]["n"], found["by_photo"]["n"]
+    notes = [("on", f"{files:,} files of {photos:,} photographs")]
+    if missing := len(data.parts[part]) - files:
+        notes.append(("PARTIAL", f"{missing:,} images of the part were not scored"))
     return notes
 
 
@@ -199,9 +239,7 @@ def _log_hyperparameters(
     trainer.logger.save()  # type: ignore[union-attr]
 
 
-def _report(
-    folder: Path, name: str, scores: dict[str, Any], data_notes: list[tuple[str, str]]
-) -> None:
+def _report(folder: Path, name: str, scores: dict[str, Any], notes: list[tuple[str, str]]) -> None:
     shown = Path(os.path.relpath(folder))
     lines = [
         Line("train", scores["train"]["loss"], scores["train"]["accuracy"]),
@@ -214,8 +252,7 @@ def _report(
         ),
     ]
     notes = [
-        *_intervals(scores["test"]),
-        *data_notes,
+        *notes,
         ("best epoch", f"{scores['best_epoch'] + 1} of {scores['epochs']}"),
         ("learning time", clock(scores["learning_time_seconds"])),
         ("run folder", str(shown)),

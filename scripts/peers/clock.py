@@ -19,7 +19,11 @@ def read_arguments(about: str | None) -> argparse.Namespace:
 
 
 class Clock:
-    """Counts images after the first steps, and ends the program when the time is over."""
+    """Counts images after the first steps, and ends the program when the time is over.
+
+    Batches that loaders had ready when it starts are no head start: decoding is faster than the
+    training here, so as many lie ready when it ends.
+    """
 
     def __init__(self, seconds: float, now: Callable[[], float], **versions: str) -> None:
         self.seconds, self.now, self.versions = seconds, now, versions

@@ -12,7 +12,7 @@ Refused = Callable[..., str]
 
 def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--batch_sizes", "[4,8]", "--seconds", "0.2", "--out", "speeds.json"]
-    main(["benchmark", *words, "--data.augment", "full", *sizes])
+    main(["benchmark", *words, "--data.augment", "full", *sizes, "--model.compile", "false"])
     said = json.loads(Path("speeds.json").read_text())
     assert [speeds["batch_size"] for speeds in said["images_per_second"]] == [4, 8]
     for speeds in said["images_per_second"]:
@@ -20,10 +20,14 @@ def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture
         assert all(math.isfinite(rate) and rate > 0 for rate in rates)
         assert speeds["not_network"] < 1
         assert speeds["memory_gib"] is None
+        assert speeds["compiled"] is False
     assert said["cache_build_images_per_second"] > 0
     assert said["data"]["augment"] == "full"
+    assert said["model"]["weights"] == "none"
+    assert (said["seconds"], said["rounds"]) == (0.2, 5)
     assert said["machine"]["versions"]["torch"]
     printed = capsys.readouterr().out
+    assert "batch 4: " in printed.partition("network alone")[0], "said when it is measured"
     assert "network alone" in printed
     assert "time outside the network" in printed
     assert not Path("lightning_logs").exists()
@@ -33,8 +37,11 @@ def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--batch_sizes", "[0]"], "--batch_sizes=0 cannot be used: it must be 1 to 44"),
-        (["--batch_sizes", "[45]"], "--batch_sizes=45 cannot be used"),
+        (
+            ["--batch_sizes", "[0]"],
+            "--batch_sizes=[0] cannot be used: it must be a list of batch sizes over 0",
+        ),
+        (["--batch_sizes", "[45]"], "--batch_sizes=[45] cannot be used: it must be at most 44"),
         (["--seconds", "0"], "--seconds=0.0 cannot be used: it must be over 0"),
         (["--trainer.devices", "2"], "trainer.devices=2 cannot be used: it must be 1"),
     ],

@@ -1,0 +1,120 @@
+"""The published table, ours beside it, and what the same network is worth on unseen photographs."""
+
+from pathlib import Path
+from statistics import fmean
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bloodcell.report.experiments import Experiment, Run, find_runs, pool, read_runs
+from bloodcell.report.figures.comparison import draw_comparison
+from bloodcell.report.figures.curves import draw_curves
+from bloodcell.report.figures.style import save
+from bloodcell.report.history import FILE_NAME, read_history
+from bloodcell.report.published import PUBLISHED, Published, find_published
+from bloodcell.report.summary import clock
+from bloodcell.report.whole import write_whole
+
+_HEADINGS = (
+    *("experiment", "dense", "lr", "train", "ours", "validation", "ours"),
+    *("test", "ours", "difference"),
+    *("unseen, by file", "unseen, by photograph", "learning time", "ours"),
+)
+_LEGEND = (
+    "Accuracies; as published, each followed by ours on the same split: files at random, so that "
+    "most test photographs were trained on. Unseen: the same network with split photo, whose test "
+    "photographs it has never seen. [95 % intervals over photographs; mean of the seeds.]"
+)
+_SPLIT_TITLES = {
+    "seed": "files at random, as published",
+    "photo": "by photograph: validated on unseen ones",
+}
+COMPARISON = "compared_model_graph.png"  # named as the published one
+Key = tuple[str, str]  # published name, split
+
+
+def report_twins(out: Path, title: str = "") -> None:
+    """Prints the table of what is finished, and writes `table.md` and the figures.
+
+    Args:
+        out: a folder of runs of published experiments, all with the same options.
+        title: what must be known of all of them; empty if they are as published.
+    """
+    runs: dict[Key, list[Run]] = {}
+    for run in read_runs(find_runs([str(out)]))[0]:
+        if published := find_published(run.scores["name"]):
+            runs.setdefault((published.name, run.scores["split"]), []).append(run)
+    if not runs:
+        print(f"no finished run in {out} yet")
+        return
+    experiments = {key: pool(same)[0] for key, same in runs.items()}
+    rows = [_row(published, runs, experiments) for published in PUBLISHED]
+    _print(title, rows)
+    with write_whole(out / "table.md") as file:
+        file.write(f"{title}\n\n" if title else "")
+        for line in (_HEADINGS, ["---"] * len(_HEADINGS), *rows):
+            file.write(f"| {' | '.join(line)} |\n")
+        file.write(f"\n{_LEGEND}\n")
+    for number, published in enumerate(PUBLISHED, 1):
+        _save_curves(out / f"{number}.png", published, runs, title)
+    keys = ((published.name, split) for published in PUBLISHED for split in _SPLIT_TITLES)
+    ordered = [experiments[key] for key in keys if key in experiments]
+    save(draw_comparison(ordered, title), out / COMPARISON)
+    print(f"{out}: table.md, 1.png to {len(PUBLISHED)}.png, {COMPARISON}, lightning_logs")
+
+
+def _row(
+    published: Published, runs: dict[Key, list[Run]], experiments: dict[Key, Experiment]
+) -> list[str]:
+    leaky, honest = (published.name, "seed"), (published.name, "photo")
+
+    def ours(part: str) -> str:
+        scores = [run.scores[part]["accuracy"] for run in runs.get(leaky, [])]
+        return f"{fmean(scores):.4f}" if scores else ""
+
+    def estimate(key: Key, name: str) -> str:
+        return str(getattr(experiments[key], name)) if key in experiments else ""
+
+    one = experiments.get(leaky) or experiments.get(honest)
+    same = experiments.get(leaky)
+    return [
+        published.name,
+        ", ".join(map(str, published.hidden)),
+        f"{published.lr:g}",
+        f"{published.train[1]:.4f}",
+        ours("train"),
+        f"{published.val[1]:.4f}",
+        ours("val"),
+        f"{published.test[1]:.4f}",
+        estimate(leaky, "accuracy"),
+        f"{same.accuracy.value - published.test[1]:+.4f}" if same else "",
+        estimate(honest, "accuracy"),
+        estimate(honest, "by_photo"),
+        clock(published.seconds),
+        clock(one.seconds) if one else "",
+    ]
+
+
+def _save_curves(path: Path, published: Published, runs: dict[Key, list[Run]], title: str) -> None:
+    histories = {
+        text: [read_history(run.folder / FILE_NAME) for run in runs[published.name, split]]
+        for split, text in _SPLIT_TITLES.items()
+        if (published.name, split) in runs
+    }
+    if histories:
+        heading = f"{published.name}: {published.hidden}, learning rate {published.lr:g}"
+        heading += f"\n{title}" if title else ""
+        save(draw_curves(heading, histories, published), path)
+
+
+def _print(title: str, rows: list[list[str]]) -> None:
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="left" if heading == "experiment" else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    wide = Console(width=max(console.width, 185)) if not console.is_terminal else console
+    wide.print(table)
+    wide.print(_LEGEND, highlight=False)
