@@ -77,7 +77,9 @@ def test_the_worst_photograph_comes_first() -> None:
     assert len(worst_photographs(SAID, most=1)) == 1
     images = [np.zeros((8, 8, 3), np.uint8)] * 3
     titles = [ax.get_title() for ax in draw_worst([first, second, third], images).axes]
-    assert titles[0] == "WRONG: said round 0.80\ntrue: lobed 0.20\n2 of 2 files wrong\nphotograph p1"
+    assert (
+        titles[0] == "WRONG: said round 0.80\ntrue: lobed 0.20\n2 of 2 files wrong\nphotograph p1"
+    )
     assert titles[1].startswith("right: said round 0.63")
 
 
