@@ -76,6 +76,19 @@ def _run(words: list[str]) -> None:
         folders, out = split_off(words[1:], "--out")
         _take([verb, *(word for word in folders if word.startswith("-"))], ["--out"])
         compare(folders, out)
+    elif verb == "audit":
+        from bloodcell.use.audit import audit
+        from bloodcell.words import split_off
+
+        rest, out = split_off(words[1:], "--out")
+        rest, photos = split_off(rest, "--photos")
+        rest, photo_table = split_off(rest, "--write_photos")
+        flags = [word for word in rest if word.startswith("-")]
+        _take([verb, *flags], ["--out", "--photos", "--write_photos"])
+        if len(rest) != 1:
+            raise InputError(f"audit takes one folder or .zip (got: {' '.join(rest) or 'none'}).")
+        if audit(rest[0], photos, out, photo_table):
+            sys.exit(1)
     elif verb == "reproduce":
         from bloodcell.report.reproduce import reproduce
 

@@ -19,7 +19,7 @@ from bloodcell.configs import resolve_configs
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.errors import InputError, reason, require
-from bloodcell.model.cpu import keep_memory
+from bloodcell.memory import keep_memory
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub
 from bloodcell.parser import Parser
 from bloodcell.train import runs

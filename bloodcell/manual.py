@@ -19,6 +19,7 @@ VERBS = {
     "test": "score a run folder or a checkpoint on the test part",
     "compare": "table of runs: seeds pooled, intervals by photograph, which can be told apart",
     "reproduce": "the seven published experiments, each beside its honest twin; can be resumed",
+    "audit": "what is really in a folder: copies, leaks, label conflicts, unreadable images",
     "benchmark": "measure images per second of each stage, and the time outside the network",
     "cache": "list the decoded images kept on disk; --empty deletes them",
     "download": "get the Kaggle set Blood Cells, and check it file by file",
@@ -40,6 +41,12 @@ _BENCHMARK = {
     "--seconds S": "how long each stage is measured (default: 15); compiling comes on top, a "
     "minute or two for each batch size on a CPU, none with --model.compile false",
     "--out FILE": "a JSON file for the figures, besides the table (default: none)",
+}
+_AUDIT = {
+    "FOLDER": "a folder of class folders, or a .zip of one",
+    "--photos FILE": "CSV with columns file, photo and, if known, cell, to compare with",
+    "--out FILE": "a .json file for all that was found (default: none)",
+    "--write_photos FILE": "a .csv file of the photographs that were found, for --data.photos",
 }
 _REPRODUCE = {
     "--seeds N": "how many of them, from 0 (default: 3)",
@@ -106,6 +113,13 @@ def verb_page(verb: str) -> str:
             + _entry("RUN...", "run folders, or folders that hold some (default: lightning_logs)")
             + "\n"
             + _entry("--out FILE", "also write the table to a .csv or .md file, or draw it as .png")
+        )
+    if verb == "audit":
+        return (
+            f"{head.replace('[options]', 'FOLDER [options]', 1)}"
+            "Copies of a photograph are found from pixels, also if rotated, sheared or mirrored.\n"
+            "Exit status: 1 if images of one photograph or scene lie in two parts, else 0.\n\n"
+            + "\n".join(_entry(flag, text) for flag, text in _AUDIT.items())
         )
     if verb == "reproduce":
         entries = "\n".join(_entry(flag, text) for flag, text in _REPRODUCE.items())

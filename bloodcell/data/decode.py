@@ -21,18 +21,16 @@ from bloodcell.errors import InputError, listed, reason
 
 Pixels = NDArray[np.uint8]
 Unreadable = Literal["stop", "skip"]
+# what reading and decoding one image may raise
+READ_ERRORS = (ValueError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 _BYTES_FREE_NEEDED = 1.1  # of the array's size: decoding needs a little room besides
 
 
-def decode(data: bytes, size: int) -> Pixels:
-    """Decodes one image file and squeezes it to a square, as the published experiments do.
+def open_rgb(data: bytes) -> Image.Image:
+    """Decodes one image file, upright and in RGB.
 
     Args:
         data: the file's bytes, in any format and colour mode Pillow reads.
-        size: side of the square in pixels.
-
-    Returns:
-        (size, size, 3) RGB.
 
     Raises:
         ValueError: if it is no image or is cut off.
@@ -42,12 +40,27 @@ def decode(data: bytes, size: int) -> Pixels:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits a pixel, which convert would cut to 255
                 upright = upright.point(lambda value: value / 257).convert("L")
-            rgb = upright.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+            return upright.convert("RGB")
     except UnidentifiedImageError as error:
         raise ValueError("no image of a known format") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
-    return np.asarray(rgb)
+
+
+def decode(data: bytes, size: int) -> Pixels:
+    """Decodes one image file and squeezes it to a square, as the published experiments do.
+
+    Args:
+        data: the file's bytes.
+        size: side of the square in pixels.
+
+    Returns:
+        (size, size, 3) RGB.
+
+    Raises:
+        ValueError: if it is no image or is cut off.
+    """
+    return np.asarray(open_rgb(data).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def decode_into(pixels: Pixels, source: Source, names: Sequence[str]) -> dict[str, str]:
@@ -66,14 +79,7 @@ def decode_into(pixels: Pixels, source: Source, names: Sequence[str]) -> dict[st
         def fill(place: int) -> str | None:
             try:
                 pixels[place] = decode(read(names[place]), pixels.shape[1])
-            except (
-                ValueError,
-                OSError,
-                EOFError,
-                RuntimeError,
-                zlib.error,
-                zipfile.BadZipFile,
-            ) as error:
+            except READ_ERRORS as error:
                 return reason(error)
             return None
 

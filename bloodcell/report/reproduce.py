@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from bloodcell.words import split_off
 _FAST = ["--data.image_size", "128", "--data.batch_size", "8", "--trainer.max_epochs", "8"]
 _FIT = (sys.executable, "-m", "bloodcell", "fit")
 _SPLITS = ("seed", "photo")
+_TERMINATED = 143  # exit status, as shells have it for SIGTERM
 _BAD_INPUT = 2  # exit status of a run that cannot start: none of the others could
 _OWN = (
     *("--config", "-c", "--name", "--ckpt_path", "--seed_everything", "--data.split"),
@@ -236,14 +237,15 @@ class _Crew:
         self._stopped = False
 
     def run(self, tasks: Sequence[Task]) -> None:
-        """Runs all; stops all at Ctrl-C, and if one cannot be started."""
+        """Runs all; stops all when it is stopped, and if one cannot be started."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
         start, waiting = time.perf_counter(), {self._pool.submit(self._fit, t): t for t in tasks}
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 future.result()
                 rest = (time.perf_counter() - start) / done * (len(tasks) - done)
                 self._say(waiting[future], f"{done} of {len(tasks)}, about {clock(rest)} left")
-        except (KeyboardInterrupt, InputError, CancelledError):
+        except BaseException:
             self._stop()
             raise
         finally:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bloodcell.model.cpu import has_fast_bfloat16, keep_memory, spare_slow_kernels
+from bloodcell.memory import keep_memory
+from bloodcell.model.cpu import has_fast_bfloat16, spare_slow_kernels
 from bloodcell.model.network import Network, Recipe, create_trunk
 
 MOBILENET = "mobilenetv1_100"

@@ -129,7 +129,10 @@ def test_a_setting_that_cannot_be_used_stops_at_once(refused: Refused) -> None:
     assert len(calls()) == 1
 
 
-def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(stand_in: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_is_stopped_goes_on_by_the_same_command(
+    stand_in: tuple[str, ...], sent: signal.Signals, status: int
+) -> None:
     Path("hang").touch()
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -145,9 +148,9 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(stand_in: tuple[str,
         if checkpoint.exists():
             break
         time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(sent)
     out, err = child.communicate(timeout=30)
-    assert child.returncode == 130, err
+    assert child.returncode == status, err
     assert "no finished run in reproduced yet" in out
     assert "Traceback" not in err
     assert len(calls()) == 1

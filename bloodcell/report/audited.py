@@ -1,0 +1,94 @@
+"""What `bloodcell audit` says on the console."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bloodcell.errors import listed
+from bloodcell.report.summary import clock
+
+_SHOWN = 3  # of a list; the JSON file has all
+
+
+def print_audit(found: dict[str, Any]) -> None:
+    """Prints what was found.
+
+    Args:
+        found: as `bloodcell.use.audit.describe` has it, with `root` and `seconds`.
+    """
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", "files", "photographs"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for key in ("classes", "parts"):
+        for name, counts in found[key].items():
+            table.add_row(name, f"{counts['files']:,}", f"{counts['photographs']:,}")
+        table.add_section()
+    console.print(Text(f"{found['root']}: {found['images']:,} images"), soft_wrap=True)
+    console.print(table)
+    for what, says in _notes(found):
+        console.print(Text(f"  {what:<12} {says}"), soft_wrap=True)
+
+
+def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
+    unreadable = [f"{name} ({why})" for name, why in found["unreadable"].items()]
+    images = found["images"] - len(unreadable)
+    copies = images - found["photographs"]
+    equal = sum(len(names) - 1 for names in found["equal_pixels"])
+    notes = [
+        (
+            "unreadable",
+            f"{len(unreadable):,}: {listed(unreadable, _SHOWN)}" if unreadable else "none",
+        ),
+        ("sizes", _counts(found["sizes"])),
+        ("colours", _counts(found["modes"])),
+        ("equal pixels", f"{equal:,} files repeat another" if equal else "none"),
+        (
+            "photographs",
+            f"{found['photographs']:,}; {copies:,} files are copies of another's photograph "
+            f"(found from pixels in {clock(found['seconds'])})",
+        ),
+        (
+            "scenes",
+            f"{found['scenes']:,}; the rest are photographs of a cell that was photographed before",
+        ),
+    ]
+    for key, what in (("label_conflicts", "photographs"), ("scene_label_conflicts", "scenes")):
+        if found[key]:
+            shown = "; ".join(_ends(names) for names in found[key][:_SHOWN])
+            notes.append(("LABELS", f"{len(found[key])} {what} have two classes: {shown}"))
+    if known := found["photo_table"]:
+        notes.append(
+            (
+                "photo table",
+                f"knows {known['photographs']:,} photographs: {known['found_exactly']:,} found "
+                f"exactly, {known['recall_of_pairs']:.2%} of its pairs of copies, "
+                f"{1 - known['precision_of_pairs']:.2%} wrong ones; "
+                f"{known['cells_photographed_more_than_once']} cells photographed more than once",
+            )
+        )
+    for key, what in (("leaks", "photographs"), ("scene_leaks", "scenes")):
+        if found[key]:
+            shown = "; ".join(_ends(names) for names in found[key][:_SHOWN])
+            notes.append(("LEAK", f"{len(found[key])} {what} lie in two parts: {shown}"))
+    if known and known["leaks"]:
+        shown = "; ".join(_ends(names) for names in known["leaks"][:_SHOWN])
+        notes.append(("LEAK", f"{len(known['leaks'])} cells of the table lie in two: {shown}"))
+    if not any(what == "LEAK" for what, _ in notes):
+        divided = len(set(found["parts"]) - {"test_simple"}) > 1
+        says = "no photograph lies in two parts" if divided else "the images are not divided"
+        notes.append(("leak", f"none: {says}"))
+    return notes
+
+
+def _counts(counts: dict[str, int]) -> str:
+    names = [f"{name} {count:,}" for name, count in counts.items()]
+    return listed(names, _SHOWN)
+
+
+def _ends(names: list[str]) -> str:
+    """The first and the last of sorted paths, which lie in two parts or classes."""
+    return f"{names[0]} and {names[-1]}"

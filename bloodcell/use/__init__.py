@@ -1,0 +1,1 @@
+"""From a folder or a checkpoint to an answer."""
