@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	$(BIN)/bloodcell fit --config demo.yaml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -41,6 +41,8 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # a second for each run: the run of the fixture `finished` and the runs of processes have them
+    monkeypatch.setattr("bloodcell.train.finish.draw_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

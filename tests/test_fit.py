@@ -91,6 +91,7 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
     assert found - events == {
         "config.yaml", "metrics.csv", "predictions.csv", "scores.json",
         "checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
+        "curves.png", "confusion.png", "reliability.png", "worst.png",
     }  # fmt: skip
     scores = json.loads((finished / "scores.json").read_text())
     said = read_predictions(finished)
@@ -116,7 +117,8 @@ def test_tensorboard_has_what_was_logged(finished: Path) -> None:
         images |= set(events.Tags()["images"])
     parts = {f"{part}/{what}" for part in ("train", "val", "test") for what in ("loss", "acc")}
     assert parts | {"test/acc_by_photo", "images_per_second", "lr-Adam", "epoch"} == tags
-    assert images == {"train/first_batch"}
+    figures = {f"figures/{name}" for name in ("curves", "confusion", "reliability", "worst")}
+    assert images == {"train/first_batch"} | figures
 
 
 def test_the_table(fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "machine": machine.describe(device_name(trainer.strategy.root_device)),
     }
     write_scores(folder, scores)
-    _draw(trainer, data, folder, name, said)
+    draw_figures(trainer, data, folder, name, said)
     _log_hyperparameters(trainer, model, data, scores["test"])
     on = _scored_on(data, "test", found)
     notes = [*on, *_intervals(found), *_baseline_notes(scores), *_data_notes(data)]
@@ -158,8 +158,18 @@ def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
     return said._replace(probability=np.eye(len(said.class_names), dtype=np.float32)[named])
 
 
-def _draw(trainer: Trainer, data: BloodCells, folder: Path, name: str, said: Predictions) -> None:
-    """Draws the run's figures into its folder and into TensorBoard."""
+def draw_figures(
+    trainer: Trainer, data: BloodCells, folder: Path, name: str, said: Predictions
+) -> None:
+    """Draws the run's figures into its folder and into TensorBoard.
+
+    Args:
+        trainer: after the test.
+        data: what was tested.
+        folder: the run's.
+        name: the run's.
+        said: the predictions of the test part.
+    """
     worst = worst_photographs(said)
     tested = data.datasets["test"]
     place = {data.table.rows[row].path: n for n, row in enumerate(tested.rows.tolist())}
