@@ -4,13 +4,10 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from bloodcell.errors import InputError, listed
 from bloodcell.report.experiments import Experiment, find_runs, pool, read_runs
 from bloodcell.report.summary import clock
+from bloodcell.report.tables import as_markdown, print_wide
 from bloodcell.report.whole import write_whole
 
 _HEADINGS = (
@@ -48,7 +45,7 @@ def compare(folders: Sequence[str], out: str | None = None) -> None:
         )
     experiments = pool(runs)
     rows = [_row(experiment) for experiment in experiments]
-    _print(rows)
+    print_wide(_HEADINGS, rows, _LEGEND, words=("experiment", "split", "best"))
     for folder, reason in left_out.items():
         print(f"left out: {folder}, {reason}")
     if out and Path(out).suffix == ".png":
@@ -78,24 +75,9 @@ def _row(of: Experiment) -> list[str]:
     ]
 
 
-def _print(rows: list[list[str]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    words = ("experiment", "split", "best")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading in words else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    wide = Console(width=max(console.width, 170)) if not console.is_terminal else console
-    wide.print(table)
-    wide.print(_LEGEND, highlight=False)
-
-
 def _write(path: Path, rows: list[list[str]]) -> None:
     with write_whole(path) as file:
         if path.suffix == ".csv":
             csv.writer(file).writerows([_HEADINGS, *rows])
         else:
-            lines = [_HEADINGS, ["---"] * len(_HEADINGS), *rows]
-            file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
-            file.write(f"\n{_LEGEND}\n")
+            file.write(as_markdown(_HEADINGS, rows, _LEGEND))

@@ -30,7 +30,7 @@ from bloodcell.report.summary import clock
 from bloodcell.report.twins import report_twins
 from bloodcell.words import split_off
 
-# As many steps as 30 epochs of batch 32, for a quarter of the time, on a third of the pixels
+# as many steps as 30 epochs of batch 32, for a quarter of the time, on a third of the pixels
 _FAST = ["--data.image_size", "128", "--data.batch_size", "8", "--trainer.max_epochs", "8"]
 _FIT = (sys.executable, "-m", "bloodcell", "fit")
 _SPLITS = ("seed", "photo")

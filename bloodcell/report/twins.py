@@ -3,10 +3,6 @@
 from pathlib import Path
 from statistics import fmean
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from bloodcell.report.experiments import Experiment, Run, find_runs, pool, read_runs
 from bloodcell.report.figures.comparison import draw_comparison
 from bloodcell.report.figures.curves import draw_curves
@@ -14,6 +10,7 @@ from bloodcell.report.figures.style import save
 from bloodcell.report.history import FILE_NAME, read_history
 from bloodcell.report.published import PUBLISHED, Published, find_published
 from bloodcell.report.summary import clock
+from bloodcell.report.tables import as_markdown, print_wide
 from bloodcell.report.whole import write_whole
 
 _HEADINGS = (
@@ -50,12 +47,9 @@ def report_twins(out: Path, title: str = "") -> None:
         return
     experiments = {key: pool(same)[0] for key, same in runs.items()}
     rows = [_row(published, runs, experiments) for published in PUBLISHED]
-    _print(title, rows)
+    print_wide(_HEADINGS, rows, _LEGEND, title)
     with write_whole(out / "table.md") as file:
-        file.write(f"{title}\n\n" if title else "")
-        for line in (_HEADINGS, ["---"] * len(_HEADINGS), *rows):
-            file.write(f"| {' | '.join(line)} |\n")
-        file.write(f"\n{_LEGEND}\n")
+        file.write(as_markdown(_HEADINGS, rows, _LEGEND, title))
     for number, published in enumerate(PUBLISHED, 1):
         _save_curves(out / f"{number}.png", published, runs, title)
     keys = ((published.name, split) for published in PUBLISHED for split in _SPLIT_TITLES)
@@ -106,15 +100,3 @@ def _save_curves(path: Path, published: Published, runs: dict[Key, list[Run]], t
         heading = f"{published.name}: {published.hidden}, learning rate {published.lr:g}"
         heading += f"\n{title}" if title else ""
         save(draw_curves(heading, histories, published), path)
-
-
-def _print(title: str, rows: list[list[str]]) -> None:
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading == "experiment" else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    wide = Console(width=max(console.width, 185)) if not console.is_terminal else console
-    wide.print(table)
-    wide.print(_LEGEND, highlight=False)
