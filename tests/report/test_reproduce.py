@@ -78,7 +78,8 @@ def test_all_runs_their_table_and_their_figures(capsys: pytest.CaptureFixture[st
     assert len(calls()) == 2 * 2 * 7
     first = next(call for call in calls() if "d8-seed-fast" in call and "everything 0" in call)
     assert "--config d8.yaml" in first
-    assert "--data.image_size 128 --data.batch_size 8 --trainer.max_epochs 8 --model.lr 1" in first
+    fast = "--data.image_size 128 --data.batch_size 8 --trainer.max_epochs 10 --model.lr 3.0625e-05"
+    assert f"{fast} --model.lr 1 " in first, "the user's options come last and win"
     assert "--data.split seed" in first
     said = capsys.readouterr().out
     assert "d8-seed-fast, seed 0: test 0.9000, by photograph 0.9000, 0:01:01" in said
