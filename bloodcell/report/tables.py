@@ -1,0 +1,45 @@
+"""Wide tables: on the console and as Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_WIDE = 190  # columns, where the console is none: a file or a pipe
+
+
+def print_wide(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    legend: str,
+    title: str = "",
+    words: Sequence[str] = ("experiment",),
+) -> None:
+    """Prints a table and what it says.
+
+    Args:
+        headings: of the columns.
+        rows: a cell for each column.
+        legend: below the table.
+        title: above it.
+        words: headings of the columns that hold words, not numbers.
+    """
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in words else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    wide = console if console.is_terminal else Console(width=max(console.width, _WIDE))
+    wide.print(table)
+    wide.print(legend, highlight=False)
+
+
+def as_markdown(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], legend: str, title: str = ""
+) -> str:
+    """The same as Markdown."""
+    lines = [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *rows)]
+    above = [title, ""] if title else []
+    return "\n".join([*above, *lines, "", legend, ""])
