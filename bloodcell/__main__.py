@@ -4,14 +4,14 @@ python -m bloodcell fit --config d8.yaml
 """
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from bloodcell import __version__
-from bloodcell.errors import InputError
+from bloodcell.errors import BAD_INPUT, NO_PLACE, NO_ROOM, InputError
 
-BAD_INPUT = 2  # exit status, as argparse has it
 _OTHER_WORDS = {
     "train": "fit",
     "run": "fit",
@@ -33,6 +33,8 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: with status 2 and a message if what was given cannot be used.
     """
     words = list(sys.argv[1:] if args is None else args)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what no console can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run(words)
     except InputError as error:
@@ -44,6 +46,14 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (*NO_PLACE, *NO_ROOM):
+            raise
+        print(
+            f"bloodcell: {error.filename}: {error.strerror}. Mend it, or give another.",
+            file=sys.stderr,
+        )
+        sys.exit(BAD_INPUT)
 
 
 def _run(words: list[str]) -> None:

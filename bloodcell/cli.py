@@ -1,6 +1,5 @@
 """The verbs that train and score: the one place where data meets model."""
 
-import errno
 import logging
 import os
 import sys
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import (  # type: ignore[attr-define
 from bloodcell.configs import resolve_configs
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
-from bloodcell.errors import InputError, reason, require
+from bloodcell.errors import NO_PLACE, NO_ROOM, InputError, reason, require
 from bloodcell.memory import keep_memory
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub
 from bloodcell.parser import Parser
@@ -31,11 +30,6 @@ from bloodcell.words import split_off
 
 _SCORING = ("validate", "test")  # verbs that need a checkpoint
 TERMINATED = 143  # exit status, as shells have it for SIGTERM
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_PLACE = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
-)
 _QUIET = (  # warnings of Lightning that say nothing here
     ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
     ".*is smaller than the logging interval.*",  # everything is logged by epoch
@@ -77,13 +71,13 @@ def run(verb: str, words: list[str]) -> None:
             raise KeyboardInterrupt from stop
         raise
     except OSError as error:
-        if error.errno in _NO_PLACE:
+        if error.errno in NO_PLACE:
             raise InputError(
                 f"{error.filename} cannot be used ({error.strerror}). Mend it or its permissions, "
                 "or write elsewhere: runs with --trainer.default_root_dir, drawn smears and "
                 "decoded images with the variable XDG_CACHE_HOME."
             ) from error
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         raise InputError(
             f"no room to write {error.filename or 'into the run folder'} ({error.strerror}). "

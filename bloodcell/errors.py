@@ -1,5 +1,14 @@
 """The one exception that means: what was given cannot be used."""
 
+import errno
+
+BAD_INPUT = 2  # exit status, as argparse has it
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+
 
 class InputError(ValueError):
     """What the user gave cannot be used.

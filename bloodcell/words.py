@@ -24,6 +24,6 @@ def split_off(words: list[str], flag: str) -> tuple[list[str], str | None]:
             rest.append(word)
             continue
         value = text if equals else next(coming, None)
-        if value is None:
+        if not value:
             raise InputError(f"{flag} stands without a value. See `bloodcell VERB --help`.")
     return rest, value

@@ -25,7 +25,7 @@ def print_audit(found: dict[str, Any]) -> None:
         table.add_column(heading, justify="right" if heading else "left")
     for key in ("classes", "parts"):
         for name, counts in found[key].items():
-            table.add_row(name, f"{counts['files']:,}", f"{counts['photographs']:,}")
+            table.add_row(Text(name), f"{counts['files']:,}", f"{counts['photographs']:,}")
         table.add_section()
     console.print(Text(f"{found['root']}: {found['images']:,} images"), soft_wrap=True)
     console.print(table)
@@ -50,6 +50,11 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
             "photographs",
             f"{found['photographs']:,}; {copies:,} files are copies of another's photograph "
             f"(found from pixels in {clock(found['seconds'])})",
+        ),
+        *(
+            [("plain", f"{found['without_features']:,} images have too little to be compared by")]
+            if found["without_features"]
+            else []
         ),
         (
             "scenes",

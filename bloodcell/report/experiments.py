@@ -85,7 +85,7 @@ def find_runs(given: Sequence[str]) -> list[Path]:
                 "lightning_logs/d8/version_0, or none for all below lightning_logs."
             )
         inside = [path.parent for path in folder.rglob(CONFIG)]
-        found += sorted(inside, key=_by_number) or [folder]
+        found += sorted(inside, key=by_number) or [folder]
     return list(dict.fromkeys(found))
 
 
@@ -141,32 +141,33 @@ def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
 
 
 class _Photos(NamedTuple):
-    """Test photographs and how often the runs of an experiment are right about each."""
+    """Test photographs, and what each run of an experiment said of those it was tested on.
+
+    With another seed, `seed` draws other files, and undivided folders other photographs.
+    """
 
     name: tuple[str, ...]
     label: NDArray[np.int64]
-    right: Floats  # (photographs,), 0 to 1, mean over the runs
-    files: Floats  # (photographs,), mean over the runs
+    tested: Floats  # (runs, photographs), 1 or 0
+    right: Floats  # likewise
+    files: Floats  # likewise, how many
     files_right: Floats
 
     def accuracy(self, weights: Floats) -> Floats:
-        """Accuracy by file under each weighting, (draws,)."""
-        share: Floats = (weights @ self.files_right) / (weights @ self.files)
-        return share
+        """Accuracy by file under each weighting of the photographs, mean of the runs, (draws,)."""
+        return _mean_share(weights, self.files_right, self.files)
 
     def by_photo(self, weights: Floats) -> Floats:
-        """Accuracy by photograph under each weighting, (draws,)."""
-        share: Floats = (weights @ self.right) / weights.sum(1)
-        return share
+        """Accuracy by photograph, likewise."""
+        return _mean_share(weights, self.right, self.tested)
 
     def balanced(self, weights: Floats) -> Floats:
-        """Balanced accuracy under each weighting, (draws,)."""
-        recalls = [
-            (weights[:, self.label == label] @ self.right[self.label == label])
-            / weights[:, self.label == label].sum(1)
-            for label in np.unique(self.label)
-        ]
-        mean: Floats = np.mean(recalls, axis=0)
+        """Balanced accuracy by photograph, likewise."""
+        recalls = []
+        for label in np.unique(self.label):
+            of = self.label == label
+            recalls.append(_mean_share(weights[:, of], self.right[:, of], self.tested[:, of]))
+        mean: Floats = np.nanmean(recalls, axis=0)
         return mean
 
     def estimates(self, seed: int) -> dict[str, Estimate]:
@@ -174,29 +175,41 @@ class _Photos(NamedTuple):
         drawn, found = draw_photos(self.label, seed), {}
         for metric in (_Photos.accuracy, _Photos.by_photo, _Photos.balanced):
             value = metric(self, np.ones((1, len(self.label))))[0]
-            low, high = np.percentile(metric(self, drawn), [2.5, 97.5])
+            low, high = np.nanpercentile(metric(self, drawn), [2.5, 97.5])
             found[metric.__name__] = Estimate(float(value), float(low), float(high))
         return found
 
 
+def _mean_share(weights: Floats, part: Floats, whole: Floats) -> Floats:
+    """The weighted share of each run, then their mean, (draws,); NaN where no run has any."""
+    parts, wholes = weights @ part.T, weights @ whole.T  # (draws, runs)
+    some = wholes > 0
+    shares = np.divide(parts, wholes, out=np.zeros_like(parts), where=some)
+    counts = some.sum(1)
+    mean: Floats = np.divide(
+        shares.sum(1), counts, out=np.full(len(weights), np.nan), where=counts > 0
+    )
+    return mean
+
+
 def _photos(runs: list[Run]) -> _Photos:
-    """Photographs that all runs were tested on: with another seed, `seed` draws others."""
-    rights = [_right_by_photo(run.predictions) for run in runs]
-    shared = sorted(set.intersection(*(set(right) for right in rights)))
-    label = np.array([rights[0][name][0] for name in shared], np.int64)
-    facts = np.array([[of[name][1:] for name in shared] for of in rights], np.float64)
-    return _Photos(tuple(shared), label, *facts.mean(0).T)
+    """All photographs that any of the runs was tested on."""
+    said = [_right_by_photo(run.predictions) for run in runs]
+    names = sorted(set().union(*said))
+    facts = np.array([[of.get(name, (0, 0, 0, 0, 0)) for name in names] for of in said], float)
+    label, tested, right, files, files_right = np.moveaxis(facts, 2, 0)
+    return _Photos(tuple(names), label.max(0).astype(np.int64), tested, right, files, files_right)
 
 
 def _right_by_photo(said: Predictions) -> dict[str, list[int]]:
-    """Of each photograph: its label, whether the model is right, its files, how many are right."""
+    """Of each photograph: label, 1, whether the model is right, its files, how many are right."""
     files = sample_of(said.true, said.probability, said.photo)
     photos = average_photos(files)
     right = photos.probability.argmax(1) == photos.true
     counts = np.bincount(files.photo)
     counts_right = np.bincount(files.photo, files.probability.argmax(1) == files.true)
     names = np.unique(said.photo)  # in the order of the sample
-    facts = np.stack([photos.true, right, counts, counts_right], 1)
+    facts = np.stack([photos.true, np.ones_like(counts), right, counts, counts_right], 1)
     return dict(zip(names.tolist(), facts.tolist(), strict=True))
 
 
@@ -209,7 +222,7 @@ def _groups(photos: list[_Photos], seed: int) -> list[str]:
         groups.append("-")
         if other.name == best.name:
             difference = best.balanced(weights) - other.balanced(weights)
-            p_values[place] = min(1.0, 2 * float((difference <= 0).mean()))
+            p_values[place] = min(1.0, 2 * float(np.mean(~(difference > 0))))
     rejected = True
     for rank, place in enumerate(sorted(p_values, key=lambda place: p_values[place])):
         rejected = rejected and p_values[place] <= _LEVEL / (len(p_values) - rank)
@@ -247,6 +260,7 @@ def _check(run: Run) -> None:
     run.settings["seed_everything"]
 
 
-def _by_number(folder: Path) -> tuple[str, int]:
+def by_number(folder: Path) -> tuple[str, int]:
+    """A key that sorts the run folders of a name by their version, not as text."""
     number = folder.name.removeprefix("version_")
     return str(folder.parent), int(number) if number.isdigit() else 0

@@ -1,5 +1,6 @@
 """The published table, ours beside it, and what the same network is worth on unseen photographs."""
 
+import textwrap
 from pathlib import Path
 from statistics import fmean
 
@@ -28,6 +29,7 @@ _SPLIT_TITLES = {
     "photo": "by photograph: validated on unseen ones",
 }
 COMPARISON = "compared_model_graph.png"  # named as the published one
+_TITLE = 110  # letters that fit above a figure
 Key = tuple[str, str]  # published name, split
 
 
@@ -54,7 +56,7 @@ def report_twins(out: Path, title: str = "") -> None:
         _save_curves(out / f"{number}.png", published, runs, title)
     keys = ((published.name, split) for published in PUBLISHED for split in _SPLIT_TITLES)
     ordered = [experiments[key] for key in keys if key in experiments]
-    save(draw_comparison(ordered, title), out / COMPARISON)
+    save(draw_comparison(ordered, _wrap(title)), out / COMPARISON)
     print(f"{out}: table.md, 1.png to {len(PUBLISHED)}.png, {COMPARISON}, lightning_logs")
 
 
@@ -74,8 +76,8 @@ def _row(
     same = experiments.get(leaky)
     return [
         published.name,
-        ", ".join(map(str, published.hidden)),
-        f"{published.lr:g}",
+        ", ".join(map(str, one.hidden if one else published.hidden)),
+        f"{one.lr if one else published.lr:.3g}",
         f"{published.train[1]:.4f}",
         ours("train"),
         f"{published.val[1]:.4f}",
@@ -90,13 +92,18 @@ def _row(
     ]
 
 
+def _wrap(title: str) -> str:
+    return textwrap.fill(title, _TITLE)
+
+
 def _save_curves(path: Path, published: Published, runs: dict[Key, list[Run]], title: str) -> None:
     histories = {
         text: [read_history(run.folder / FILE_NAME) for run in runs[published.name, split]]
         for split, text in _SPLIT_TITLES.items()
         if (published.name, split) in runs
     }
-    if histories:
-        heading = f"{published.name}: {published.hidden}, learning rate {published.lr:g}"
-        heading += f"\n{title}" if title else ""
-        save(draw_curves(heading, histories, published), path)
+    if not histories:
+        return
+    leaky = (published.name, "seed") in runs  # only that split was published
+    heading = f"{published.name}\n{_wrap(title)}".rstrip()
+    save(draw_curves(heading, histories, published if leaky else None), path)

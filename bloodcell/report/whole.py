@@ -13,10 +13,11 @@ def write_whole(path: Path) -> Iterator[TextIO]:
     Args:
         path: where it will lie; what lies there is replaced.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        _beside(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         yield file
-    partial.replace(path)
 
 
 def write_whole_bytes(path: Path, data: bytes) -> None:
@@ -26,6 +27,15 @@ def write_whole_bytes(path: Path, data: bytes) -> None:
         path: where it will lie; what lies there is replaced.
         data: all of it.
     """
+    with _beside(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -100,11 +100,11 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "machine": machine.describe(device_name(trainer.strategy.root_device)),
     }
     write_scores(folder, scores)
-    draw_figures(trainer, data, folder, name, said)
     _log_hyperparameters(trainer, model, data, scores["test"])
     on = _scored_on(data, "test", found)
     notes = [*on, *_intervals(found), *_baseline_notes(scores), *_data_notes(data)]
     _report(folder, name, scores, notes)
+    draw_figures(trainer, data, folder, name, said)
 
 
 def print_scores(

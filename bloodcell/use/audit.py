@@ -18,8 +18,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from bloodcell.data.copies import Copies, Look, find_copies, look_at
+from bloodcell.data.copies import Copies, find_copies
 from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.looks import Look, look_at
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.table import Row, Table, build_table
 from bloodcell.errors import InputError, reason
@@ -73,20 +74,33 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
         "root": str(source.root),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    print_audit(found)
     if out:
         with write_whole(Path(out)) as file:
             file.write(json.dumps(found, indent=1) + "\n")
+    if photo_table:
+        _write_photos(Path(photo_table), table, copies, rows)
+    print_audit(found)
+    if out:
         print(out)
     if photo_table:
-        with write_whole(Path(photo_table)) as file:
-            lines = csv.writer(file)
-            lines.writerow(["file", "photo", "cell"])
-            for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True):
-                lines.writerow([row.path, f"p{photo}", f"c{scene}"])
-        print(f"{photo_table}: give it to fit with --data.photos {photo_table}")
+        first = "mend the labels first, then " if found["label_conflicts"] else ""
+        print(f"{photo_table}: {first}give it to fit with --data.photos {photo_table}")
     known = found["photo_table"] or {"leaks": []}
     return bool(found["leaks"] or found["scene_leaks"] or known["leaks"])
+
+
+def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:
+    """Writes a photo table; what cannot be read is a photograph of its own."""
+    known = {
+        row.path: (f"p{photo}", f"c{scene}")
+        for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True)
+    }
+    with write_whole(path) as file:
+        lines = csv.writer(file)
+        lines.writerow(["file", "photo", "cell"])
+        for number, row in enumerate(table.rows):
+            unread = (f"unreadable{number}", f"unreadable{number}")
+            lines.writerow([row.path, *known.get(row.path, unread)])
 
 
 def _look(source: Source, table: Table) -> tuple[list[Seen], Copies, list[Row]]:
@@ -116,11 +130,11 @@ def _look(source: Source, table: Table) -> tuple[list[Seen], Copies, list[Row]]:
 
         seen = list(pool.map(see, table.rows))
         readable = [(row, s.look) for row, s in zip(table.rows, seen, strict=True) if s.look]
-        comparing = bar.add_task("comparing them", total=len(readable))
+        comparing = bar.add_task("comparing them", total=1)
         if not readable:
             raise InputError(f"{source.root}: none of its {n:,} images can be read.")
         copies = find_copies(
-            [look for _, look in readable], lambda done: bar.update(comparing, completed=done)
+            [look for _, look in readable], lambda share: bar.update(comparing, completed=share)
         )
     return seen, copies, [row for row, _ in readable]
 
@@ -137,7 +151,9 @@ def describe(
         rows: of these, (n,).
     """
     photos = _groups(copies.photo, rows)
-    scenes = _groups(copies.scene, rows)
+    whole = {tuple(_paths(group)) for group in photos}
+    # only those of several photographs: the others are listed as photographs
+    scenes = [of for of in _groups(copies.scene, rows) if tuple(_paths(of)) not in whole]
     digests: defaultdict[bytes, list[str]] = defaultdict(list)
     for row, one in zip(table.rows, seen, strict=True):
         if one.look:
@@ -153,14 +169,13 @@ def describe(
         "modes": dict(Counter(one.mode for one in seen if one.look).most_common()),
         "equal_pixels": [names for names in digests.values() if len(names) > 1],
         "photographs": len(photos),
-        "scenes": len(scenes),
+        "scenes": int(copies.scene.max()) + 1,
+        "without_features": sum(look is not None and not look.comparable for look, *_ in seen),
         "leaks": [_paths(group) for group in photos if _crosses(group)],
-        "scene_leaks": [
-            _paths(group) for group in scenes if _crosses(group) and group not in photos
-        ],
+        "scene_leaks": [_paths(group) for group in scenes if _crosses(group)],
         "label_conflicts": [_paths(of) for of in photos if len({r.class_name for r in of}) > 1],
         "scene_label_conflicts": [
-            _paths(of) for of in scenes if len({r.class_name for r in of}) > 1 and of not in photos
+            _paths(of) for of in scenes if len({r.class_name for r in of}) > 1
         ],
         "photo_table": _compare(copies, rows) if not table.unmapped else None,
     }
@@ -200,6 +215,9 @@ def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
     def pairs(counts: Iterable[int]) -> int:
         return sum(count * (count - 1) // 2 for count in counts)
 
+    def share(part: int, of: int) -> float:
+        return part / of if of else 1.0  # no pairs, none wrong
+
     parts = Counter(of for _, of in together)  # groups that a photograph is scattered over
     mixed = Counter(found for found, _ in together)
     whole = sum(parts[of] == 1 and mixed[found] == 1 for found, of in together)
@@ -212,8 +230,8 @@ def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
         "photographs": len(parts),
         "found_exactly": whole,
         "groups_of_several_photographs": sum(count > 1 for count in mixed.values()),
-        "recall_of_pairs": right / max(1, pairs(Counter(known.tolist()).values())),
-        "precision_of_pairs": right / max(1, pairs(Counter(copies.photo.tolist()).values())),
+        "recall_of_pairs": share(right, pairs(Counter(known.tolist()).values())),
+        "precision_of_pairs": share(right, pairs(Counter(copies.photo.tolist()).values())),
         "cells_photographed_more_than_once": len(several),
         "leaks": [_paths(group) for group in cells.values() if _crosses(group)],
     }

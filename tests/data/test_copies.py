@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bloodcell.data.copies import Copies, agreement, find_copies, look_at
+from bloodcell.data.copies import Copies, find_copies
+from bloodcell.data.looks import agreement, look_at
 from bloodcell.data.smear_scene import CLASS_NAMES
 from bloodcell.data.smears import draw_copy, draw_photograph
 
@@ -82,12 +83,23 @@ def test_equal_pixels_are_one_photograph_even_without_features() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (3, 400), (28, 28), (900, 1200)])
 def test_images_of_any_size(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    other = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     assert find([image]).photo.tolist() == [0]
-    assert find([image, image[:, ::-1].copy()]).photo.tolist() in ([0, 0], [0, 1])
+    assert find([image, other, image]).photo.tolist() == [0, 1, 0]
+    assert look_at(image).comparable == (min(shape) > 3)
 
 
-def test_progress_ends_at_the_number_of_images() -> None:
-    told: list[int] = []
+def test_pictures_on_black_are_compared_too() -> None:
+    """As in fluorescence: black is not only what a copy's corners were filled with."""
+    dark = np.where(PHOTOS[0].pixels.mean(2, keepdims=True) < 190, PHOTOS[0].pixels, 0)
+    assert (dark == 0).mean() > 0.4
+    turned = cv2.warpAffine(dark, cv2.getRotationMatrix2D((160, 120), 10, 1), (320, 240))
+    assert agreement(look_at(dark), look_at(np.asarray(turned, np.uint8))) >= 20
+
+
+def test_progress_goes_from_nothing_to_all() -> None:
+    told: list[float] = []
     find_copies(LOOKS, told.append)
     assert told[0] == 0
-    assert told[-1] == len(LOOKS)
+    assert told[-1] == 1
+    assert told == sorted(told)

@@ -13,12 +13,12 @@ import yaml
 from PIL import Image
 
 from bloodcell.__main__ import main
-from bloodcell.report import reproduce
+from bloodcell.report import crew, reproduce
 from bloodcell.report.published import PUBLISHED
 
 Refused = Callable[..., str]
 
-# what a run leaves behind, without training: `fail` fails, `bad` cannot start, `hang` is never done
+# what a run leaves behind, without training; files say what happens to it
 FIT = """
 import json, shutil, sys, time
 from pathlib import Path
@@ -38,13 +38,24 @@ else:
 if Path("fail").exists():
     sys.exit("no luck")
 if Path("bad").exists():
+    shutil.rmtree(folder)
     print("bloodcell: data.root is bad.", file=sys.stderr)
+    print("said before, but written late")
     sys.exit(2)
+if Path("breaks").exists():
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    sys.exit(2)
+if Path("silent").exists():
+    sys.exit(0)
 print("epoch   1 of 8", flush=True)
 if Path("hang").exists():
     (folder / "checkpoints").mkdir(exist_ok=True)
     (folder / "checkpoints" / "last.ckpt").touch()
-    time.sleep(60)
+    for _ in range(600):
+        time.sleep(0.1)
+        if Path("stop").exists():
+            sys.exit(1)
 scores = json.loads((Path(sys.argv[1]) / "scores.json").read_text())
 scores["name"], scores["split"] = folder.parent.name, "seed" if "seed" in str(folder) else "photo"
 (folder / "scores.json").write_text(json.dumps(scores))
@@ -64,7 +75,7 @@ def stand_in(
     (tmp_path / "fit.py").write_text(FIT)
     template = write_run(tmp_path / "template" / "version_0", 0.9)
     command = (sys.executable, str(tmp_path / "fit.py"), str(template))
-    monkeypatch.setattr(reproduce, "_FIT", command)
+    monkeypatch.setattr(crew, "_FIT", command)
     return command
 
 
@@ -90,6 +101,7 @@ def test_all_runs_their_table_and_their_figures(capsys: pytest.CaptureFixture[st
         assert width(out / name) == 1200
     table = (out / "table.md").read_text().splitlines()
     assert table[0].startswith("FAST, not as published: data.image_size 128")
+    assert table[0].endswith("learning rates times 3.0625 model.lr 1")
     assert [line.split(" | ")[0] for line in table[4:11]] == [f"| {row.name}" for row in PUBLISHED]
     d8 = table[4].split(" | ")
     assert (d8[7], d8[9]) == ("0.9920", "-0.0920")
@@ -118,7 +130,9 @@ def test_what_is_finished_is_kept_and_the_rest_goes_on(capsys: pytest.CaptureFix
 def test_a_failed_run_does_not_stop_the_others(refused: Refused) -> None:
     Path("fail").touch()
     said = refused("reproduce", "--seeds", "1", "--splits", "photo")
-    assert "7 runs failed: d8-photo, seed 0 (reproduced/logs/d8-photo-0.txt)" in said
+    log = "reproduced/logs/d8-photo-0.txt"
+    assert f"failed: d8-photo, seed 0 (exit status 1 and no scores, see {log}), d16-" in said
+    assert len(calls()) == 7
     assert "no luck" in Path("reproduced/logs/d8-photo-0.txt").read_text()
 
 
@@ -128,6 +142,34 @@ def test_a_setting_that_cannot_be_used_stops_at_once(refused: Refused) -> None:
     said = refused("reproduce", "--data.root", "nowhere")
     assert "d8-seed, seed 0: data.root is bad." in said
     assert len(calls()) == 1
+    Path("bad").unlink()
+    main(["reproduce", "--data.root", "somewhere", "--seeds", "1", "--splits", "seed"])
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_run_that_breaks_when_it_has_begun_stops_no_other(refused: Refused) -> None:
+    """A loss that is no number also ends with status 2."""
+    Path("breaks").touch()
+    said = refused("reproduce", "--seeds", "1", "--splits", "seed")
+    assert "d8-seed, seed 0 (exit status 2 and no scores" in said
+    assert len(calls()) == 7
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_run_that_leaves_no_scores_has_failed(refused: Refused) -> None:
+    Path("silent").touch()
+    said = refused("reproduce", "--seeds", "1", "--splits", "seed")
+    assert "d8-seed, seed 0 (exit status 0 and no scores" in said
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_drawn_smears_have_their_name(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["reproduce", "--seeds", "1", "--splits", "photo", "--data.root", "drawn"]
+    main(words)
+    assert Path("reproduced/lightning_logs/d8-photo-drawn").is_dir()
+    main(words)
+    assert len(calls()) == 7
+    assert "7 finished, 0 to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -137,18 +179,15 @@ def test_what_is_stopped_goes_on_by_the_same_command(
     Path("hang").touch()
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from bloodcell.report import reproduce; from bloodcell.__main__ import main\n"
-        f"reproduce._FIT = {stand_in!r}\n"
+        "from bloodcell.report import crew; from bloodcell.__main__ import main\n"
+        f"crew._FIT = {stand_in!r}\n"
         "main(['reproduce', '--seeds', '1', '--splits', 'seed'])"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     checkpoint = Path("reproduced/lightning_logs/d8-seed/version_0/checkpoints/last.ckpt")
-    for _ in range(300):
-        if checkpoint.exists():
-            break
-        time.sleep(0.1)
+    wait_for(checkpoint)
     child.send_signal(sent)
     out, err = child.communicate(timeout=30)
     assert child.returncode == status, err
@@ -161,13 +200,51 @@ def test_what_is_stopped_goes_on_by_the_same_command(
     assert len(calls()) == 1 + 7
 
 
+def test_a_killed_reproduce_leaves_no_second_run_beside_its_own(
+    stand_in: tuple[str, ...], refused: Refused
+) -> None:
+    Path("hang").touch()
+    code = (
+        "from bloodcell.report import crew; from bloodcell.__main__ import main\n"
+        f"crew._FIT = {stand_in!r}\n"
+        "main(['reproduce', '--seeds', '1', '--splits', 'seed'])"
+    )
+    words = ["reproduce", "--seeds", "1", "--splits", "seed"]
+    checkpoint = Path("reproduced/lightning_logs/d8-seed/version_0/checkpoints/last.ckpt")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as child:
+        wait_for(checkpoint)
+        assert "another reproduce is at work there" in refused(*words)
+        child.kill()
+    assert "another reproduce is at work there" in refused(*words), "its run is still there"
+    Path("stop").touch()
+    Path("hang").unlink()
+    for _ in range(100):
+        time.sleep(0.1)
+        try:
+            main(words)
+        except SystemExit:
+            continue
+        break
+    assert calls()[1] == f"--ckpt_path {checkpoint.parent.parent}"
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(300):
+        if path.exists():
+            return
+        time.sleep(0.1)
+
+
 @pytest.mark.usefixtures("stand_in")
 def test_a_folder_holds_runs_of_one_kind(refused: Refused) -> None:
     main(["reproduce", "--seeds", "1", "--splits", "seed", "--data.augment", "flips"])
     said = refused("reproduce", "--seeds", "1")
     assert "reproduced holds runs with other options (--data.augment flips)" in said
-    Path("mine/lightning_logs/d8").mkdir(parents=True)
-    assert "--out mine holds other runs" in refused("reproduce", "--out", "mine")
+    assert "holds runs with other options" in refused("reproduce", "--seeds", "1", "--model.lr=1")
+    Path("mine/lightning_logs/d8/version_0").mkdir(parents=True)
+    Path("mine/lightning_logs/d8/version_0/config.yaml").touch()
+    said = refused("reproduce", "--out", "mine")
+    assert "--out mine holds runs with other options (not known)" in said
 
 
 @pytest.mark.parametrize(
@@ -180,6 +257,8 @@ def test_a_folder_holds_runs_of_one_kind(refused: Refused) -> None:
         (["--data.split=photo"], "reproduce decides --data.split itself"),
         (["d8.yaml"], "reproduce takes options only (got: d8.yaml)"),
         (["--out"], "--out stands without a value"),
+        (["--out="], "--out stands without a value"),
+        (["--jobs", "²"], "--jobs=² cannot be used"),
     ],
 )
 def test_words_that_cannot_be_used(refused: Refused, words: list[str], message: str) -> None:
@@ -189,12 +268,16 @@ def test_words_that_cannot_be_used(refused: Refused, words: list[str], message: 
 
 def test_each_gpu_gets_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
-    assert [device["CUDA_VISIBLE_DEVICES"] for device in reproduce._devices(None)] == ["0", "2"]
-    assert len(reproduce._devices(3)) == 3
+    assert [device["CUDA_VISIBLE_DEVICES"] for device in crew.list_devices(None, None)] == [
+        "0",
+        "2",
+    ]
+    assert len(crew.list_devices(3, None)) == 3
+    assert crew.list_devices(None, "cpu") == [{}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert reproduce._devices(None) == [{}]
-    assert reproduce._devices(2) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert crew.list_devices(None, None) == [{}]
+    assert crew.list_devices(2, None) == [{"OMP_NUM_THREADS": "4"}] * 2
 
 
 def test_a_real_run_and_its_twin(

@@ -89,8 +89,13 @@ def test_every_fault_is_found(clean: Path, capsys: pytest.CaptureFixture[str]) -
     (train / "MONOCYTE" / "text.jpeg").write_text("no image")
     grey = np.random.default_rng(0).integers(0, 255, (60, 50), np.uint8)
     Image.fromarray(grey).save(train / "MONOCYTE" / "grey.png")
-    status, found = audit(str(images))
+    status, found = audit(str(images), "--write_photos", "photos.csv")
     assert status == 1
+    (train / "EOSINOPHIL" / "wrong.jpeg").unlink()
+    said = capsys.readouterr().out
+    assert "mend the labels first" in said
+    written = build_table(open_source(str(images)), Path("photos.csv"))
+    assert written.unmapped == 0, "also images that cannot be read have their line"
     leak = [path.split("images/")[-1] for path in found["leaks"][0]]
     assert leak[0] == "TEST/NEUTROPHIL/leak.png"
     assert f"TRAIN/NEUTROPHIL/{leaked.name}" in leak
@@ -103,7 +108,6 @@ def test_every_fault_is_found(clean: Path, capsys: pytest.CaptureFixture[str]) -
     equal = [sorted(Path(path).name for path in names) for names in found["equal_pixels"]]
     assert sorted([mislabelled.name, "wrong.jpeg"]) in equal
     assert found["photo_table"] is None
-    said = capsys.readouterr().out
     assert "LEAK         1 photographs lie in two parts: " in said
     assert "LABELS       1 photographs have two classes: " in said
     assert "unreadable   2: " in said
@@ -112,7 +116,32 @@ def test_every_fault_is_found(clean: Path, capsys: pytest.CaptureFixture[str]) -
 def test_undivided_folders(make_folders: Callable[..., Path]) -> None:
     status, found = audit(str(make_folders({"round": 3, "lobed": 3})))
     assert status == 0
-    assert found["parts"] == {"all": {"files": 6, "photographs": found["photographs"]}}
+    assert found["parts"] == {"all": {"files": 6, "photographs": 3}}, "one noise, two colours"
+    assert found["without_features"] == 0
+
+
+def test_pictures_without_copies_have_no_wrong_ones(
+    clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (clean / "images").glob("TRAIN/*/*"):
+        path.unlink()
+    table = build_table(open_source(str(clean / "images")), clean / "photos.csv")
+    kept: set[str] = set()
+    for row in table.rows:
+        if row.photo in kept:
+            (clean / "images" / row.path).unlink()
+        kept.add(row.photo)
+    found = audit(str(clean / "images"), "--photos", str(clean / "photos.csv"))[1]
+    known = found["photo_table"]
+    assert known["recall_of_pairs"] == known["precision_of_pairs"] == 1
+    assert "0.00% wrong ones" in capsys.readouterr().out
+
+
+def test_names_that_look_like_markup(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("TRAIN", "TEST"):
+        (clean / "images" / part / "MONOCYTE").rename(clean / "images" / part / "WBC [old] $x_$")
+    audit(str(clean / "images"))
+    assert "WBC [old] $x_$" in capsys.readouterr().out
 
 
 def test_what_cannot_be_audited(refused: Refused, make_folders: Callable[..., Path]) -> None:

@@ -28,6 +28,7 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "savefig.dpi": 120,
+    "text.parse_math": False,  # names of classes and files are no formulas
 }
 
 

@@ -1,0 +1,161 @@
+"""Trainings as processes of their own, as many at a time as there are devices."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from filelock import FileLock
+
+_FIT = (sys.executable, "-m", "bloodcell", "fit")
+_TERMINATED = 143  # exit status, as shells have it for SIGTERM
+
+
+class Job(NamedTuple):
+    """One training.
+
+    Attributes:
+        name: what it is called on the console.
+        words: what stands after `fit`.
+        log: a file that gets all it says.
+    """
+
+    name: str
+    words: list[str]
+    log: Path
+
+    def complaint(self) -> str:
+        """The last line of the log that says what was wrong."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [line for line in lines if line.startswith("bloodcell: ")] or lines[-1:]
+        return "".join(said[-1:]).removeprefix("bloodcell: ")
+
+
+def list_devices(jobs: int | None, accelerator: str | None) -> list[dict[str, str]]:
+    """Lists, for each run at a time, the variables that show it its device.
+
+    Args:
+        jobs: runs at a time; None is one for each GPU, or one.
+        accelerator: as `trainer.accelerator`, if it was given.
+    """
+    gpus = [] if accelerator == "cpu" else _visible_gpus()
+    if gpus:
+        return [
+            {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} for place in range(jobs or len(gpus))
+        ]
+    if not jobs or jobs == 1:
+        return [{}]
+    return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}] * jobs
+
+
+def _visible_gpus() -> list[str]:
+    """Names or numbers of the GPUs, as CUDA_VISIBLE_DEVICES takes them."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return re.findall(r"^GPU (\d+):", listing.stdout, re.MULTILINE)
+
+
+class Crew:
+    """Runs jobs.
+
+    Args:
+        devices: variables of each run at a time.
+        lock: held by the caller. The processes hold it too: if the caller is killed, it is not free
+            before they have noticed and ended.
+    """
+
+    def __init__(self, devices: Sequence[dict[str, str]], lock: FileLock) -> None:
+        self._free: SimpleQueue[dict[str, str]] = SimpleQueue()
+        for device in devices:
+            self._free.put(device)
+        self._n = len(devices)
+        self._pool = ThreadPoolExecutor(self._n)
+        # private, but the only way to the descriptor
+        held = lock._context.lock_file_fd if os.name == "posix" else None
+        self._held = [] if held is None else [held]
+        self._children: set[subprocess.Popen[str]] = set()
+        self._changing = threading.Lock()
+        self._stopped = False
+
+    def run(self, jobs: Sequence[Job], ended: Callable[[Job, int], None]) -> None:
+        """Runs all; at Ctrl-C, SIGTERM or an exception of `ended`, stops all.
+
+        Args:
+            jobs: what is to be run, in this order.
+            ended: is told of each job that ended, and its exit status.
+        """
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+        coming, running = iter(jobs), dict[Future[int], Job]()
+
+        def start_next() -> None:
+            if job := next(coming, None):
+                running[self._pool.submit(self._follow, job)] = job
+
+        try:
+            for _ in range(self._n):
+                start_next()
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended(running.pop(future), future.result())
+                    start_next()  # not before: it may be the last
+        except BaseException:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is being done
+            self._stop()
+            raise
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            signal.signal(signal.SIGTERM, before)
+
+    def _stop(self) -> None:
+        with self._changing:
+            self._stopped = True
+            for child in self._children:
+                child.send_signal(signal.SIGTERM)
+
+    def _follow(self, job: Job) -> int:
+        """Runs a process to its end, keeps what it says and shows its epochs."""
+        device = self._free.get()
+        try:
+            child = self._start(job, device)
+            if child is None:
+                return 0
+            job.log.parent.mkdir(exist_ok=True)
+            with child, job.log.open("a", encoding="utf-8") as file:
+                assert child.stdout is not None
+                for line in child.stdout:
+                    file.write(line)
+                    file.flush()
+                    if line.startswith("epoch "):
+                        print(f"{job.name}: {line.rstrip()}", flush=True)
+            with self._changing:
+                self._children.discard(child)
+            return child.returncode
+        finally:
+            self._free.put(device)
+
+    def _start(self, job: Job, device: dict[str, str]) -> subprocess.Popen[str] | None:
+        with self._changing:
+            if self._stopped:
+                return None
+            child = subprocess.Popen(
+                [*_FIT, *job.words],
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | device,  # its lines come at once
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                pass_fds=self._held,
+            )
+            self._children.add(child)
+        return child
