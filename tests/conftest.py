@@ -124,6 +124,7 @@ def _write_run(
     hidden: tuple[int, ...] = (8,),
     photos: int = 80,
     split: str = "photo",
+    first: int = 0,
 ) -> Path:
     """A run that is right about this share of the photographs, three files of each."""
     folder.mkdir(parents=True)
@@ -137,7 +138,7 @@ def _write_run(
         Predictions(
             ["test"] * n,
             [f"{i}.png" for i in range(n)],
-            [f"p{i}" for i in photo],
+            [f"p{first + i}" for i in photo],
             true,
             np.eye(4, dtype=np.float32)[said] * 0.9 + 0.025,
             list("abcd"),

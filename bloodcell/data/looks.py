@@ -1,8 +1,8 @@
 """What is kept of an image to find its copies by, and whether two images are copies.
 
 Copies may be rotated, sheared, shifted, scaled, mirrored, brightened and have black corners. Two
-images are copies if SIFT features (Lowe, International Journal of Computer Vision 60, 2004) agree on
-an affine map under which the pixels correlate. Without torch.
+images are copies if SIFT features (Lowe, International Journal of Computer Vision 60, 2004) agree
+on an affine map under which the pixels correlate. Without torch.
 """
 
 import hashlib

@@ -57,6 +57,16 @@ def test_other_photographs_are_not_compared(write_run: WriteRun, tmp_path: Path)
     assert [row["best"] for row in table(Path("two.csv"))] == ["a", "-"]
 
 
+def test_seeds_that_share_no_photograph_are_averaged(write_run: WriteRun, tmp_path: Path) -> None:
+    for seed, right in enumerate((0.9, 0.6)):
+        write_run(tmp_path / "one" / f"version_{seed}", right, seed, first=100 * seed)
+    main(["compare", "one", "--out", "one.csv"])
+    (row,) = table(Path("one.csv"))
+    assert row["seeds"] == "2"
+    for key in ("test accuracy", "balanced, by photograph"):
+        assert row[key].startswith("0.7500 [0.6")
+
+
 def test_markdown(write_run: WriteRun, tmp_path: Path) -> None:
     main(["compare", str(write_run(tmp_path / "one" / "version_0", 0.9)), "--out", "table.md"])
     lines = Path("table.md").read_text().splitlines()
