@@ -5,6 +5,7 @@ Without torch.
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,12 +173,17 @@ class _Photos(NamedTuple):
 
     def estimates(self, seed: int) -> dict[str, Estimate]:
         """The metrics by their names, with their intervals."""
-        drawn, found = draw_photos(self.label, seed), {}
+        drawn, found = _draw(tuple(self.label.tolist()), seed), {}
         for metric in (_Photos.accuracy, _Photos.by_photo, _Photos.balanced):
             value = metric(self, np.ones((1, len(self.label))))[0]
             low, high = np.nanpercentile(metric(self, drawn), [2.5, 97.5])
             found[metric.__name__] = Estimate(float(value), float(low), float(high))
         return found
+
+
+@lru_cache(maxsize=4)  # most experiments are tested on the same photographs
+def _draw(labels: tuple[int, ...], seed: int) -> Floats:
+    return draw_photos(np.array(labels), seed)
 
 
 def _mean_share(weights: Floats, part: Floats, whole: Floats) -> Floats:
@@ -216,7 +222,7 @@ def _right_by_photo(said: Predictions) -> dict[str, list[int]]:
 def _groups(photos: list[_Photos], seed: int) -> list[str]:
     """Marks the best and those that cannot be told from it."""
     best = photos[0]
-    weights = draw_photos(best.label, seed)
+    weights = _draw(tuple(best.label.tolist()), seed)
     groups, p_values = ["a"], {}
     for place, other in enumerate(photos[1:], 1):
         groups.append("-")
