@@ -19,6 +19,7 @@ class Parser(LightningArgumentParser):
         message = " ".join(message.split()).replace("a <class 'list'>", "a list, e.g. [8]")
         message = self._with_choices(message)
         hint = self._nearest(message)
+        message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
         verb = self.prog.split()[-1]  # of a subparser: bloodcell [options] VERB
         page = f"bloodcell {verb} --help" if verb != "bloodcell" else "bloodcell --help"
         raise InputError(f"{message.rstrip('. ')}.{hint} See `{page}`.") from ex

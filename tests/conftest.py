@@ -150,6 +150,8 @@ def _write_run(
         "parameters": 1234567,
         "learning_time_seconds": 61.0,
         "data_fingerprint": "f",
+        "test_photos_also_in_training": photos if split == "seed" else 0,
+        "photos": {"test": photos},
         "train": {"loss": 0.1, "accuracy": 0.95},
         "val": {"loss": 0.2, "accuracy": 0.94},
         "test": {"accuracy": float((said == true).mean()), "accuracy_by_photo": right},

@@ -58,13 +58,14 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "scenes",
-            f"{found['scenes']:,}; the rest are photographs of a cell that was photographed before",
+            f"{found['scenes']:,}: {found['photographs'] - found['scenes']:,} photographs show "
+            "what another shows, such as a cell that was photographed twice",
         ),
     ]
     for key, what in (("label_conflicts", "photographs"), ("scene_label_conflicts", "scenes")):
         if found[key]:
             shown = "; ".join(_ends(names) for names in found[key][:_SHOWN])
-            notes.append(("LABELS", f"{len(found[key])} {what} have two classes: {shown}"))
+            notes.append(("LABELS", f"{what} with two classes: {len(found[key]):,} ({shown})"))
     if known := found["photo_table"]:
         notes.append(
             (
@@ -78,11 +79,15 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
     for key, what in (("leaks", "photographs"), ("scene_leaks", "scenes")):
         if found[key]:
             shown = "; ".join(_ends(names) for names in found[key][:_SHOWN])
-            notes.append(("LEAK", f"{len(found[key])} {what} lie in two parts: {shown}"))
+            notes.append(("LEAK", f"{what} in two parts: {len(found[key]):,} ({shown})"))
     if known and known["leaks"]:
         shown = "; ".join(_ends(names) for names in known["leaks"][:_SHOWN])
-        notes.append(("LEAK", f"{len(known['leaks'])} cells of the table lie in two: {shown}"))
-    if not any(what == "LEAK" for what, _ in notes):
+        notes.append(
+            ("LEAK", f"cells of the table in two parts: {len(known['leaks']):,} ({shown})")
+        )
+    if any(what == "LEAK" for what, _ in notes):
+        notes.append(("", "with a table of --write_photos, fit does not train on what is tested"))
+    else:
         divided = len(set(found["parts"]) - {"test_simple"}) > 1
         says = "no photograph lies in two parts" if divided else "the images are not divided"
         notes.append(("leak", f"none: {says}"))

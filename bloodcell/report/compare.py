@@ -11,14 +11,14 @@ from bloodcell.report.tables import as_markdown, print_wide
 from bloodcell.report.whole import write_whole
 
 _HEADINGS = (
-    *("experiment", "split", "hidden layers", "dense", "lr", "seeds", "test accuracy"),
-    *("balanced, by photograph", "parameters", "learning time", "best"),
+    *("experiment", "split", "hidden layers", "dense", "lr", "seeds", "trained on"),
+    *("test accuracy", "balanced, by photograph", "parameters", "learning time", "best"),
 )
 _KINDS = (".csv", ".md", ".png")
 _LEGEND = (
     "Sorted by balanced accuracy by photograph, with its 95 % interval. `a`: the best, and those "
     "that a paired bootstrap over photographs cannot tell from it (Holm, 5 %); `-`: tested on "
-    "other photographs."
+    "other photographs. Trained on: the share of test photographs that were, whose score is memory."
 )
 
 
@@ -67,6 +67,7 @@ def _row(of: Experiment) -> list[str]:
         ", ".join(map(str, of.hidden)),
         f"{of.lr:g}",
         str(of.seeds),
+        f"{of.seen:.0%}",
         str(of.accuracy),
         str(of.balanced),
         f"{of.parameters:,}",

@@ -47,6 +47,7 @@ class Experiment(NamedTuple):
         hidden: widths of the dense layers.
         lr: learning rate.
         seeds: number of different ones.
+        seen: share of the test photographs that were trained on too, 0 to 1.
         accuracy: of test files, mean over the seeds, 0 to 1, with its interval.
         by_photo: accuracy of test photographs, likewise.
         balanced: balanced accuracy of test photographs, likewise.
@@ -61,6 +62,7 @@ class Experiment(NamedTuple):
     hidden: list[int]
     lr: float
     seeds: int
+    seen: float
     accuracy: Estimate
     by_photo: Estimate
     balanced: Estimate
@@ -110,7 +112,11 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
         except (ValueError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
             left_out[folder] = f"not as bloodcell writes it ({type(error).__name__}: {error})"
         else:
-            runs.append(run)
+            missing_files = scores.get("test_files_not_scored", 0)
+            if missing_files:
+                left_out[folder] = f"partial: {missing_files:,} test images were not scored"
+            else:
+                runs.append(run)
     return runs, left_out
 
 
@@ -244,11 +250,16 @@ def _experiment(runs: list[Run], photos: _Photos, group: str, seed: int) -> Expe
         hidden=list(model["hidden"]),
         lr=float(model["lr"]),
         seeds=len({run.settings["seed_everything"] for run in runs}),
+        seen=float(np.mean([_seen(run) for run in runs])),
         **photos.estimates(seed),
         parameters=int(runs[0].scores["parameters"]),
         seconds=float(np.mean([run.scores["learning_time_seconds"] for run in runs])),
         group=group,
     )
+
+
+def _seen(run: Run) -> float:
+    return float(run.scores["test_photos_also_in_training"] / run.scores["photos"]["test"])
 
 
 def _key(run: Run) -> str:

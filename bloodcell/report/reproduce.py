@@ -198,6 +198,9 @@ def _run_all(request: Request, lock: FileLock) -> dict[str, str]:
     named = {str(task): task for task in left}
     try:
         Crew(devices, lock).run([_job(request, task) for task in left], judge)
+    except (KeyboardInterrupt, SystemExit):
+        print("stopped: the same command keeps what is finished and goes on", flush=True)
+        raise
     finally:
         report_twins(request.out, _title(request))
     return failed

@@ -43,7 +43,7 @@ _ROWS = {  # field: its name in the table, and how it is written
     "training": ("training", "{:,.1f}"),
     "inference": ("inference", "{:,.1f}"),
     "not_network": ("time outside the network", "{:.1%}"),
-    "compiled": ("compiled", "{}"),
+    "compiled": ("compiled (a mode of torch.compile)", "{}"),
     "memory_gib": ("memory, GiB", "{:.2f}"),
 }
 
@@ -64,7 +64,9 @@ def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
     for field, (name, form) in _ROWS.items():
         values = [getattr(found, field) for found in speeds]
         if any(value is not None for value in values):
-            table.add_row(name, *("" if v is None else form.format(v) for v in values))
+            table.add_row(
+                name, *("" if v is None else form.format("no" if v is False else v) for v in values)
+            )
     console = Console(width=max(80, 30 + 14 * len(speeds)))
     console.print(title, style="bold", soft_wrap=True, highlight=False)
     console.print(table)

@@ -15,13 +15,13 @@ from bloodcell.report.tables import as_markdown, print_wide
 from bloodcell.report.whole import write_whole
 
 _HEADINGS = (
-    *("experiment", "dense", "lr", "train", "ours", "validation", "ours"),
-    *("test", "ours", "difference"),
-    *("unseen, by file", "unseen, by photograph", "learning time", "ours"),
+    *("experiment", "dense", "lr", "train, published", "ours", "validation, published", "ours"),
+    *("test, published", "ours", "difference", "unseen, by file", "unseen, by photograph"),
+    *("time, published", "ours"),
 )
 _LEGEND = (
-    "Accuracies; as published, each followed by ours on the same split: files at random, so that "
-    "most test photographs were trained on. Unseen: the same network with split photo, whose test "
+    "Accuracies, each followed by ours on the same split (seed): files at random, so that most "
+    "test photographs were trained on. Unseen: the same network with split photo, whose test "
     "photographs it has never seen. [95 % intervals over photographs; mean of the seeds.]"
 )
 _SPLIT_TITLES = {

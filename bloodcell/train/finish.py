@@ -89,6 +89,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
             **found,
         },
         "baseline": score(_name_by_colours(data, said)),
+        "test_files_not_scored": len(data.parts["test"]) - len(said.file),
         "effective_test_images": effective_number(said.photo),
         "best_epoch": best.epoch,
         "epochs": len(epochs),
@@ -176,11 +177,12 @@ def draw_figures(
     positions = [place[said.file[one.file]] for one in worst]
     images = tested.__getitems__(positions)["image"].permute(0, 2, 3, 1).cpu()  # (B, H, W, 3)
     epochs = history.read_history(folder / history.FILE_NAME)
+    title = f"{name}, split {data.split}" + _drawn(data)
     figures = {
-        "curves": draw_curves(name, {f"split {data.split}": [epochs]}, None),
-        "confusion": draw_confusion(said),
-        "reliability": draw_reliability(said),
-        "worst": draw_worst(worst, list(images.numpy())),
+        "curves": draw_curves(title, {"": [epochs]}, None),
+        "confusion": draw_confusion(f"{title}, test part", said),
+        "reliability": draw_reliability(f"{title}, test part", said),
+        "worst": draw_worst(f"{title}, test part", worst, list(images.numpy())),
     }
     for what, figure in figures.items():
         save(figure, folder / f"{what}.png")
@@ -226,9 +228,12 @@ def _intervals(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _drawn(data: BloodCells) -> str:
+    return ", DRAWN smears" if data.hparams["root"] == DRAWN else ""
+
+
 def _data_notes(data: BloodCells) -> list[tuple[str, str]]:
-    drawn = ", DRAWN smears" if data.hparams["root"] == DRAWN else ""
-    notes = [("data", f"split {data.split}{drawn}")]
+    notes = [("data", f"split {data.split}{_drawn(data)}")]
     shared = shared_photos(data.table, data.parts)
     if shared:
         tested = count_photos(data.table, data.parts["test"])

@@ -167,6 +167,7 @@ def describe(
         },
         "sizes": dict(Counter(one.size for one in seen if one.look).most_common()),
         "modes": dict(Counter(one.mode for one in seen if one.look).most_common()),
+        "copies": [_paths(group) for group in photos if len(group) > 1],
         "equal_pixels": [names for names in digests.values() if len(names) > 1],
         "photographs": len(photos),
         "scenes": int(copies.scene.max()) + 1,

@@ -1,6 +1,7 @@
 """Comparison of run folders that are written here, with known truth."""
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,10 +68,24 @@ def test_seeds_that_share_no_photograph_are_averaged(write_run: WriteRun, tmp_pa
         assert row[key].startswith("0.7500 [0.6")
 
 
+def test_memory_and_partial_scores_are_told_from_others(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "leaky" / "version_0", 0.9, split="seed")
+    write_run(tmp_path / "honest" / "version_0", 0.6)
+    partial = write_run(tmp_path / "partial" / "version_0", 0.9)
+    scores = json.loads((partial / "scores.json").read_text()) | {"test_files_not_scored": 2393}
+    (partial / "scores.json").write_text(json.dumps(scores))
+    main(["compare", "leaky", "honest", "partial", "--out", "all.csv"])
+    rows = {row["experiment"]: row["trained on"] for row in table(Path("all.csv"))}
+    assert rows == {"leaky": "100%", "honest": "0%"}
+    assert "version_0, partial: 2,393 test images were not scored" in capsys.readouterr().out
+
+
 def test_markdown(write_run: WriteRun, tmp_path: Path) -> None:
     main(["compare", str(write_run(tmp_path / "one" / "version_0", 0.9)), "--out", "table.md"])
     lines = Path("table.md").read_text().splitlines()
-    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 12
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 13
     assert lines[2].startswith("| one | photo | 1 | 8 | 1e-05 |")
 
 

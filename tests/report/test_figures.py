@@ -43,7 +43,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_confusion_counts_files_and_photographs() -> None:
-    figure = draw_confusion(SAID)
+    figure = draw_confusion("d8", SAID)
     files, photos = figure.axes[:2]
     assert files.get_title() == "by file: 4 of 7 right"
     assert photos.get_title() == "by photograph: 2 of 3 right"
@@ -55,11 +55,11 @@ def test_many_classes_are_shades_only() -> None:
     names = [f"class {n}" for n in range(13)]
     true = np.arange(13)
     many = Predictions(["test"] * 13, names, names, true, np.eye(13, dtype=np.float32), names)
-    assert texts(draw_confusion(many)) == []
+    assert texts(draw_confusion("d8", many)) == []
 
 
 def test_reliability_shows_every_file_once() -> None:
-    figure = draw_reliability(SAID)
+    figure = draw_reliability("d8", SAID)
     bars = [sum(int(bar.get_height()) for bar in ax.patches) for ax in figure.axes[2:]]  # type: ignore[attr-defined, misc]
     assert bars == [7, 3]
     mean, share = figure.axes[0].lines[1].get_data()
@@ -76,11 +76,11 @@ def test_the_worst_photograph_comes_first() -> None:
     assert (second.photo, second.files_wrong, third.photo) == ("p0", 1, "p2")
     assert len(worst_photographs(SAID, most=1)) == 1
     images = [np.zeros((8, 8, 3), np.uint8)] * 3
-    titles = [ax.get_title() for ax in draw_worst([first, second, third], images).axes]
+    titles = [ax.get_title() for ax in draw_worst("d8", [first, second, third], images).axes]
     assert (
-        titles[0] == "WRONG: said round 0.80\ntrue: lobed 0.20\n2 of 2 files wrong\nphotograph p1"
+        titles[0] == "\nWRONG: said round 0.80\ntrue: lobed 0.20\n2 of 2 files wrong\nphotograph p1"
     )
-    assert titles[1].startswith("right: said round 0.63")
+    assert titles[1].startswith("\nright: said round 0.63")
 
 
 def test_curves_hold_every_epoch_and_the_published_values(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_clean_smears(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert known["photographs"] == known["found_exactly"] == found["photographs"] == 48
     assert known["recall_of_pairs"] == known["precision_of_pairs"] == 1
     assert found["leaks"] == found["scene_leaks"] == found["label_conflicts"] == []
+    assert [len(group) for group in found["copies"]] == [3] * 16 + [2] * 32
     said = capsys.readouterr().out
     assert "leak         none: no photograph lies in two parts" in said
     # what was written is a photo table
@@ -108,8 +109,8 @@ def test_every_fault_is_found(clean: Path, capsys: pytest.CaptureFixture[str]) -
     equal = [sorted(Path(path).name for path in names) for names in found["equal_pixels"]]
     assert sorted([mislabelled.name, "wrong.jpeg"]) in equal
     assert found["photo_table"] is None
-    assert "LEAK         1 photographs lie in two parts: " in said
-    assert "LABELS       1 photographs have two classes: " in said
+    assert "LEAK         photographs in two parts: 1 (TEST/NEUTROPHIL/leak.png and " in said
+    assert "LABELS       photographs with two classes: 1 (" in said
     assert "unreadable   2: " in said
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bloodcell.report.figures.style import BLUE, GREY, styled
+from bloodcell.report.figures.style import BLUE, GREY, RED, styled
 from bloodcell.report.metrics import CALIBRATION_BINS, Sample, average_photos, sample_of
 from bloodcell.report.scores import Predictions
 
@@ -40,14 +40,15 @@ class Worst(NamedTuple):
 
 
 @styled
-def draw_confusion(predictions: Predictions) -> Figure:
+def draw_confusion(title: str, predictions: Predictions) -> Figure:
     """What is taken for what: by file and by photograph, counts and shares of the true class."""
     names = predictions.class_names
     side = max(3.4, 0.85 * min(len(names), _NUMBERS_UP_TO) + 1.2)
-    figure = Figure(figsize=(2 * side + 1.6, side + 0.9), layout="constrained")
+    figure = Figure(figsize=(2 * side + 1.6, side + 1.0), layout="constrained")
+    figure.suptitle(title)
     shades = None
     axes = figure.subplots(1, 2, sharey=True)
-    for ax, (title, sample) in zip(axes, _both(predictions), strict=True):
+    for ax, (by, sample) in zip(axes, _both(predictions), strict=True):
         said = sample.probability.argmax(1)
         counts = np.zeros((len(names), len(names)), np.int64)
         np.add.at(counts, (sample.true, said), 1)
@@ -55,26 +56,31 @@ def draw_confusion(predictions: Predictions) -> Figure:
         shades = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(names)), names)
-        ax.set(xlabel="said", title=f"{title}: {int(np.trace(counts)):,} of {counts.sum():,} right")
+        ax.set(
+            xlabel="what the model says",
+            title=f"{by}: {int(np.trace(counts)):,} of {counts.sum():,} right",
+        )
         ax.grid(visible=False)
         for (true, named), count in np.ndenumerate(counts):
-            if len(names) <= _NUMBERS_UP_TO:
-                text = f"{count:,}\n{share[true, named]:.0%}"
-                colour = "white" if share[true, named] > 0.5 else "black"
-                ax.text(named, true, text, ha="center", va="center", color=colour, fontsize=9)
-    axes[0].set_ylabel("true")
+            if len(names) > _NUMBERS_UP_TO:
+                break
+            text = f"{count:,}\n{share[true, named]:.0%}"
+            colour = "white" if share[true, named] > 0.5 else "black"
+            ax.text(named, true, text, ha="center", va="center", color=colour, fontsize=9)
+    axes[0].set_ylabel("true class")
     assert shades is not None
     figure.colorbar(shades, ax=list(axes), label="share of the true class", shrink=0.8)
     return figure
 
 
 @styled
-def draw_reliability(predictions: Predictions) -> Figure:
+def draw_reliability(title: str, predictions: Predictions) -> Figure:
     """How often the model is right when it is that sure, and how often it is that sure."""
-    figure = Figure(figsize=(10, 5.2), layout="constrained")
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    figure.suptitle(title)
     axes = figure.subplots(2, 2, sharex=True, height_ratios=[3, 1])
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    for column, (title, sample) in enumerate(_both(predictions)):
+    for column, (by, sample) in enumerate(_both(predictions)):
         above, below = axes[:, column]
         confidence = sample.probability.max(1)
         right = sample.probability.argmax(1) == sample.true
@@ -83,9 +89,15 @@ def draw_reliability(predictions: Predictions) -> Figure:
         some = count > 0
         mean = np.bincount(place, confidence, CALIBRATION_BINS)[some] / count[some]
         share = np.bincount(place, right, CALIBRATION_BINS)[some] / count[some]
-        above.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as sure as right")
-        above.plot(mean, share, color=BLUE, marker="o", markersize=5, label="the model")
-        above.set(ylim=(0, 1.03), xlim=(0, 1.02), title=title)
+        above.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfectly calibrated")
+        above.plot(
+            mean, share, color=BLUE, marker="o", markersize=5, label="the model, and of how many"
+        )
+        for x, y, n in zip(mean, share, count[some], strict=True):
+            above.annotate(
+                f"{n:,}", (x, y), (0, -13), textcoords="offset points", ha="center", fontsize=8
+            )
+        above.set(ylim=(0, 1.03), xlim=(0, 1.02), title=by)
         above.legend(loc="upper left")
         below.bar(edges[:-1], count, np.diff(edges), align="edge", color=BLUE, edgecolor="white")
         below.set(xlabel="probability of the class it names")
@@ -127,17 +139,18 @@ def worst_photographs(predictions: Predictions, most: int = 12) -> list[Worst]:
 
 
 @styled
-def draw_worst(worst: Sequence[Worst], images: Sequence[NDArray[np.uint8]]) -> Figure:
+def draw_worst(title: str, worst: Sequence[Worst], images: Sequence[NDArray[np.uint8]]) -> Figure:
     """Photographs with what was said of them and what is true.
 
     Args:
+        title: what was scored.
         worst: the photographs.
         images: (H, W, 3) RGB of each.
     """
     columns = min(4, len(worst))
     rows = math.ceil(len(worst) / columns)
-    figure = Figure(figsize=(3 * columns, 3.75 * rows + 0.4), layout="constrained")
-    figure.suptitle("photographs with the least probability of the truth")
+    figure = Figure(figsize=(3 * columns, 3.95 * rows + 0.6), layout="constrained")
+    figure.suptitle(f"{title}: the least probability of the truth")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
@@ -145,9 +158,11 @@ def draw_worst(worst: Sequence[Worst], images: Sequence[NDArray[np.uint8]]) -> F
         ax.imshow(image)
         verdict = "right" if one.said == one.true else "WRONG"
         ax.set_title(
-            f"{verdict}: said {one.said} {one.p_said:.2f}\ntrue: {one.true} {one.p_true:.2f}\n"
+            f"\n{verdict}: said {one.said} {one.p_said:.2f}\ntrue: {one.true} {one.p_true:.2f}\n"
             f"{one.files_wrong} of {one.files} files wrong\nphotograph {_short(one.photo)}",
             fontsize=9,
+            color="black" if one.said == one.true else RED,
+            weight="normal" if one.said == one.true else "bold",
         )
     return figure
 
