@@ -190,6 +190,7 @@ def draw_figures(
             pixels = np.asarray(image.convert("RGB"))
         writer = trainer.logger.experiment  # type: ignore[union-attr]
         writer.add_image(f"figures/{what}", pixels, trainer.global_step, dataformats="HWC")
+    trainer.logger.save()  # type: ignore[union-attr]
 
 
 def _baseline_notes(scores: dict[str, Any]) -> list[tuple[str, str]]:
