@@ -98,11 +98,11 @@ def draw_reliability(title: str, predictions: Predictions) -> Figure:
                 f"{n:,}", (x, y), (0, -13), textcoords="offset points", ha="center", fontsize=8
             )
         above.set(ylim=(0, 1.03), xlim=(0, 1.02), title=by)
-        above.legend(loc="upper left")
         below.bar(edges[:-1], count, np.diff(edges), align="edge", color=BLUE, edgecolor="white")
         below.set(xlabel="probability of the class it names")
     axes[0, 0].set_ylabel("share that is right")
     axes[1, 0].set_ylabel("how many")
+    figure.legend(handles=axes[0, 0].get_lines(), loc="outside lower center", ncols=2)
     return figure
 
 
