@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import (  # type: ignore[attr-define
 from bloodcell.configs import resolve_configs
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
-from bloodcell.errors import NO_PLACE, NO_ROOM, InputError, reason, require
+from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason, require
 from bloodcell.memory import keep_memory
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub
 from bloodcell.parser import Parser
@@ -29,7 +29,6 @@ from bloodcell.train.trainer import callbacks, check, complete
 from bloodcell.words import split_off
 
 _SCORING = ("validate", "test")  # verbs that need a checkpoint
-TERMINATED = 143  # exit status, as shells have it for SIGTERM
 _QUIET = (  # warnings of Lightning that say nothing here
     ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
     ".*is smaller than the logging interval.*",  # everything is logged by epoch

@@ -3,6 +3,7 @@
 import errno
 
 BAD_INPUT = 2  # exit status, as argparse has it
+TERMINATED = 143  # likewise, as shells have it for SIGTERM
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PLACE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST),

@@ -8,7 +8,7 @@ from bloodcell.errors import InputError, listed
 from bloodcell.report.experiments import Experiment, find_runs, pool, read_runs
 from bloodcell.report.summary import clock
 from bloodcell.report.tables import as_markdown, print_wide
-from bloodcell.report.whole import write_whole
+from bloodcell.report.whole import check_place, write_whole
 
 _HEADINGS = (
     *("experiment", "split", "hidden layers", "dense", "lr", "seeds", "trained on"),
@@ -32,10 +32,7 @@ def compare(folders: Sequence[str], out: str | None = None) -> None:
     Raises:
         InputError: if there is no finished run, or the file is of another kind.
     """
-    if out and (Path(out).suffix not in _KINDS or not Path(out).absolute().parent.is_dir()):
-        raise InputError(
-            f"--out {out} must end in .csv, .md or .png and lie in a folder that exists."
-        )
+    check_place("--out", out, *_KINDS)
     runs, left_out = read_runs(find_runs(folders))
     if not runs:
         names = [f"{folder} ({reason})" for folder, reason in left_out.items()]

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
+from bloodcell.errors import TERMINATED
+
 _FIT = (sys.executable, "-m", "bloodcell", "fit")
-_TERMINATED = 143  # exit status, as shells have it for SIGTERM
 
 
 class Job(NamedTuple):
@@ -95,7 +96,7 @@ class Crew:
             jobs: what is to be run, in this order.
             ended: is told of each job that ended, and its exit status.
         """
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         coming, running = iter(jobs), dict[Future[int], Job]()
 
         def start_next() -> None:

@@ -5,6 +5,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from bloodcell.errors import listed, require
+
+
+def check_place(flag: str, path: str | None, *suffixes: str) -> None:
+    """Refuses a file that could not be written, before any work is done for it.
+
+    Args:
+        flag: the option that names it.
+        path: the file; None if none is wanted.
+        suffixes: what its name may end in.
+
+    Raises:
+        InputError: if it ends in something else, or its folder does not exist.
+    """
+    if path is None:
+        return
+    require(Path(path).suffix in suffixes, flag, path, f"a file ending in {listed([*suffixes])}")
+    require(Path(path).absolute().parent.is_dir(), flag, path, "in a folder that exists")
+
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[TextIO]:

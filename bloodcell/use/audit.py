@@ -26,7 +26,7 @@ from bloodcell.data.table import Row, Table, build_table
 from bloodcell.errors import InputError, reason
 from bloodcell.memory import keep_memory
 from bloodcell.report.audited import print_audit
-from bloodcell.report.whole import write_whole
+from bloodcell.report.whole import check_place, write_whole
 
 
 class Seen(NamedTuple):
@@ -62,9 +62,8 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
     Raises:
         InputError: if there are no images, or a file cannot be written there.
     """
-    for flag, path, suffix in (("--out", out, ".json"), ("--write_photos", photo_table, ".csv")):
-        if path and (Path(path).suffix != suffix or not Path(path).absolute().parent.is_dir()):
-            raise InputError(f"{flag} {path} must end in {suffix} and lie in a folder that exists.")
+    check_place("--out", out, ".json")
+    check_place("--write_photos", photo_table, ".csv")
     keep_memory()
     start = time.perf_counter()
     source = open_source(root)

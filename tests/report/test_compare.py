@@ -127,7 +127,9 @@ def test_nothing_to_compare(refused: Refused, tmp_path: Path) -> None:
     assert "lightning_logs is no folder" in refused("compare")
     (tmp_path / "empty").mkdir()
     assert "no finished run" in refused("compare", "empty")
-    assert "must end in .csv, .md or .png" in refused("compare", "empty", "--out", "table.txt")
+    assert "--out=table.txt cannot be used: it must be a file ending in .csv, .md, .png" in refused(
+        "compare", "empty", "--out", "table.txt"
+    )
     assert "compare takes --out (got: --best)" in refused("compare", "--best")
 
 

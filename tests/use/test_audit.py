@@ -151,8 +151,12 @@ def test_what_cannot_be_audited(refused: Refused, make_folders: Callable[..., Pa
     assert "audit takes --out and --photos" in refused("audit", "a", "--deep")
     assert "does not exist" in refused("audit", "nowhere")
     folder = str(make_folders({"a": 2, "b": 2}))
-    assert "--out x.csv must end in .json" in refused("audit", folder, "--out", "x.csv")
-    assert "--write_photos no/x.csv must end" in refused("audit", folder, "--write_photos=no/x.csv")
+    assert "--out=x.csv cannot be used: it must be a file ending in .json" in refused(
+        "audit", folder, "--out", "x.csv"
+    )
+    assert "--write_photos=no/x.csv cannot be used: it must be in a folder that exists" in refused(
+        "audit", folder, "--write_photos=no/x.csv"
+    )
     for path in Path(folder).rglob("*.png"):
         path.write_bytes(b"")
     assert "none of its 4 images can be read" in refused("audit", folder)
