@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from bloodcell import __version__
 from bloodcell.errors import BAD_INPUT, NO_PLACE, NO_ROOM, InputError
+from bloodcell.words import split_off
 
 _OTHER_WORDS = {
     "train": "fit",
@@ -81,14 +82,12 @@ def _run(words: list[str]) -> None:
         print(kaggle.download())
     elif verb == "compare":
         from bloodcell.report.compare import compare
-        from bloodcell.words import split_off
 
         folders, out = split_off(words[1:], "--out")
         _take([verb, *(word for word in folders if word.startswith("-"))], ["--out"])
         compare(folders, out)
     elif verb == "audit":
         from bloodcell.use.audit import audit
-        from bloodcell.words import split_off
 
         rest, out = split_off(words[1:], "--out")
         rest, photos = split_off(rest, "--photos")

@@ -7,7 +7,7 @@ and lists every option of Lightning's Trainer as well.
 import ast
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +42,10 @@ _BENCHMARK = {
     "minute or two for each batch size on a CPU, none with --model.compile false",
     "--out FILE": "a JSON file for the figures, besides the table (default: none)",
 }
+_COMPARE = {
+    "RUN...": "run folders, or folders that hold some (default: lightning_logs)",
+    "--out FILE": "also write the table to a .csv or .md file, or draw it as .png",
+}
 _AUDIT = {
     "FOLDER": "a folder of class folders, or a .zip of one",
     "--photos FILE": "CSV with columns file, photo and, if known, cell, to compare with",
@@ -56,6 +60,20 @@ _REPRODUCE = {
     "in all that comes of it",
     "--out DIR": "folder of the runs, tables and figures (default: reproduced, reproduced-fast)",
     "--OPTION VALUE": "any other option of fit, for all runs, e.g. --data.root blood-cells.zip",
+}
+_ALONE = {  # verbs that take no settings of data and model: usage, remarks, options
+    "compare": ("[RUN...] [--out FILE]", "", _COMPARE),
+    "audit": (
+        "FOLDER [options]",
+        "Copies of a photograph are found from pixels, also if rotated, sheared or mirrored.\n"
+        "Exit status: 1 if images of one photograph or scene lie in two parts, else 0.\n",
+        _AUDIT,
+    ),
+    "reproduce": (
+        "[options]",
+        "Finished runs are kept; the same command goes on after a kill.\n",
+        _REPRODUCE,
+    ),
 }
 _TRAINER = {
     "--trainer.max_epochs N": "how long to train (default: 30)",
@@ -91,11 +109,10 @@ class Argument(NamedTuple):
 
 def front_page() -> str:
     """The page of `bloodcell --help`."""
-    verbs = "\n".join(_entry(verb, text) for verb, text in VERBS.items())
     return (
         "usage: bloodcell VERB [options]\n\n"
         "Fine-tunes a MobileNet on photographs of blood cells, and scores it by photograph.\n\n"
-        f"verbs:\n{verbs}\n\n"
+        f"verbs:\n{_entries(VERBS)}\n\n"
         "examples:\n"
         "  bloodcell fit --config demo.yaml                  some minutes, no data needed\n"
         "  bloodcell fit --config d8.yaml --data.root blood-cells.zip\n"
@@ -107,23 +124,9 @@ def front_page() -> str:
 def verb_page(verb: str) -> str:
     """The page of `bloodcell VERB --help`."""
     head = f"usage: bloodcell {verb} [options]\n\n{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n"
-    if verb == "compare":
-        return (
-            f"{head.replace('[options]', '[RUN...] [--out FILE]', 1)}\n"
-            + _entry("RUN...", "run folders, or folders that hold some (default: lightning_logs)")
-            + "\n"
-            + _entry("--out FILE", "also write the table to a .csv or .md file, or draw it as .png")
-        )
-    if verb == "audit":
-        return (
-            f"{head.replace('[options]', 'FOLDER [options]', 1)}"
-            "Copies of a photograph are found from pixels, also if rotated, sheared or mirrored.\n"
-            "Exit status: 1 if images of one photograph or scene lie in two parts, else 0.\n\n"
-            + "\n".join(_entry(flag, text) for flag, text in _AUDIT.items())
-        )
-    if verb == "reproduce":
-        entries = "\n".join(_entry(flag, text) for flag, text in _REPRODUCE.items())
-        return f"{head}Finished runs are kept; the same command goes on after a kill.\n\n{entries}"
+    if verb in _ALONE:
+        usage, remarks, entries = _ALONE[verb]
+        return f"{head.replace('[options]', usage, 1)}{remarks}\n{_entries(entries)}"
     if verb in ("cache", "download"):
         return head
     here = Path(__file__).parent
@@ -143,10 +146,7 @@ def verb_page(verb: str) -> str:
             "data (default: as it was trained)": _without_defaults(data),
             "trainer": _SCORE_TRAINER,
         }
-    pages = (
-        f"\n{title}:\n" + "\n".join(_entry(flag, text) for flag, text in entries.items())
-        for title, entries in sections.items()
-    )
+    pages = (f"\n{title}:\n{_entries(entries)}" for title, entries in sections.items())
     return head + "\n".join(pages)
 
 
@@ -186,6 +186,10 @@ def _without_defaults(options: dict[str, str]) -> dict[str, str]:
 
 def _bare(default: str | None) -> str:
     return "none" if default in (None, "None") else default.strip("'\"").lower()
+
+
+def _entries(texts: Mapping[str, str]) -> str:
+    return "\n".join(_entry(left, right) for left, right in texts.items())
 
 
 def _entry(left: str, right: str) -> str:

@@ -62,10 +62,8 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
             "what another shows, such as a cell that was photographed twice",
         ),
     ]
-    for key, what in (("label_conflicts", "photographs"), ("scene_label_conflicts", "scenes")):
-        if found[key]:
-            shown = "; ".join(_ends(names) for names in found[key][:_SHOWN])
-            notes.append(("LABELS", f"{what} with two classes: {len(found[key]):,} ({shown})"))
+    notes += _warn("LABELS", "photographs with two classes", found["label_conflicts"])
+    notes += _warn("LABELS", "scenes with two classes", found["scene_label_conflicts"])
     if known := found["photo_table"]:
         notes.append(
             (
@@ -76,16 +74,13 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{known['cells_photographed_more_than_once']} cells photographed more than once",
             )
         )
-    for key, what in (("leaks", "photographs"), ("scene_leaks", "scenes")):
-        if found[key]:
-            shown = "; ".join(_ends(names) for names in found[key][:_SHOWN])
-            notes.append(("LEAK", f"{what} in two parts: {len(found[key]):,} ({shown})"))
-    if known and known["leaks"]:
-        shown = "; ".join(_ends(names) for names in known["leaks"][:_SHOWN])
-        notes.append(
-            ("LEAK", f"cells of the table in two parts: {len(known['leaks']):,} ({shown})")
-        )
-    if any(what == "LEAK" for what, _ in notes):
+    leaks = [
+        *_warn("LEAK", "photographs in two parts", found["leaks"]),
+        *_warn("LEAK", "scenes in two parts", found["scene_leaks"]),
+        *_warn("LEAK", "cells of the table in two parts", known["leaks"] if known else []),
+    ]
+    notes += leaks
+    if leaks:
         notes.append(("", "with a table of --write_photos, fit does not train on what is tested"))
     else:
         divided = len(set(found["parts"]) - {"test_simple"}) > 1
@@ -99,6 +94,9 @@ def _counts(counts: dict[str, int]) -> str:
     return listed(names, _SHOWN)
 
 
-def _ends(names: list[str]) -> str:
-    """The first and the last of sorted paths, which lie in two parts or classes."""
-    return f"{names[0]} and {names[-1]}"
+def _warn(label: str, what: str, groups: list[list[str]]) -> list[tuple[str, str]]:
+    """A note of groups of sorted paths, of which the first and the last differ; none of none."""
+    if not groups:
+        return []
+    shown = "; ".join(f"{names[0]} and {names[-1]}" for names in groups[:_SHOWN])
+    return [(label, f"{what}: {len(groups):,} ({shown})")]

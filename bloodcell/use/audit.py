@@ -173,10 +173,8 @@ def describe(
         "without_features": sum(look is not None and not look.comparable for look, *_ in seen),
         "leaks": [_paths(group) for group in photos if _crosses(group)],
         "scene_leaks": [_paths(group) for group in scenes if _crosses(group)],
-        "label_conflicts": [_paths(of) for of in photos if len({r.class_name for r in of}) > 1],
-        "scene_label_conflicts": [
-            _paths(of) for of in scenes if len({r.class_name for r in of}) > 1
-        ],
+        "label_conflicts": [_paths(group) for group in photos if _contradicts(group)],
+        "scene_label_conflicts": [_paths(group) for group in scenes if _contradicts(group)],
         "photo_table": _compare(copies, rows) if not table.unmapped else None,
     }
 
@@ -201,6 +199,11 @@ def _count(
 def _crosses(group: Sequence[Row]) -> bool:
     """Whether it lies in two parts; TEST_SIMPLE repeats TEST and is no part."""
     return len({row.official for row in group} - {"test_simple"}) > 1
+
+
+def _contradicts(group: Sequence[Row]) -> bool:
+    """Whether it lies in two classes."""
+    return len({row.class_name for row in group}) > 1
 
 
 def _paths(group: Sequence[Row]) -> list[str]:
