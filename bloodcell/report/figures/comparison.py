@@ -51,9 +51,9 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
     labels = [f"{one.name}, split {one.split}" + _seeds(one.seeds) for one in experiments]
     ax.set_yticks(range(len(experiments)), labels)
     ax.set(xlim=(-0.01, 1.01), ylim=(len(experiments) - 0.4, -0.6))
-    ax.set_title(title)
     ax.set_xlabel("accuracy on the test part, and its 95 % interval over photographs")
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.suptitle(title, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
