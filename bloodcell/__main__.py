@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from bloodcell import __version__
 from bloodcell.errors import BAD_INPUT, NO_PLACE, NO_ROOM, InputError
-from bloodcell.words import split_off
 
 _OTHER_WORDS = {
     "train": "fit",
@@ -20,6 +19,9 @@ _OTHER_WORDS = {
     "evaluate": "test",
     "val": "validate",
     "speed": "benchmark",
+    "classify": "predict",
+    "infer": "predict",
+    "inference": "predict",
 }
 STOPPED = 130  # exit status, as shells have it for Ctrl-C
 
@@ -58,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(words: list[str]) -> None:
-    from bloodcell import manual
+    from bloodcell import manual, verbs
 
     if words in (["--version"], ["-V"]):
         print(f"bloodcell {__version__}")
@@ -75,49 +77,17 @@ def _run(words: list[str]) -> None:
         raise InputError(_no_such_verb(verb, list(manual.VERBS)))
     if "-h" in words or "--help" in words:
         print(manual.verb_page(verb))
-    elif verb == "download":
-        from bloodcell.data import kaggle
-
-        _take(words, [])
-        print(kaggle.download())
-    elif verb == "compare":
-        from bloodcell.report.compare import compare
-
-        folders, out = split_off(words[1:], "--out")
-        _take([verb, *(word for word in folders if word.startswith("-"))], ["--out"])
-        compare(folders, out)
-    elif verb == "audit":
-        from bloodcell.use.audit import audit
-
-        rest, out = split_off(words[1:], "--out")
-        rest, photos = split_off(rest, "--photos")
-        rest, photo_table = split_off(rest, "--write_photos")
-        flags = [word for word in rest if word.startswith("-")]
-        _take([verb, *flags], ["--out", "--photos", "--write_photos"])
-        if len(rest) != 1:
-            raise InputError(f"audit takes one folder or .zip (got: {' '.join(rest) or 'none'}).")
-        if audit(rest[0], photos, out, photo_table):
+    elif verbs.is_alone(verb):
+        if not verbs.run(verb, words[1:]):
             sys.exit(1)
     elif verb == "reproduce":
         from bloodcell.report.reproduce import reproduce
 
         reproduce(words[1:])
-    elif verb == "cache":
-        from bloodcell.report import cached
-
-        _take(words, ["--empty"])
-        print(cached.empty() if words[1:] else cached.table())
     else:
         from bloodcell import cli
 
         cli.run(verb, ["--help" if word == "--help-all" else word for word in words[1:]])
-
-
-def _take(words: list[str], options: list[str]) -> None:
-    unknown = [word for word in words[1:] if word not in options]
-    if unknown:
-        takes = " and ".join(options) or "no options"
-        raise InputError(f"{words[0]} takes {takes} (got: {' '.join(unknown)}).")
 
 
 def _no_such_verb(verb: str, verbs: list[str]) -> str:

@@ -19,6 +19,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason, require
 from bloodcell.memory import keep_memory
+from bloodcell.model.checkpoint import read_checkpoint
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub
 from bloodcell.parser import Parser
 from bloodcell.train import runs
@@ -145,7 +146,7 @@ class Command(LightningCLI):
             self.resumed = runs.run_folder(path)
             args = [verb, "--config", str(self.resumed / "config.yaml"), *words]
         if path:
-            self.checkpoint = runs.read_checkpoint(path)
+            self.checkpoint = read_checkpoint(runs.CKPT_PATH, path)
         if self.checkpoint and verb != "fit":
             self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
         if verb == "benchmark":  # any weights are as fast, and none need a download

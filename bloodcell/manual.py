@@ -19,6 +19,9 @@ VERBS = {
     "test": "score a run folder or a checkpoint on the test part",
     "compare": "table of runs: seeds pooled, intervals by photograph, which can be told apart",
     "reproduce": "the seven published experiments, each beside its honest twin; can be resumed",
+    "predict": "what a model says of images: a table, a row an image",
+    "explain": "images beside what in them decided",
+    "export": "a model as .onnx or .pt2, checked against PyTorch on real images",
     "audit": "what is really in a folder: copies, leaks, label conflicts, unreadable images",
     "benchmark": "measure images per second of each stage, and the time outside the network",
     "cache": "list the decoded images kept on disk; --empty deletes them",
@@ -61,6 +64,29 @@ _REPRODUCE = {
     "--out DIR": "folder of the runs, tables and figures (default: reproduced, reproduced-fast)",
     "--OPTION VALUE": "any other option of fit, for all runs, e.g. --data.root blood-cells.zip",
 }
+_IMAGES = {
+    "IMAGES...": "files, folders, .zip files, places in one (x.zip/folder), patterns, or - to read "
+    "a path a line from the standard input",
+}
+_MODEL = "required: a run folder, a .ckpt or a .safetensors"
+_EXPLAIN = _IMAGES | {
+    "--model RUN": _MODEL,
+    "--out PLACE": "a .png file for all images, 60 at most, or a folder for a figure each "
+    "(default: explained.png)",
+}
+_EXPORT = {
+    "IMAGES...": "real images, which both must name alike (200 are used), as of predict",
+    "--model RUN": _MODEL,
+    "--out FILE": "a .onnx or .pt2 file (default: the run's name, .onnx)",
+}
+_PREDICT = _IMAGES | {
+    "--model RUN": f"{_MODEL}, or an exported .onnx, which needs no PyTorch",
+    "--out FILE": "a .csv, .jsonl or .parquet file (default: CSV on the standard output)",
+    "--abstain P": "leave images unnamed whose most probable class is less probable than P",
+    "--tta": "average over flips and quarter turns: eight times the work",
+    "--batch_size N": "images the model takes at a time (default: 32)",
+    "--devices NAMES": "cpu, cuda, cuda:0,cuda:1 ... (default: all GPUs, or what there is)",
+}
 _ALONE = {  # verbs that take no settings of data and model: usage, remarks, options
     "compare": ("[RUN...] [--out FILE]", "", _COMPARE),
     "audit": (
@@ -68,6 +94,25 @@ _ALONE = {  # verbs that take no settings of data and model: usage, remarks, opt
         "Copies of a photograph are found from pixels, also if rotated, sheared or mirrored.\n"
         "Exit status: 1 if images of one photograph or scene lie in two parts, else 0.\n",
         _AUDIT,
+    ),
+    "cache": ("[--empty]", "", {"--empty": "delete them"}),
+    "download": ("", "", {}),
+    "explain": (
+        "IMAGES... [options]",
+        "In colour, and within the line: what spoke for the class that the image is given.\n",
+        _EXPLAIN,
+    ),
+    "export": (
+        "IMAGES... [options]",
+        "Pixels of any size go in, probabilities come out: resizing, normalisation, softmax and\n"
+        "class names are inside. A file that answers differently is not kept.\n",
+        _EXPORT,
+    ),
+    "predict": (
+        "IMAGES... [options]",
+        "Probabilities are calibrated if the run fitted a temperature, as fit does.\n"
+        "Exit status: 1 if an image could not be read (its row says why), else 0.\n",
+        _PREDICT,
     ),
     "reproduce": (
         "[options]",
@@ -116,7 +161,8 @@ def front_page() -> str:
         "examples:\n"
         "  bloodcell fit --config demo.yaml                  some minutes, no data needed\n"
         "  bloodcell fit --config d8.yaml --data.root blood-cells.zip\n"
-        "  bloodcell test --ckpt_path lightning_logs/d8/version_0\n\n"
+        "  bloodcell test --ckpt_path lightning_logs/d8/version_0\n"
+        "  bloodcell predict my_images --model lightning_logs/d8/version_0\n\n"
         "bloodcell VERB --help says more; bloodcell --version says which one this is."
     )
 
@@ -126,9 +172,8 @@ def verb_page(verb: str) -> str:
     head = f"usage: bloodcell {verb} [options]\n\n{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n"
     if verb in _ALONE:
         usage, remarks, entries = _ALONE[verb]
-        return f"{head.replace('[options]', usage, 1)}{remarks}\n{_entries(entries)}"
-    if verb in ("cache", "download"):
-        return head
+        return f"{head.replace('[options]', usage, 1)}{remarks}\n{_entries(entries)}".rstrip()
+
     here = Path(__file__).parent
     data = _options("data", here / "data" / "datamodule.py", "BloodCells")
     if verb in ("fit", "benchmark"):
@@ -148,6 +193,12 @@ def verb_page(verb: str) -> str:
         }
     pages = (f"\n{title}:\n{_entries(entries)}" for title, entries in sections.items())
     return head + "\n".join(pages)
+
+
+def takes(verb: str) -> tuple[list[str], list[str]]:
+    """The options of a verb without settings: those with a value, and those without."""
+    words = [entry.split() for entry in _ALONE[verb][2] if entry.startswith("--")]
+    return [w[0] for w in words if len(w) == 2], [w[0] for w in words if len(w) == 1]
 
 
 def read_arguments(path: Path, class_name: str) -> Iterator[Argument]:

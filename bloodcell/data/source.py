@@ -96,7 +96,8 @@ def _drawn() -> Path:
     return folder
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a path, with forward slashes, ends like an image and no part of it is hidden."""
     path = PurePosixPath(name)
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
@@ -104,7 +105,7 @@ def _is_image(name: str) -> bool:
 
 def _folder(path: Path, photos: Path | None = None) -> Source:
     files = ((p.relative_to(path).as_posix(), p) for p in _walk(path) if p.is_file())
-    facts = {n: p.stat() for n, p in sorted(files) if _is_image(n)}
+    facts = {n: p.stat() for n, p in sorted(files) if is_image(n)}
     sizes = {n: fact.st_size for n, fact in facts.items()}
     return Source(path, sizes, {n: fact.st_ctime_ns for n, fact in facts.items()}, photos)
 
@@ -137,7 +138,7 @@ def _archive(path: Path) -> Source:
                 f"data.root='{path}' holds a path that leaves the archive ({entry.filename!r}). "
                 "Such a file can be an attack and is not read: get the archive from its author."
             )
-    files = {e.filename: e for e in entries if not e.is_dir() and _is_image(e.filename)}
+    files = {e.filename: e for e in entries if not e.is_dir() and is_image(e.filename)}
     sizes = {name: files[name].file_size for name in sorted(files)}
     return Source(path, sizes, {name: files[name].CRC for name in sizes})
 

@@ -97,11 +97,17 @@ class Network(nn.Module):
         Returns:
             (B, n_classes) logits.
         """
-        x = (images - self.mean) / self.std
-        x = self.trunk(x)
-        if self.channels_last:  # (B, h, w, C) -> (B, C, h, w)
-            x = x.permute(0, 3, 1, 2)
-        return self.head(self.pool(x).flatten(1))  # type: ignore[no-any-return]
+        return self.classify(self.maps(images))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """What the trunk sees, (B, C, h, w), in images (B, 3, H, W), 0 to 255."""
+        x = self.trunk((images - self.mean) / self.std)
+        # some transformers have (B, h, w, C)
+        return x.permute(0, 3, 1, 2) if self.channels_last else x  # type: ignore[no-any-return]
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Maps (B, C, h, w) of the trunk to logits (B, n_classes)."""
+        return self.head(self.pool(maps).flatten(1))  # type: ignore[no-any-return]
 
 
 def create_trunk(backbone: str, recipe: Recipe) -> nn.Module:

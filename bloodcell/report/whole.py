@@ -33,7 +33,7 @@ def write_whole(path: Path) -> Iterator[TextIO]:
         path: where it will lie; what lies there is replaced.
     """
     with (
-        _beside(path) as partial,
+        beside(path) as partial,
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         yield file
@@ -46,12 +46,17 @@ def write_whole_bytes(path: Path, data: bytes) -> None:
         path: where it will lie; what lies there is replaced.
         data: all of it.
     """
-    with _beside(path) as partial:
+    with beside(path) as partial:
         partial.write_bytes(data)
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def beside(path: Path) -> Iterator[Path]:
+    """Gives a name to write to, and puts what was written in its place when all went well.
+
+    Args:
+        path: where it will lie; what lies there is replaced.
+    """
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial

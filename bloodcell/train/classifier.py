@@ -16,11 +16,11 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import PARTS
 from bloodcell.errors import InputError, require
 from bloodcell.model.compiled import Compile, CompiledPass
+from bloodcell.model.description import RECIPE
 from bloodcell.model.network import Network, Pool, Recipe
 from bloodcell.model.weights import NONE, load_trunk, read_recipe
 
-RECIPE = "recipe"  # keys in a checkpoint
-FINGERPRINT = "data_fingerprint"
+FINGERPRINT = "data_fingerprint"  # keys in a checkpoint
 TRAINED_ON = "trained_on"
 
 

@@ -32,6 +32,7 @@ from bloodcell.report.scores import (
 )
 from bloodcell.report.summary import Line, clock, command, print_table
 from bloodcell.train.classifier import Classifier
+from bloodcell.train.equip import equip
 from bloodcell.train.runs import RunLogger
 from bloodcell.train.trainer import device_name
 
@@ -67,6 +68,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
     best = history.best(epochs)
     said = collect_predictions(model, data, "test")
     loss = float(trainer.callback_metrics["test/loss"])
+    equipped = equip(trainer, model, data, best_checkpoint)
     write_predictions(folder, said)
     found = score(read_predictions(folder))
     n_photos = found["by_photo"]["n"]
@@ -88,6 +90,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
             "photos": n_photos,
             **found,
         },
+        **equipped,
         "baseline": score(_name_by_colours(data, said)),
         "test_files_not_scored": len(data.parts["test"]) - len(said.file),
         "effective_test_images": effective_number(said.photo),
@@ -103,7 +106,13 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
     write_scores(folder, scores)
     _log_hyperparameters(trainer, model, data, scores["test"])
     on = _scored_on(data, "test", found)
-    notes = [*on, *_intervals(found), *_baseline_notes(scores), *_data_notes(data)]
+    notes = [
+        *on,
+        *_intervals(found),
+        *_baseline_notes(scores),
+        *_calibration(equipped["calibration"]),
+        *_data_notes(data),
+    ]
     _report(folder, name, scores, notes)
     draw_figures(trainer, data, folder, name, said)
 
@@ -200,6 +209,16 @@ def _baseline_notes(scores: dict[str, Any]) -> list[tuple[str, str]]:
     if scores["test"]["by_file"]["accuracy"]["low"] <= files:
         notes.append(("NO SKILL SHOWN", "the interval by file is not wholly above the baseline"))
     return notes
+
+
+def _calibration(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the temperature, fitted on the validation part, does to the test part."""
+    before, after = found["test"]["before"], found["test"]["after"]
+    says = ", ".join(
+        f"{name} {before[key]:.3f} -> {after[key]:.3f}"
+        for key, name in {"log_loss": "log loss", "ece": "ECE"}.items()
+    )
+    return [("calibrated", f"temperature {found['temperature']:.2f}: test {says}")]
 
 
 def _scored_on(data: BloodCells, part: str, found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """Run folders while they are written: claiming one, finding its checkpoints, going on with it."""
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.errors import InputError, listed, reason
+from bloodcell.errors import InputError, listed
+from bloodcell.model.checkpoint import find_checkpoint
 from bloodcell.report.scores import SCORES
-from bloodcell.train.classifier import FINGERPRINT, RECIPE, TRAINED_ON
+from bloodcell.train.classifier import FINGERPRINT, TRAINED_ON
 
+CKPT_PATH = "--ckpt_path"
 # settings that may change: where the data lies, how it is fed
 _FREE = {"weights", "root", "batch_size", "unreadable", "cache_gib", "on_device", "compile"}
 
@@ -61,7 +62,7 @@ def best_checkpoint(verb: str, path: str | None) -> Path:
     """
     if not path:
         raise InputError(f"{verb} needs --ckpt_path: a run folder or a .ckpt file.")
-    return _checkpoint(Path(path), "best")
+    return find_checkpoint(CKPT_PATH, Path(path), "best")
 
 
 def last_checkpoint(path: str, root: Path, name: str) -> Path:
@@ -76,7 +77,7 @@ def last_checkpoint(path: str, root: Path, name: str) -> Path:
         InputError: if there is none.
     """
     if path != "last":
-        return _checkpoint(Path(path), "last")
+        return find_checkpoint(CKPT_PATH, Path(path), "last")
     folder = root / "lightning_logs" / name
     runs = sorted(
         (p for p in folder.glob("version_*") if p.name[8:].isdigit()), key=lambda p: int(p.name[8:])
@@ -106,27 +107,6 @@ def run_folder(checkpoint: Path) -> Path:
             "lightning_logs/d8/version_0."
         )
     return folder
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, without running any code that may be hidden in it.
-
-    Raises:
-        InputError: if it is damaged, or was not written by bloodcell.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise InputError(
-            f"--ckpt_path {path} cannot be read as a checkpoint ({reason(error)}). "
-            "Give another one: last.ckpt and best.ckpt lie side by side."
-        ) from error
-    if not isinstance(checkpoint, dict) or RECIPE not in checkpoint:
-        raise InputError(
-            f"--ckpt_path {path} was not written by bloodcell. To start from the weights of "
-            "another program, use model.weights."
-        )
-    return checkpoint
 
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -220,17 +200,3 @@ def check_unfinished(path: Path, checkpoint: dict[str, Any], max_epochs: int | N
             f"{max_epochs}). Raise --trainer.max_epochs to go on, or leave --ckpt_path out to "
             "start a new run."
         )
-
-
-def _checkpoint(path: Path, name: str) -> Path:
-    if path.is_file():
-        return path
-    inside = path / "checkpoints" / f"{name}.ckpt"
-    if inside.is_file():
-        return inside
-    parent = path if path.is_dir() else path.parent
-    found = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-    raise InputError(
-        f"--ckpt_path {path}: no checkpoint there (looked for {inside}; {parent} holds: "
-        f"{listed(found)}). Give a run folder, e.g. lightning_logs/d8/version_0, or a .ckpt file."
-    )

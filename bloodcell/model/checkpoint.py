@@ -1,0 +1,59 @@
+"""Checkpoints: found in a run folder, and read without running any code hidden in them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bloodcell.errors import InputError, listed, reason
+from bloodcell.model.description import RECIPE
+
+
+def find_checkpoint(flag: str, path: Path, name: str) -> Path:
+    """Finds the checkpoint that a run folder or a file means.
+
+    Args:
+        flag: the option that names it.
+        path: a run folder or a .ckpt file.
+        name: which of a run folder's: best or last.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if path.is_file():
+        return path
+    inside = path / "checkpoints" / f"{name}.ckpt"
+    if inside.is_file():
+        return inside
+    parent = path if path.is_dir() else path.parent
+    found = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
+    raise InputError(
+        f"{flag} {path}: no checkpoint there (looked for {inside}; {parent} holds: "
+        f"{listed(found)}). Give a run folder, e.g. lightning_logs/d8/version_0, or a .ckpt file."
+    )
+
+
+def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
+    """Reads a checkpoint.
+
+    Args:
+        flag: the option that names it.
+        path: the file.
+
+    Raises:
+        InputError: if it is damaged, or was not written by bloodcell.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise InputError(
+            f"{flag} {path} cannot be read as a checkpoint ({reason(error)}). "
+            "Give another one: last.ckpt and best.ckpt lie side by side."
+        ) from error
+    if not isinstance(checkpoint, dict) or RECIPE not in checkpoint:
+        raise InputError(
+            f"{flag} {path} was not written by bloodcell. To start from the weights of "
+            "another program, use model.weights."
+        )
+    return checkpoint

@@ -1,0 +1,78 @@
+"""What a trained model is, in plain words and numbers: enough to build it and to use it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+RECIPE, TEMPERATURE, GALLERY = "recipe", "temperature", "gallery"  # keys in a checkpoint
+KEY = "bloodcell"  # in the metadata of a file: the description as JSON
+
+
+@dataclass(frozen=True)
+class Description:
+    """A trained model, without its weights.
+
+    Attributes:
+        class_names: the classes, in the order of the outputs.
+        image_size: side of the square that images are squeezed to, in pixels.
+        backbone: timm's name of the trunk.
+        hidden: widths of the dense layers before the last.
+        pool: `flatten` or `avg`.
+        recipe: preprocessing and options of the trunk, as `Recipe.as_dict` has it.
+        temperature: logits are divided by it before the softmax; None if it was never fitted.
+        name: of the run.
+        scores: what its `scores.json` says; empty if there is none.
+    """
+
+    class_names: list[str]
+    image_size: int
+    backbone: str
+    hidden: list[int]
+    pool: str
+    recipe: dict[str, Any]
+    temperature: float | None = None
+    name: str = ""
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """For the metadata of a file."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `as_json` wrote.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("the description is no JSON object")
+        known = {one.name for one in fields(cls)}
+        try:
+            return cls(**{key: value for key, value in values.items() if key in known})
+        except TypeError as error:
+            raise ValueError(f"the description is incomplete ({error})") from error
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Mapping[str, Any], name: str, scores: Any) -> Self:
+        """Reads a checkpoint's settings.
+
+        Args:
+            checkpoint: as `read_checkpoint` gives it.
+            name: of the run.
+            scores: what its `scores.json` says.
+        """
+        made = checkpoint["hyper_parameters"]
+        return cls(
+            list(made["class_names"]),
+            made["image_size"],
+            made["backbone"],
+            list(made["hidden"]),
+            made["pool"],
+            checkpoint[RECIPE],
+            checkpoint.get(TEMPERATURE),
+            name,
+            scores,
+        )

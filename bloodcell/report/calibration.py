@@ -1,0 +1,48 @@
+"""One temperature for all logits, so that probabilities are as high as the model is often right."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from bloodcell.report.metrics import Floats, compute, sample_of
+
+_LEAST = 1e-30  # probability: a logarithm must stay finite
+_RANGE = (0.05, 20.0)  # of temperatures
+
+
+def fit_temperature(true: NDArray[np.int64], probability: NDArray[np.float32]) -> float:
+    """Finds the temperature with the lowest log loss.
+
+    Guo et al., "On calibration of modern neural networks" (ICML 2017). The accuracy stays as it is.
+
+    Args:
+        true: (n,) labels.
+        probability: (n, classes), as the softmax of the logits gives them.
+
+    Returns:
+        .05 to 20: over 1 where the model is too sure of itself.
+    """
+    rows = np.arange(len(true))
+
+    def log_loss(exponent: float) -> float:
+        chosen = soften(probability, float(np.exp(exponent)))[rows, true]
+        return float(-np.log(chosen.clip(_LEAST)).mean())
+
+    low, high = np.log(_RANGE)
+    found = minimize_scalar(log_loss, bounds=(low, high), method="bounded")
+    return float(np.exp(found.x))
+
+
+def soften(probability: NDArray[np.float32], temperature: float) -> Floats:
+    """The probabilities (n, classes) that logits divided by the temperature would have given."""
+    logits = np.log(probability.astype(np.float64).clip(_LEAST)) / temperature
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    result: Floats = powers / powers.sum(1, keepdims=True)
+    return result
+
+
+def judge(true: NDArray[np.int64], probability: NDArray[np.float32] | Floats) -> dict[str, float]:
+    """How good the probabilities are, by file: `log_loss` and `ece`."""
+    sample = sample_of(true, probability.astype(np.float32), [str(n) for n in range(len(true))])
+    found = compute(sample, np.ones((1, len(true))))
+    return {name: float(found[name][0]) for name in ("log_loss", "ece")}

@@ -1,0 +1,164 @@
+"""What a model says of images: a row an image, as a table in memory or in a file."""
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TextIO
+
+import numpy as np
+
+from bloodcell.errors import InputError
+from bloodcell.report.whole import beside, write_whole
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+_PARQUET_ROWS = 10_000  # written at a time
+
+
+class Answer(NamedTuple):
+    """What a model says of an image.
+
+    Attributes:
+        file: as it was named.
+        class_name: of the most probable class; None if the model is unsure or the image unreadable.
+        probability: of each class; None if the image cannot be read.
+        error: why it cannot be read; empty if it can.
+    """
+
+    file: str
+    class_name: str | None
+    probability: dict[str, float] | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A table: behaves as a list of `Answer`.
+
+    Attributes:
+        class_names: the classes.
+        rows: an answer an image, in the order that was asked.
+    """
+
+    class_names: list[str]
+    rows: list[Answer]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Answer]:
+        return iter(self.rows)
+
+    def __getitem__(self, place: int) -> Answer:
+        return self.rows[place]
+
+    @property
+    def probability(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """(n, classes); NaN where the image cannot be read."""
+        return np.array(
+            [
+                [row.probability[name] if row.probability else np.nan for name in self.class_names]
+                for row in self.rows
+            ],
+            np.float32,
+        ).reshape(len(self.rows), len(self.class_names))
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Flat rows, as `pandas.DataFrame` takes them and files have them."""
+        return [flat(row, self.class_names) for row in self.rows]
+
+
+class Writer(Protocol):
+    """Takes answers one after another."""
+
+    def __call__(self, answer: Answer) -> None:
+        """Writes one."""
+        ...
+
+
+def flat(answer: Answer, class_names: list[str]) -> dict[str, Any]:
+    """One row: file, class, p_CLASS for each class, error."""
+    said = answer.probability or {}
+    probability = {f"p_{name}": said.get(name) for name in class_names}
+    return {"file": answer.file, "class": answer.class_name, **probability, "error": answer.error}
+
+
+@contextmanager
+def open_writer(path: Path | None, screen: TextIO, class_names: list[str]) -> Iterator[Writer]:
+    """Opens a table; a file is there when it is whole, or not at all.
+
+    Args:
+        path: .csv, .jsonl or .parquet; None writes CSV to the screen.
+        screen: the standard output.
+        class_names: the classes.
+    """
+    if path is None:
+        yield _csv_writer(screen, class_names)
+    elif path.suffix == ".parquet":
+        with _parquet_writer(path, class_names) as write:
+            yield write
+    else:
+        with write_whole(path) as file:
+            if path.suffix == ".csv":
+                yield _csv_writer(file, class_names)
+            else:
+                yield lambda answer: print(json.dumps(_rounded(answer, class_names)), file=file)
+
+
+def _csv_writer(file: TextIO, class_names: list[str]) -> Writer:
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow(flat(Answer("", None, None), class_names))
+
+    def write(answer: Answer) -> None:
+        lines.writerow(_rounded(answer, class_names).values())
+
+    return write
+
+
+@contextmanager
+def _parquet_writer(path: Path, class_names: list[str]) -> Iterator[Writer]:
+    pyarrow, parquet = load_pyarrow()
+    numbers = [(f"p_{name}", pyarrow.float32()) for name in class_names]
+    text = pyarrow.string()
+    schema = pyarrow.schema([("file", text), ("class", text), *numbers, ("error", text)])
+    held: list[dict[str, Any]] = []
+    with beside(path) as partial, parquet.ParquetWriter(partial, schema) as file:
+
+        def flush() -> None:
+            if held:
+                file.write_table(pyarrow.Table.from_pylist(held, schema))
+                held.clear()
+
+        def write(answer: Answer) -> None:
+            raw = answer.file.encode("utf-8", "surrogateescape")
+            name = raw.decode("utf-8", "backslashreplace")  # a name may be no text
+            held.append(flat(answer._replace(file=name), class_names))
+            if len(held) >= _PARQUET_ROWS:
+                flush()
+
+        yield write
+        flush()
+
+
+def load_pyarrow() -> tuple[Any, Any]:
+    """Parquet's library.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InputError(
+            "--out: .parquet needs pyarrow: pip install 'bloodcell[parquet]'; or use .csv."
+        ) from error
+    return pyarrow, parquet
+
+
+def _rounded(answer: Answer, class_names: list[str]) -> dict[str, Any]:
+    """Six digits are more than any probability is worth."""
+    row = flat(answer, class_names)
+    return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}

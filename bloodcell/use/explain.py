@@ -1,0 +1,81 @@
+"""`bloodcell explain`: images beside what in them decided."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from bloodcell.errors import InputError, require
+from bloodcell.report.figures.explained import Explained, draw_explained
+from bloodcell.report.figures.style import save
+from bloodcell.report.whole import check_place
+from bloodcell.use.heat import find_heat
+from bloodcell.use.images import Decoded, Named, decode_batches, find_images
+from bloodcell.use.model import find_model
+from bloodcell.use.saved import Saved, load_saved
+
+MOST = 60  # images in one figure
+_BATCH_SIZE = 16
+
+
+def explain(given: Sequence[str], model: str | None = None, out: str = "explained.png") -> bool:
+    """Draws images beside what in them decided.
+
+    Args:
+        given: as of `predict`.
+        model: as `--model`.
+        out: a .png file for all, or a folder for one figure an image.
+
+    Returns:
+        Whether each image could be read.
+
+    Raises:
+        InputError: if a word cannot be used, or one figure is to hold too many images.
+    """
+    require(bool(given), "IMAGES", "", "at least one file, folder, .zip, pattern, or - for paths")
+    path = Path(out)
+    one_each = not path.suffix
+    if not one_each:
+        check_place("--out", out, ".png")
+    opened = find_model(model)
+    if opened.suffix == ".onnx":
+        raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
+    saved = load_saved(opened)
+    failed: list[Decoded] = []
+    name = saved.description.name
+    with ExitStack() as archives:
+        images = _explain(saved, find_images(given, archives), failed)
+        if one_each:
+            path.mkdir(parents=True, exist_ok=True)
+            count = 0
+            for count, image in enumerate(images, 1):
+                file = path / f"{count:04d}_{Path(image.name).stem}.png"
+                save(draw_explained(name, [image]), file)
+            print(f"{count:,} figures in {path}")
+        else:
+            drawn = list(islice(images, MOST + 1))
+            rule = f"at most {MOST} for one figure. Give --out a folder for a figure each"
+            require(len(drawn) <= MOST, "IMAGES", f"more than {MOST}", rule)
+            if drawn:
+                save(draw_explained(f"{name}: what decided", drawn), path)
+                print(path)
+    for bad in failed:
+        print(f"{bad.name}: {bad.error}", file=sys.stderr)
+    return not failed
+
+
+def _explain(saved: Saved, images: Iterator[Named], failed: list[Decoded]) -> Iterator[Explained]:
+    names = saved.description.class_names
+    for batch in decode_batches(images, saved.description.image_size, _BATCH_SIZE):
+        failed += [image for image in batch if image.pixels is None]
+        good = [(image.name, image.pixels) for image in batch if image.pixels is not None]
+        if not good:
+            continue
+        heat, said = find_heat(saved, np.stack([pixels for _, pixels in good]))
+        for (name, pixels), warm, probability in zip(good, heat, said, strict=True):
+            yield Explained(
+                name, pixels, warm, dict(zip(names, map(float, probability), strict=True))
+            )

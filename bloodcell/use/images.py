@@ -1,0 +1,153 @@
+"""The images a user names: files, folders, archives, patterns, or paths on the standard input."""
+
+import glob
+import os
+import sys
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from fnmatch import fnmatch
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from bloodcell.data.decode import READ_ERRORS, Pixels, decode
+from bloodcell.data.source import IMAGE_SUFFIXES, is_image
+from bloodcell.errors import InputError, reason
+
+STDIN = "-"
+_AHEAD = 3  # batches that are read while one is being classified
+
+
+class Named(NamedTuple):
+    """An image file.
+
+    Attributes:
+        name: as it is called in the answer.
+        read: gives its bytes.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+class Decoded(NamedTuple):
+    """An image, or the reason why there is none.
+
+    Attributes:
+        name: as it is called in the answer.
+        pixels: (size, size, 3); None if it cannot be read.
+        error: why; empty if it can.
+    """
+
+    name: str
+    pixels: Pixels | None
+    error: str
+
+
+def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
+    """Finds images one after another: a million of them need no list.
+
+    Args:
+        given: files, folders, .zip files, places inside of one (`x.zip/folder`, `x.zip/*/a*.png`),
+            patterns, or `-` for a path a line on the standard input.
+        archives: closes what is opened for reading.
+
+    Raises:
+        InputError: if there is nothing where one of them says, or no image in it.
+    """
+    for word in given:
+        if word == STDIN:
+            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            yield from (_file(line) for line in lines if line)
+            continue
+        found = 0
+        for found, image in enumerate(_find(word, archives), 1):  # noqa: B007  counted
+            yield image
+        if not found:
+            raise InputError(f"{word}: no images there. Looked for {', '.join(IMAGE_SUFFIXES)}.")
+
+
+def decode_batches(
+    images: Iterable[Named], image_size: int, batch_size: int
+) -> Iterator[list[Decoded]]:
+    """Reads and decodes on all cores, a few batches ahead.
+
+    Args:
+        images: what is to be read.
+        image_size: side of the square they are squeezed to.
+        batch_size: images in each list; the last may have fewer.
+    """
+    waiting: deque[list[Future[Decoded]]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            coming = iter(images)
+            while chunk := list(islice(coming, batch_size)):
+                waiting.append([pool.submit(_decode, image, image_size) for image in chunk])
+                if len(waiting) > _AHEAD:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _decode(image: Named, size: int) -> Decoded:
+    try:
+        data = image.read()
+        if not data:
+            return Decoded(image.name, None, "empty file")
+        return Decoded(image.name, decode(data, size), "")
+    except READ_ERRORS as error:
+        said = error.strerror if isinstance(error, OSError) else None
+        return Decoded(image.name, None, said or reason(error))
+
+
+def _file(path: str) -> Named:
+    return Named(path, Path(path).read_bytes)
+
+
+def _find(word: str, archives: ExitStack) -> Iterator[Named]:
+    path = Path(word).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    archive = next((p for p in (path, *path.parents) if p.suffix == ".zip" and p.is_file()), None)
+    if archive:
+        return _archive(archive, path.relative_to(archive).as_posix(), archives)
+    if path.is_file():
+        return iter([_file(str(path))])
+    if glob.has_magic(word):
+        matches = glob.iglob(str(path), recursive=True)  # noqa: PTH207  may be absolute
+        return (one for match in matches for one in _matched(Path(match)))
+    raise InputError(f"{word}: no such file or folder.")
+
+
+def _matched(path: Path) -> Iterator[Named]:
+    if path.is_dir():
+        yield from _folder(path)
+    elif is_image(path.name):
+        yield _file(str(path))
+
+
+def _folder(root: Path) -> Iterator[Named]:
+    for folder, below, names in os.walk(root):
+        below.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            if is_image(path.relative_to(root).as_posix()):
+                yield _file(str(path))
+
+
+def _archive(path: Path, inside: str, archives: ExitStack) -> Iterator[Named]:
+    """The images of an archive: all, or those below a folder, or those a pattern names."""
+    try:
+        archive = archives.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} cannot be read as a zip archive ({reason(error)}).") from error
+    for entry in archive.infolist():
+        name = entry.filename
+        wanted = inside == "." or name == inside or name.startswith(f"{inside}/")
+        if is_image(name) and (wanted or fnmatch(name, inside)):
+            yield Named(f"{path}/{name}", lambda entry=entry: archive.read(entry))  # type: ignore[misc]
