@@ -73,17 +73,17 @@ class Options(NamedTuple):
         require(low <= value <= high, flag, said, f"a number from {low:g} to {high:g}")
         return value
 
-    def whole(self, flag: str, default: int, low: int = 1, high: int = 2**31) -> int:
-        """A whole number that was given.
+    def whole(self, flag: str, default: int) -> int:
+        """A whole number that was given, 1 or more.
 
         Raises:
-            InputError: if it is none, or out of its range.
+            InputError: if it is none.
         """
         said = self.values.get(flag)
         if said is None:
             return default
-        value = int(said) if said.isdecimal() else low - 1
-        require(low <= value <= high, flag, said, f"a whole number, {low} or more")
+        value = int(said) if said.isdecimal() else 0
+        require(value >= 1, flag, said, "a whole number, 1 or more")
         return value
 
 

@@ -1,14 +1,11 @@
-"""What a model says of images: a row an image, as a table in memory or in a file."""
+"""What a model says of images: a row an image, in a file or on the screen."""
 
 import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
-
-import numpy as np
 
 from bloodcell.errors import InputError
 from bloodcell.report.whole import beside, write_whole
@@ -31,43 +28,6 @@ class Answer(NamedTuple):
     class_name: str | None
     probability: dict[str, float] | None
     error: str = ""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A table: behaves as a list of `Answer`.
-
-    Attributes:
-        class_names: the classes.
-        rows: an answer an image, in the order that was asked.
-    """
-
-    class_names: list[str]
-    rows: list[Answer]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Answer]:
-        return iter(self.rows)
-
-    def __getitem__(self, place: int) -> Answer:
-        return self.rows[place]
-
-    @property
-    def probability(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """(n, classes); NaN where the image cannot be read."""
-        return np.array(
-            [
-                [row.probability[name] if row.probability else np.nan for name in self.class_names]
-                for row in self.rows
-            ],
-            np.float32,
-        ).reshape(len(self.rows), len(self.class_names))
-
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """Flat rows, as `pandas.DataFrame` takes them and files have them."""
-        return [flat(row, self.class_names) for row in self.rows]
 
 
 class Writer(Protocol):

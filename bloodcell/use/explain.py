@@ -13,7 +13,7 @@ from bloodcell.report.figures.explained import Explained, draw_explained
 from bloodcell.report.figures.style import save
 from bloodcell.report.whole import check_place
 from bloodcell.use.heat import find_heat
-from bloodcell.use.images import Decoded, Named, decode_batches, find_images
+from bloodcell.use.images import Decoded, Named, check_given, decode_batches, find_images
 from bloodcell.use.model import find_model
 from bloodcell.use.saved import Saved, load_saved
 
@@ -35,7 +35,7 @@ def explain(given: Sequence[str], model: str | None = None, out: str = "explaine
     Raises:
         InputError: if a word cannot be used, or one figure is to hold too many images.
     """
-    require(bool(given), "IMAGES", "", "at least one file, folder, .zip, pattern, or - for paths")
+    check_given(given)
     path = Path(out)
     one_each = not path.suffix
     if not one_each:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from bloodcell.data.decode import READ_ERRORS, Pixels, open_rgb
-from bloodcell.errors import InputError, require
+from bloodcell.errors import InputError
 from bloodcell.model.checkpoint import find_checkpoint
 from bloodcell.model.description import KEY
 from bloodcell.report.whole import beside, check_place
 from bloodcell.use.deploy import Deployed, capture, write_onnx, write_pt2
-from bloodcell.use.images import find_images
+from bloodcell.use.images import check_given, find_images
 from bloodcell.use.model import Probabilities, find_model
 from bloodcell.use.onnx_model import OnnxModel
 from bloodcell.use.saved import MODEL, load_saved
@@ -56,8 +56,7 @@ def export(model: str | None, given: Sequence[str], out: str | None = None) -> C
     path = find_model(model)
     if path.suffix == ".onnx":
         raise InputError(f"--model {model} is exported already. Give the run folder.")
-    rule = "images to check the file on: files, folders, .zip, patterns"
-    require(bool(given), "IMAGES", "", rule)
+    check_given(given)
     check_place("--out", out, ".onnx", ".pt2")
     pictures = _read(given)
     saved = load_saved(path)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bloodcell.data.decode import READ_ERRORS, Pixels, decode
 from bloodcell.data.source import IMAGE_SUFFIXES, is_image
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import InputError, reason, require
 
 STDIN = "-"
 _AHEAD = 3  # batches that are read while one is being classified
@@ -45,6 +45,16 @@ class Decoded(NamedTuple):
     name: str
     pixels: Pixels | None
     error: str
+
+
+def check_given(given: Sequence[str]) -> None:
+    """Refuses a command line that names no images.
+
+    Raises:
+        InputError: if it does not.
+    """
+    rule = "at least one file, folder, .zip, pattern, or - for paths"
+    require(bool(given), "IMAGES", "", rule)
 
 
 def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:

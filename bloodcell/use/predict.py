@@ -12,10 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from bloodcell.errors import require
 from bloodcell.report.whole import check_place
 from bloodcell.use.answers import SUFFIXES, Answer, load_pyarrow, open_writer
-from bloodcell.use.images import STDIN, Decoded, Named, decode_batches, find_images
+from bloodcell.use.images import STDIN, Decoded, Named, check_given, decode_batches, find_images
 from bloodcell.use.model import AUTO, Model, Probabilities, classify_views, open_model
 
 BATCH_SIZE = 32
@@ -48,7 +47,7 @@ def predict(
     Raises:
         InputError: if a word cannot be used.
     """
-    require(bool(given), "IMAGES", "", "at least one file, folder, .zip, pattern, or - for paths")
+    check_given(given)
     check_place("--out", out, *SUFFIXES)
     if out and Path(out).suffix == ".parquet":
         load_pyarrow()  # before any work is done for it

@@ -10,7 +10,6 @@ from torch import Tensor
 from bloodcell.data.decode import Pixels
 from bloodcell.errors import InputError, reason
 from bloodcell.model.description import Description
-from bloodcell.model.gallery import Features
 from bloodcell.model.network import Network
 from bloodcell.use.model import AUTO, Probabilities
 from bloodcell.use.saved import Saved
@@ -25,7 +24,6 @@ class TorchModel:
     """
 
     def __init__(self, saved: Saved, devices: Sequence[torch.device]) -> None:
-        self.saved = saved
         self.description: Description = saved.description
         self.n_devices = len(devices)
         self._free: SimpleQueue[tuple[Network, torch.device]] = SimpleQueue()
@@ -37,20 +35,12 @@ class TorchModel:
 
     def classify(self, pixels: Pixels) -> Probabilities:
         """Classifies a batch (B, size, size, 3); returns (B, classes)."""
-        return self.look(pixels)[0]
-
-    def look(self, pixels: Pixels) -> tuple[Probabilities, Features]:
-        """Classifies a batch (B, size, size, 3).
-
-        Returns:
-            Probabilities (B, classes), and features (B, C) to compare with the gallery.
-        """
         network, device = self._free.get()
         try:
             with torch.inference_mode():
-                maps = network.maps(as_images(pixels, device))
-                probability = soften(network.classify(maps), self.description.temperature)
-                return probability.cpu().numpy(), maps.mean((2, 3)).cpu().numpy()
+                logits = network(as_images(pixels, device))
+                result: Probabilities = soften(logits, self.description.temperature).cpu().numpy()
+            return result
         finally:
             self._free.put((network, device))
 
