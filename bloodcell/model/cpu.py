@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies matrices of bfloat16 by itself, as Intel's AMX does."""
-    return torch.cpu._is_amx_tile_supported()
+    """Whether the CPU multiplies bfloat16 by itself: Intel's AMX, or AVX-512 as in AMD's Zen 4."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def spare_slow_kernels(trunk: nn.Module) -> None:
