@@ -1,3 +1,22 @@
-"""Fine-tunes a MobileNet on photographs of blood cells, and scores it by photograph."""
+"""Fine-tunes a MobileNet on photographs of blood cells, and scores it by photograph.
+
+model = bloodcell.load()                # the bundled model; or a run folder
+said = model.predict("my_images")       # paths or arrays; a row an image
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bloodcell.use.loaded import load
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is heavy when it is asked for: `import bloodcell` takes no time."""
+    if name == "load":
+        from bloodcell.use.loaded import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,7 @@ from bloodcell.data.source import DRAWN
 from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason, require
 from bloodcell.memory import keep_memory
 from bloodcell.model.checkpoint import read_checkpoint
-from bloodcell.model.weights import IMAGENET, NONE, reach_hub
+from bloodcell.model.weights import IMAGENET, NONE, reach_hub, read_trained_on
 from bloodcell.parser import Parser
 from bloodcell.train import runs
 from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer, check_benchmark
@@ -196,6 +196,8 @@ class Command(LightningCLI):
             else:
                 part = "val" if self.subcommand == "validate" else "test"
                 runs.check_unseen(self.checkpoint, self.datamodule, part)
+        elif (trained_on := read_trained_on(weights)) is not None and self.subcommand == "fit":
+            runs.check_new_to(trained_on, self.datamodule, weights)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what the settings leave open; only `fit` writes a run folder."""

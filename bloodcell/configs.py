@@ -33,7 +33,9 @@ def find_config(name: str) -> Path:
 
 
 def resolve_configs(words: list[str]) -> tuple[list[str], str]:
-    """Replaces names of configs on a command line by their paths.
+    """Replaces names of configs on a command line by their paths, and puts them first.
+
+    So that what is given on the command line wins wherever it stands.
 
     Args:
         words: what stands after the verb.
@@ -44,20 +46,20 @@ def resolve_configs(words: list[str]) -> tuple[list[str], str]:
     Raises:
         InputError: if a config is named that there is not.
     """
-    resolved, name = list(words), "custom"
-    for place, word in enumerate(words):
+    configs, others, name = list[str](), list[str](), "custom"
+    coming = iter(words)
+    for word in coming:
         flag, equals, value = word.partition("=")
         if flag not in ("--config", "-c"):
+            others.append(word)
             continue
-        if not equals and place + 1 == len(words):
+        given = value if equals else next(coming, None)
+        if given is None:
             raise InputError("--config stands without a name. Give one, e.g. --config d8.yaml.")
-        path = find_config(value if equals else words[place + 1])
+        path = find_config(given)
         name = _run_name(path)
-        if equals:
-            resolved[place] = f"{flag}={path}"
-        else:
-            resolved[place + 1] = str(path)
-    return resolved, name
+        configs += ["--config", str(path)]
+    return [*configs, *others], name
 
 
 def _run_name(path: Path) -> str:

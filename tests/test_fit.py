@@ -72,6 +72,15 @@ def test_every_shipped_config_runs(
     assert not Path("lightning_logs").exists()
 
 
+def test_the_command_line_wins_wherever_the_config_stands(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words += ["--data.split", "folds", "--config", "d8.yaml", "--print_config"]
+    with pytest.raises(SystemExit):
+        main(["fit", *words])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["split"] == "folds"
+
+
 def test_the_published_configs_differ_as_published() -> None:
     published = {
         "d8": ([8], 1e-5), "d16": ([16], 1e-5), "d32": ([32], 1e-5), "d8_d8": ([8, 8], 1e-5),
@@ -89,7 +98,7 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
     found = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
     events = {name for name in found if name.startswith("events.out.tfevents.")}
     assert found - events == {
-        "config.yaml", "metrics.csv", "predictions.csv", "scores.json",
+        "config.yaml", "metrics.csv", "predictions.csv", "scores.json", "MODEL_CARD.md",
         "checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
         "curves.png", "confusion.png", "reliability.png", "worst.png",
     }  # fmt: skip

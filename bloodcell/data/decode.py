@@ -60,7 +60,12 @@ def decode(data: bytes, size: int) -> Pixels:
     Raises:
         ValueError: if it is no image or is cut off.
     """
-    return np.asarray(open_rgb(data).resize((size, size), Image.Resampling.BILINEAR))
+    return squeeze(open_rgb(data), size)
+
+
+def squeeze(image: Image.Image, size: int) -> Pixels:
+    """An RGB image as the square (size, size, 3) that networks are given."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def decode_into(pixels: Pixels, source: Source, names: Sequence[str]) -> dict[str, str]:

@@ -5,8 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-RECIPE, TEMPERATURE, GALLERY = "recipe", "temperature", "gallery"  # keys in a checkpoint
+# keys in a checkpoint
+RECIPE, TEMPERATURE, GALLERY, TRAINED_ON = "recipe", "temperature", "gallery", "trained_on"
 KEY = "bloodcell"  # in the metadata of a file: the description as JSON
+NETWORK = "network."  # names of a network's tensors begin with it, in a checkpoint and in a file
+_TRAINING = (  # settings that say how the weights came about
+    *(("model", key) for key in ("dropout", "freeze", "lr")),
+    *(("data", key) for key in ("batch_size", "augment", "seed")),
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Description:
         temperature: logits are divided by it before the softmax; None if it was never fitted.
         name: of the run.
         scores: what its `scores.json` says; empty if there is none.
+        training: settings it was trained with, by their keys on the command line.
     """
 
     class_names: list[str]
@@ -34,6 +41,7 @@ class Description:
     temperature: float | None = None
     name: str = ""
     scores: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """For the metadata of a file."""
@@ -65,6 +73,8 @@ class Description:
             scores: what its `scores.json` says.
         """
         made = checkpoint["hyper_parameters"]
+        groups = {"model": made, "data": checkpoint["datamodule_hyper_parameters"]}
+        training = {f"{group}.{key}": groups[group][key] for group, key in _TRAINING}
         return cls(
             list(made["class_names"]),
             made["image_size"],
@@ -75,4 +85,5 @@ class Description:
             checkpoint.get(TEMPERATURE),
             name,
             scores,
+            training,
         )

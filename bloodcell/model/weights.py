@@ -5,6 +5,7 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bloodcell.errors import InputError, listed, reason
+from bloodcell.model.bundled import find_bundled
+from bloodcell.model.description import KEY, NETWORK, TRAINED_ON, Description
 from bloodcell.model.network import Recipe
 
 IMAGENET = "imagenet"
 NONE = "none"
+BUNDLED = "bundled"
 _WAYS_OUT = (
     "Give model.weights a file (.safetensors, .pth, or Keras' mobilenet_1_0_224_tf_no_top.h5), "
     "or 'none' to start from random weights."
@@ -33,12 +37,13 @@ State = Mapping[str, Tensor]
 def read_recipe(backbone: str, weights: str) -> Recipe:
     """Tells what weights demand, without loading them.
 
-    A `.safetensors` file says it in its metadata (`mean`, `std`, `pad_type`, `bn_eps`), Keras'
-    `.h5` is known, and for all else timm's own configuration of the backbone is taken.
+    A `.safetensors` file says it in its metadata (`mean`, `std`, `pad_type`, `bn_eps`; a model
+    that bloodcell wrote, in its description), Keras' `.h5` is known, and for all else timm's own
+    configuration of the backbone is taken.
 
     Args:
         backbone: timm model name.
-        weights: `imagenet`, `none` or a file.
+        weights: `imagenet`, `bundled`, `none` or a file.
 
     Raises:
         InputError: if the file is missing or of no known kind.
@@ -57,6 +62,8 @@ def read_recipe(backbone: str, weights: str) -> Recipe:
             said = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(_damaged(path, error)) from error
+    if KEY in said:
+        return replace(Recipe.from_dict(_describe(path, said).recipe), source=_shown(weights, path))
     options: dict[str, str | float] = {}
     if "pad_type" in said:
         options["pad_type"] = said["pad_type"]
@@ -69,13 +76,25 @@ def read_recipe(backbone: str, weights: str) -> Recipe:
     return Recipe(path.name, mean, std, options)
 
 
+def read_trained_on(weights: str) -> Tensor | None:
+    """The images that weights were trained on, as `BloodCells.trained_on`; None if not known.
+
+    Args:
+        weights: `imagenet`, `bundled`, `none` or a file.
+    """
+    if weights in (IMAGENET, NONE) or (path := _existing(weights)).suffix != ".safetensors":
+        return None
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(TRAINED_ON) if TRAINED_ON in file.keys() else None  # noqa: SIM118
+
+
 def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
     """Loads pretrained weights into a trunk; `none` leaves it as it is.
 
     Args:
         trunk: as `bloodcell.model.network.create_trunk` builds it.
         backbone: its timm model name.
-        weights: `imagenet`, `none` or a file.
+        weights: `imagenet`, `bundled`, `none` or a file.
 
     Raises:
         InputError: if they can't be had, or do not fit the trunk (and what differs).
@@ -167,7 +186,9 @@ def _from_file(path: Path) -> State:
             return _from_keras(path)
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                own = KEY in (file.metadata() or {})
+            return _trunk_of(state) if own else state
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip, HDF5 and safetensors each raise their own kinds
         raise InputError(_damaged(path, error)) from error
@@ -220,10 +241,31 @@ def _from_keras(path: Path) -> State:
     return state
 
 
+def _trunk_of(state: State) -> State:
+    """The trunk of a model that bloodcell wrote, in 32 bits."""
+    prefix = f"{NETWORK}trunk."
+    return {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
+
+
+def _describe(path: Path, metadata: Mapping[str, str]) -> Description:
+    try:
+        return Description.from_json(metadata[KEY])
+    except ValueError as error:
+        raise InputError(_damaged(path, error)) from error
+
+
+def _shown(weights: str, path: Path) -> str:
+    return BUNDLED if weights == BUNDLED else path.name
+
+
 def _existing(weights: str) -> Path:
+    if weights == BUNDLED:
+        return find_bundled()
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise InputError(f"model.weights='{weights}' is no file, nor 'imagenet'. {_WAYS_OUT}")
+        raise InputError(
+            f"model.weights='{weights}' is no file, nor 'imagenet' or 'bundled'. {_WAYS_OUT}"
+        )
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin", ".h5"):
         raise InputError(f"model.weights='{weights}' is of no known kind. {_WAYS_OUT}")
     return path

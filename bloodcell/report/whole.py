@@ -57,7 +57,7 @@ def beside(path: Path) -> Iterator[Path]:
     Args:
         path: where it will lie; what lies there is replaced.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_stem(f"{path.stem}.partial")  # the ending says what it is
     try:
         yield partial
         partial.replace(path)

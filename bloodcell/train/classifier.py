@@ -16,12 +16,11 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import PARTS
 from bloodcell.errors import InputError, require
 from bloodcell.model.compiled import Compile, CompiledPass
-from bloodcell.model.description import RECIPE
+from bloodcell.model.description import RECIPE, TRAINED_ON
 from bloodcell.model.network import Network, Pool, Recipe
 from bloodcell.model.weights import NONE, load_trunk, read_recipe
 
-FINGERPRINT = "data_fingerprint"  # keys in a checkpoint
-TRAINED_ON = "trained_on"
+FINGERPRINT = "data_fingerprint"  # a key in a checkpoint
 
 
 class Mean(Metric):
@@ -64,7 +63,8 @@ class Classifier(LightningModule):
         class_names: the classes, in the order of the outputs; the data says them.
         image_size: side of the images in pixels; the data says it.
         backbone: trunk, any timm model name.
-        weights: `imagenet` (timm's), `none`, or a file (.safetensors, .pth, Keras' .h5).
+        weights: `imagenet` (timm's), `bundled` (of the model that comes with bloodcell), `none`,
+            or a file (.safetensors, .pth, Keras' .h5).
         hidden: widths of the dense layers before the last; [] for a plain linear head.
         dropout: probability after each dense layer, 0 to under 1.
         pool: `flatten` the trunk's map, as published, or `avg` over it.

@@ -13,7 +13,10 @@ from bloodcell.data.baseline import nearest_labels
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.data.splits import count_photos, shared_photos
+from bloodcell.model.checkpoint import read_checkpoint
+from bloodcell.model.description import Description
 from bloodcell.report import history, machine
+from bloodcell.report.card import CARD, write_card
 from bloodcell.report.figures.curves import draw_curves
 from bloodcell.report.figures.predictions import (
     draw_confusion,
@@ -31,8 +34,10 @@ from bloodcell.report.scores import (
     write_scores,
 )
 from bloodcell.report.summary import Line, clock, command, print_table
+from bloodcell.train import notes
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.equip import equip
+from bloodcell.train.notes import Note
 from bloodcell.train.runs import RunLogger
 from bloodcell.train.trainer import device_name
 
@@ -104,16 +109,17 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "machine": machine.describe(device_name(trainer.strategy.root_device)),
     }
     write_scores(folder, scores)
+    made = Description.from_checkpoint(read_checkpoint("best.ckpt", best_checkpoint), name, scores)
+    write_card(folder / CARD, made, best_checkpoint)
     _log_hyperparameters(trainer, model, data, scores["test"])
-    on = _scored_on(data, "test", found)
-    notes = [
-        *on,
-        *_intervals(found),
-        *_baseline_notes(scores),
-        *_calibration(equipped["calibration"]),
-        *_data_notes(data),
+    known = [
+        *notes.scored_on(data, "test", found),
+        *notes.intervals(found),
+        *notes.baseline(scores),
+        *notes.calibration(equipped["calibration"]),
+        *notes.on_data(data),
     ]
-    _report(folder, name, scores, notes)
+    _report(folder, name, scores, known)
     draw_figures(trainer, data, folder, name, said)
 
 
@@ -137,9 +143,13 @@ def print_scores(
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     title = "validation" if part == "val" else part
     line = Line(title, metrics[f"{part}/loss"], metrics[f"{part}/acc"], photos)
-    on = _scored_on(data, part, found)
-    notes = [("scored", scored), *on, *_intervals(found), *_data_notes(data)]
-    print_table(f"{title} scores", [line], notes)
+    known = [
+        ("scored", scored),
+        *notes.scored_on(data, part, found),
+        *notes.intervals(found),
+        *notes.on_data(data),
+    ]
+    print_table(f"{title} scores", [line], known)
 
 
 def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predictions:
@@ -186,7 +196,7 @@ def draw_figures(
     positions = [place[said.file[one.file]] for one in worst]
     images = tested.__getitems__(positions)["image"].permute(0, 2, 3, 1).cpu()  # (B, H, W, 3)
     epochs = history.read_history(folder / history.FILE_NAME)
-    title = f"{name}, split {data.split}" + _drawn(data)
+    title = f"{name}, split {data.split}" + notes.drawn(data)
     figures = {
         "curves": draw_curves(title, {"": [epochs]}, None),
         "confusion": draw_confusion(f"{title}, test part", said),
@@ -202,65 +212,6 @@ def draw_figures(
     trainer.logger.save()  # type: ignore[union-attr]
 
 
-def _baseline_notes(scores: dict[str, Any]) -> list[tuple[str, str]]:
-    files, photos = (scores["baseline"][by]["accuracy"]["value"] for by in ("by_file", "by_photo"))
-    says = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
-    notes = [("baseline", says)]
-    if scores["test"]["by_file"]["accuracy"]["low"] <= files:
-        notes.append(("NO SKILL SHOWN", "the interval by file is not wholly above the baseline"))
-    return notes
-
-
-def _calibration(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the temperature, fitted on the validation part, does to the test part."""
-    before, after = found["test"]["before"], found["test"]["after"]
-    says = ", ".join(
-        f"{name} {before[key]:.3f} -> {after[key]:.3f}"
-        for key, name in {"log_loss": "log loss", "ece": "ECE"}.items()
-    )
-    return [("calibrated", f"temperature {found['temperature']:.2f}: test {says}")]
-
-
-def _scored_on(data: BloodCells, part: str, found: dict[str, Any]) -> list[tuple[str, str]]:
-    """On how many images, and how many of the part are missing."""
-    files, photos = found["by_file"]["n"], found["by_photo"]["n"]
-    notes = [("on", f"{files:,} files of {photos:,} photographs")]
-    if missing := len(data.parts[part]) - files:
-        notes.append(("PARTIAL", f"{missing:,} images of the part were not scored"))
-    return notes
-
-
-def _intervals(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the test can tell apart: 95 % intervals over photographs."""
-
-    def line(of: dict[str, Any]) -> str:
-        names = {"accuracy": "accuracy", "balanced_accuracy": "balanced"}
-        return ", ".join(
-            f"{name} {of[key]['value']:.3f} [{of[key]['low']:.3f}, {of[key]['high']:.3f}]"
-            for key, name in names.items()
-        )
-
-    independent = found["by_file"]["accuracy_if_files_were_independent"]
-    naive = f"[{independent['low']:.3f}, {independent['high']:.3f}]"
-    return [
-        ("by file", f"{line(found['by_file'])}; were copies independent: {naive}"),
-        ("by photograph", line(found["by_photo"])),
-    ]
-
-
-def _drawn(data: BloodCells) -> str:
-    return ", DRAWN smears" if data.hparams["root"] == DRAWN else ""
-
-
-def _data_notes(data: BloodCells) -> list[tuple[str, str]]:
-    notes = [("data", f"split {data.split}{_drawn(data)}")]
-    shared = shared_photos(data.table, data.parts)
-    if shared:
-        tested = count_photos(data.table, data.parts["test"])
-        notes.append(("LEAK", f"{shared:,} of {tested:,} test photographs were trained on"))
-    return notes
-
-
 def _log_hyperparameters(
     trainer: Trainer, model: Classifier, data: BloodCells, test: dict[str, float]
 ) -> None:
@@ -274,7 +225,7 @@ def _log_hyperparameters(
     trainer.logger.save()  # type: ignore[union-attr]
 
 
-def _report(folder: Path, name: str, scores: dict[str, Any], notes: list[tuple[str, str]]) -> None:
+def _report(folder: Path, name: str, scores: dict[str, Any], known: list[Note]) -> None:
     shown = Path(os.path.relpath(folder))
     lines = [
         Line("train", scores["train"]["loss"], scores["train"]["accuracy"]),
@@ -286,12 +237,12 @@ def _report(folder: Path, name: str, scores: dict[str, Any], notes: list[tuple[s
             scores["test"]["accuracy_by_photo"],
         ),
     ]
-    notes = [
-        *notes,
+    known = [
+        *known,
         ("best epoch", f"{scores['best_epoch'] + 1} of {scores['epochs']}"),
         ("learning time", clock(scores["learning_time_seconds"])),
         ("run folder", str(shown)),
         ("see it", command("tensorboard", "--logdir", shown.parent.parent)),
         ("score again", command("bloodcell", "test", "--ckpt_path", shown)),
     ]
-    print_table(name, lines, notes)
+    print_table(name, lines, known)

@@ -1,5 +1,6 @@
 """Run folders while they are written: claiming one, finding its checkpoints, going on with it."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,15 @@ from typing import Any
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.splits import PARTS
 from bloodcell.errors import InputError, listed
 from bloodcell.model.checkpoint import find_checkpoint
+from bloodcell.model.description import TRAINED_ON
 from bloodcell.report.scores import SCORES
-from bloodcell.train.classifier import FINGERPRINT, TRAINED_ON
+from bloodcell.train.classifier import FINGERPRINT
 
 CKPT_PATH = "--ckpt_path"
 # settings that may change: where the data lies, how it is fed
@@ -157,6 +161,33 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
             f"{seen:,} of the {len(wanted):,} images to be scored were trained on. The data must "
             "be divided as it was then: leave out data.split, data.fold, data.photos and "
             "seed_everything, or give data.root other images."
+        )
+
+
+def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
+    """Refuses weights that were trained on images of the test part.
+
+    Args:
+        trained_on: what the weights were trained on, as `BloodCells.trained_on`.
+        data: what is to be trained and tested on.
+        weights: as `model.weights`.
+
+    Raises:
+        InputError: if there are any.
+    """
+    seen = {part: int(torch.isin(data.image_keys(part), trained_on).sum()) for part in PARTS}
+    if seen["test"]:
+        raise InputError(
+            f"model.weights={weights} were trained on {seen['test']:,} of the "
+            f"{len(data.parts['test']):,} test images: the test would measure memory. Use "
+            "data.split photo, or other weights."
+        )
+    if seen["val"]:
+        warnings.warn(
+            f"model.weights={weights} were trained on {seen['val']:,} of the "
+            f"{len(data.parts['val']):,} validation images: they will look too easy, and the best "
+            "epoch is hard to tell. Leave out seed_everything, or use other weights.",
+            stacklevel=2,
         )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bloodcell.data.decode import Pixels
 from bloodcell.errors import InputError
+from bloodcell.model.bundled import find_bundled
 from bloodcell.model.description import Description
 
 Probabilities = NDArray[np.float32]
@@ -42,7 +43,7 @@ def open_model(given: str | None, devices: str = AUTO) -> Model:
     """Opens a model; an exported .onnx without PyTorch.
 
     Args:
-        given: a run folder, a .ckpt, .safetensors or .onnx file.
+        given: a run folder, a .ckpt, .safetensors or .onnx file; None: the bundled model.
         devices: PyTorch's names with commas between, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
             what there is.
 
@@ -65,13 +66,13 @@ def open_model(given: str | None, devices: str = AUTO) -> Model:
 
 
 def find_model(given: str | None) -> Path:
-    """The path that `--model` means.
+    """The path that `--model` means: None is the bundled model.
 
     Raises:
         InputError: if nothing is there.
     """
     if given is None:
-        raise InputError("--model is needed: a run folder, e.g. lightning_logs/d8/version_0.")
+        return find_bundled()
     path = Path(given).expanduser()
     if path.suffix in (".onnx", ".safetensors") and not path.is_file():
         raise InputError(f"--model {given}: no such file. Give a run folder or a model's file.")

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from bloodcell.report.whole import check_place
 from bloodcell.use.answers import SUFFIXES, Answer, load_pyarrow, open_writer
-from bloodcell.use.images import STDIN, Decoded, Named, check_given, decode_batches, find_images
+from bloodcell.use.images import STDIN, Decoded, check_given, decode_batches, find_images
 from bloodcell.use.model import AUTO, Model, Probabilities, classify_views, open_model
 
 BATCH_SIZE = 32
@@ -64,7 +64,9 @@ def predict(
         open_writer(Path(out) if out else None, sys.stdout, names) as write,
     ):
         task = bar.add_task("classifying", total=total)
-        for answer in answers(opened, find_images(given, archives), batch_size, abstain, tta):
+        images = find_images(given, archives)
+        batches = decode_batches(images, opened.description.image_size, batch_size)
+        for answer in answer_batches(opened, batches, abstain, tta):
             write(answer)
             counts[answer.class_name or (UNREADABLE if answer.error else "unsure")] += 1
             bar.advance(task)
@@ -77,19 +79,17 @@ def predict(
     return not counts[UNREADABLE]
 
 
-def answers(
-    model: Model, images: Iterable[Named], batch_size: int, abstain: float, tta: bool
+def answer_batches(
+    model: Model, batches: Iterable[list[Decoded]], abstain: float, tta: bool
 ) -> Iterator[Answer]:
     """Answers for images, in their order, with a few batches in memory at a time.
 
     Args:
         model: is asked.
-        images: as `find_images` gives them.
-        batch_size: images the model takes at a time.
+        batches: as `decode_batches` gives them.
         abstain: an image whose most probable class is less probable than this stays unnamed.
         tta: whether to average over the eight ways an image can lie.
     """
-    batches = decode_batches(images, model.description.image_size, batch_size)
     for batch, said in _on_all_devices(batches, model, tta):
         yield from answer_batch(batch, said, model.description.class_names, abstain)
 

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.checkpoint import find_checkpoint, read_checkpoint
-from bloodcell.model.description import GALLERY, KEY, Description
+from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
 from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import Network, Recipe
 from bloodcell.report.scores import SCORES
 from bloodcell.report.whole import write_whole_bytes
 
 MODEL = "--model"
-_NETWORK = "network."  # what tensors are called begins with it
 
 
 class Saved(NamedTuple):
@@ -30,11 +29,13 @@ class Saved(NamedTuple):
         description: what it is.
         network: pixels in, logits out; in evaluation mode, on the CPU, in 32 bits.
         gallery: the training photographs as it sees them; None if the run was not tested.
+        trained_on: (n,) keys of the images it was trained on, as `BloodCells.trained_on`.
     """
 
     description: Description
     network: Network
     gallery: Gallery | None
+    trained_on: Tensor | None = None
 
 
 def load_saved(path: Path) -> Saved:
@@ -60,6 +61,7 @@ def load_saved(path: Path) -> Saved:
         description,
         _build(path, description, checkpoint["state_dict"]),
         Gallery.from_dict(gallery) if gallery else None,
+        checkpoint[TRAINED_ON],
     )
 
 
@@ -71,11 +73,13 @@ def write_saved(saved: Saved, path: Path) -> None:
         path: ends in .safetensors; what lies there is replaced.
     """
     tensors = {
-        f"{_NETWORK}{key}": value.half().contiguous() if value.is_floating_point() else value
+        f"{NETWORK}{key}": value.half().contiguous() if value.is_floating_point() else value
         for key, value in saved.network.state_dict().items()
         if not key.endswith("num_batches_tracked")  # training only
     }
     said = {KEY: saved.description.as_json()}
+    if saved.trained_on is not None:
+        tensors[TRAINED_ON] = saved.trained_on
     if saved.gallery:
         tensors["gallery.features"] = torch.from_numpy(saved.gallery.features).half()
         tensors["gallery.labels"] = torch.from_numpy(saved.gallery.labels)
@@ -110,6 +114,7 @@ def _from_safetensors(path: Path) -> Saved:
         description,
         _build(path, description, state),
         Gallery.from_dict(gallery) if gallery else None,
+        state.get(TRAINED_ON),
     )
 
 
@@ -124,9 +129,9 @@ def _build(path: Path, description: Description, state: Mapping[str, Tensor]) ->
         Recipe.from_dict(description.recipe),
     )
     given = {
-        key.removeprefix(_NETWORK): value.float() if value.is_floating_point() else value
+        key.removeprefix(NETWORK): value.float() if value.is_floating_point() else value
         for key, value in state.items()
-        if key.startswith(_NETWORK)
+        if key.startswith(NETWORK)
     }
     try:
         missing, extra = network.load_state_dict(given, strict=False)

@@ -89,7 +89,7 @@ def test_all_runs_their_table_and_their_figures(capsys: pytest.CaptureFixture[st
     assert len(calls()) == 2 * 2 * 7
     first = next(call for call in calls() if "d8-seed-fast" in call and "everything 0" in call)
     assert "--config d8.yaml" in first
-    fast = "--data.image_size 128 --data.batch_size 8 --trainer.max_epochs 10 --model.lr 3.0625e-05"
+    fast = "callbacks.patience 5 --model.lr 3.0625e-05 --data.batch_size 8"
     assert f"{fast} --model.lr 1 " in first, "the user's options come last and win"
     assert "--data.split seed" in first
     said = capsys.readouterr().out
@@ -100,8 +100,8 @@ def test_all_runs_their_table_and_their_figures(capsys: pytest.CaptureFixture[st
     for name in (*names, "compared_model_graph.png"):
         assert width(out / name) == 1200
     table = (out / "table.md").read_text().splitlines()
-    assert table[0].startswith("FAST, not as published: data.image_size 128")
-    assert table[0].endswith("learning rates times 3.0625 model.lr 1")
+    assert table[0].startswith("FAST, not as published: 128 pixels; 16 epochs")
+    assert table[0].endswith("1e-05, 5e-05 and 16 for 5e-05, 0.0001 and 32 for 0.0001 model.lr 1")
     assert [line.split(" | ")[0] for line in table[4:11]] == [f"| {row.name}" for row in PUBLISHED]
     d8 = table[4].split(" | ")
     assert (d8[7], d8[9]) == ("0.9920", "-0.0920")

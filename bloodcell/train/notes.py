@@ -1,0 +1,71 @@
+"""What to know of a run's scores besides the numbers: pairs of what it is and what it says."""
+
+from typing import Any
+
+from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.source import DRAWN
+from bloodcell.data.splits import count_photos, shared_photos
+
+Note = tuple[str, str]
+
+
+def scored_on(data: BloodCells, part: str, found: dict[str, Any]) -> list[Note]:
+    """On how many images, and how many of the part are missing."""
+    files, photos = found["by_file"]["n"], found["by_photo"]["n"]
+    notes = [("on", f"{files:,} files of {photos:,} photographs")]
+    if missing := len(data.parts[part]) - files:
+        notes.append(("PARTIAL", f"{missing:,} images of the part were not scored"))
+    return notes
+
+
+def intervals(found: dict[str, Any]) -> list[Note]:
+    """What the test can tell apart: 95 % intervals over photographs."""
+
+    def line(of: dict[str, Any]) -> str:
+        names = {"accuracy": "accuracy", "balanced_accuracy": "balanced"}
+        return ", ".join(
+            f"{name} {of[key]['value']:.3f} [{of[key]['low']:.3f}, {of[key]['high']:.3f}]"
+            for key, name in names.items()
+        )
+
+    independent = found["by_file"]["accuracy_if_files_were_independent"]
+    naive = f"[{independent['low']:.3f}, {independent['high']:.3f}]"
+    return [
+        ("by file", f"{line(found['by_file'])}; were copies independent: {naive}"),
+        ("by photograph", line(found["by_photo"])),
+    ]
+
+
+def baseline(scores: dict[str, Any]) -> list[Note]:
+    """What colours alone would have scored, and whether the model is above that."""
+    files, photos = (scores["baseline"][by]["accuracy"]["value"] for by in ("by_file", "by_photo"))
+    says = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
+    notes = [("baseline", says)]
+    if scores["test"]["by_file"]["accuracy"]["low"] <= files:
+        notes.append(("NO SKILL SHOWN", "the interval by file is not wholly above the baseline"))
+    return notes
+
+
+def calibration(found: dict[str, Any]) -> list[Note]:
+    """What the temperature, fitted on the validation part, does to the test part."""
+    before, after = found["test"]["before"], found["test"]["after"]
+    says = ", ".join(
+        f"{name} {before[key]:.3f} -> {after[key]:.3f}"
+        for key, name in {"log_loss": "log loss", "ece": "ECE"}.items()
+    )
+    return [("calibrated", f"temperature {found['temperature']:.2f}: test {says}")]
+
+
+def on_data(data: BloodCells) -> list[Note]:
+    """Which split, and how many test photographs were trained on."""
+    notes = [("data", f"split {data.split}{drawn(data)}")]
+    shared = shared_photos(data.table, data.parts)
+    if shared:
+        tested = count_photos(data.table, data.parts["test"])
+        notes.append(("LEAK", f"{shared:,} of {tested:,} test photographs were trained on"))
+    return notes
+
+
+def drawn(data: BloodCells) -> str:
+    """Follows the name of what was made from drawn smears."""
+    return ", DRAWN smears" if data.hparams["root"] == DRAWN else ""

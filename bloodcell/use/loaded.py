@@ -1,0 +1,147 @@
+"""A trained model in a program: `bloodcell.load()`, then `model.predict(...)`."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bloodcell.data.decode import squeeze
+from bloodcell.errors import require
+from bloodcell.use.answers import Answer, flat
+from bloodcell.use.images import Decoded, decode_batches, find_images
+from bloodcell.use.model import AUTO, Model, open_model
+from bloodcell.use.predict import BATCH_SIZE, answer_batches
+
+Place = str | os.PathLike[str]
+Array = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Answers(Sequence[Answer]):
+    """What a model says of some images, in their order.
+
+    Attributes:
+        class_names: the classes, in the order of the columns of `probability`.
+        rows: an answer an image.
+    """
+
+    class_names: list[str]
+    rows: list[Answer]
+
+    @property
+    def classes(self) -> list[str | None]:
+        """The class of each image; None if the model is unsure or the image unreadable."""
+        return [row.class_name for row in self.rows]
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """Probabilities (n, classes); NaN for images that cannot be read."""
+        unreadable = dict.fromkeys(self.class_names, float("nan"))
+        values = [list((row.probability or unreadable).values()) for row in self.rows]
+        return np.array(values, np.float32).reshape(len(values), len(self.class_names))
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """A dictionary a row, as `predict` writes them: for `pandas.DataFrame`, say."""
+        return [flat(row, self.class_names) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Answer: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Answers": ...
+    def __getitem__(self, index: int | slice) -> "Answer | Answers":
+        if isinstance(index, slice):
+            return Answers(self.class_names, self.rows[index])
+        return self.rows[index]
+
+
+class LoadedModel:
+    """A trained model.
+
+    Args:
+        model: what runs it.
+
+    Attributes:
+        class_names: the classes it knows.
+        description: what it is: network, size of its images, temperature, scores.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.description = model.description
+        self.class_names = model.description.class_names
+
+    def predict(
+        self,
+        images: Place | Array | Iterable[Place | Array],
+        *,
+        abstain: float = 0.0,
+        tta: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> Answers:
+        """Classifies images.
+
+        Args:
+            images: one or many: paths of files, folders, archives or patterns, as of the verb
+                `predict`; or RGB arrays (H, W, 3) of 0 to 255, of any size.
+            abstain: an image whose most probable class is less probable than this stays unnamed.
+            tta: whether to average over the eight ways an image can lie.
+            batch_size: images the model takes at a time.
+
+        Returns:
+            A row an image. One that cannot be read has its reason in `error`.
+
+        Raises:
+            InputError: if a path leads nowhere, or an array is no image.
+        """
+        require(0 <= abstain <= 1, "abstain", abstain, "0 to 1")
+        require(batch_size >= 1, "batch_size", batch_size, "1 or more")
+        one = isinstance(images, str | os.PathLike | np.ndarray)
+        given: list[Place | Array] = [images] if one else list(images)  # type: ignore[list-item,arg-type]
+        with ExitStack() as archives:
+            batches = self._decode(given, batch_size, archives)
+            rows = list(answer_batches(self._model, batches, abstain, tta))
+        return Answers(self.class_names, rows)
+
+    def _decode(
+        self, given: list[Place | Array], batch_size: int, archives: ExitStack
+    ) -> Iterator[list[Decoded]]:
+        size = self.description.image_size
+        arrays = [one for one in given if isinstance(one, np.ndarray)]
+        if not arrays:
+            paths = [os.fspath(one) for one in given if not isinstance(one, np.ndarray)]
+            yield from decode_batches(find_images(paths, archives), size, batch_size)
+            return
+        require(len(arrays) == len(given), "images", "paths and arrays", "one kind at a time")
+        for array in arrays:
+            rule = "RGB arrays (H, W, 3) of uint8"
+            shaped = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
+            require(shaped and array.dtype == np.uint8, "images", _kind(array), rule)
+        for start in range(0, len(arrays), batch_size):
+            some = enumerate(arrays[start : start + batch_size], start)
+            yield [Decoded(str(n), squeeze(Image.fromarray(array), size), "") for n, array in some]
+
+
+def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:
+    """Loads a trained model.
+
+    Args:
+        model: a run folder, a .ckpt, .safetensors or exported .onnx file; None: the bundled one.
+        devices: PyTorch's names with commas between, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
+            what there is.
+
+    Raises:
+        InputError: if there is none, or it cannot run there.
+    """
+    return LoadedModel(open_model(None if model is None else os.fspath(model), devices))
+
+
+def _kind(array: NDArray[Any]) -> str:
+    return f"array of {array.dtype} {array.shape}"
