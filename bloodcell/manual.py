@@ -22,6 +22,7 @@ VERBS = {
     "predict": "what a model says of images: a table, a row an image",
     "explain": "images beside what in them decided",
     "export": "a model as .onnx or .pt2, checked against PyTorch on real images",
+    "serve": "a page on this machine: drop images, see class, evidence and likeness",
     "audit": "what is really in a folder: copies, leaks, label conflicts, unreadable images",
     "benchmark": "measure images per second of each stage, and the time outside the network",
     "cache": "list the decoded images kept on disk; --empty deletes them",
@@ -68,24 +69,34 @@ _IMAGES = {
     "IMAGES...": "files, folders, .zip files, places in one (x.zip/folder), patterns, or - to read "
     "a path a line from the standard input",
 }
-_MODEL = "required: a run folder, a .ckpt or a .safetensors"
+_MODEL = "a run folder, a .ckpt or a .safetensors (default: the model that comes with bloodcell)"
 _EXPLAIN = _IMAGES | {
     "--model RUN": _MODEL,
     "--out PLACE": "a .png file for all images, 60 at most, or a folder for a figure each "
     "(default: explained.png)",
 }
 _EXPORT = {
-    "IMAGES...": "real images, which both must name alike (200 are used), as of predict",
+    "IMAGES...": "real images, as of predict, which both must name alike (2,500 at most are used)",
     "--model RUN": _MODEL,
     "--out FILE": "a .onnx or .pt2 file (default: the run's name, .onnx)",
+    "--int8 IMAGES": "also write NAME.int8.onnx, which works in 8 bits: calibrated on 200 of these "
+    "images, which should be of the training part",
 }
 _PREDICT = _IMAGES | {
-    "--model RUN": f"{_MODEL}, or an exported .onnx, which needs no PyTorch",
+    "--model RUN": "a run folder, a .ckpt, a .safetensors or an exported .onnx, which needs no "
+    "PyTorch (default: the model that comes with bloodcell)",
     "--out FILE": "a .csv, .jsonl or .parquet file (default: CSV on the standard output)",
     "--abstain P": "leave images unnamed whose most probable class is less probable than P",
     "--tta": "average over flips and quarter turns: eight times the work",
     "--batch_size N": "images the model takes at a time (default: 32)",
     "--devices NAMES": "cpu, cuda, cuda:0,cuda:1 ... (default: all GPUs, or what there is)",
+}
+_SERVE = {
+    "--model RUN": _MODEL,
+    "--data ROOT": "the data it was trained on, a folder or a .zip, to show the nearest training "
+    "photographs (default: where the run was trained, if they are still there)",
+    "--host ADDRESS": "to listen at (default: 127.0.0.1, which only this machine reaches)",
+    "--port N": "likewise; 0 takes a free one (default: 7860)",
 }
 _ALONE = {  # verbs that take no settings of data and model: usage, remarks, options
     "compare": ("[RUN...] [--out FILE]", "", _COMPARE),
@@ -113,6 +124,12 @@ _ALONE = {  # verbs that take no settings of data and model: usage, remarks, opt
         "Probabilities are calibrated if the run fitted a temperature, as fit does.\n"
         "Exit status: 1 if an image could not be read (its row says why), else 0.\n",
         _PREDICT,
+    ),
+    "serve": (
+        "[options]",
+        "Not for diagnosis. Nothing is sent anywhere; uploads are deleted at the end.\n"
+        "For programs: curl -F image=@a.jpeg http://127.0.0.1:7860/api/predict, and GET /health.\n",
+        _SERVE,
     ),
     "reproduce": (
         "[options]",

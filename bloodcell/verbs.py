@@ -51,7 +51,7 @@ def _explain(given: Options) -> bool:
 def _export(given: Options) -> bool:
     from bloodcell.use.export import export
 
-    export(given.get("--model"), given.words, given.get("--out"))
+    export(given.words, *(given.get(flag) for flag in ("--model", "--out", "--int8")))
     return True
 
 
@@ -69,6 +69,18 @@ def _predict(given: Options) -> bool:
     )
 
 
+def _serve(given: Options) -> bool:
+    from bloodcell.use.serve import HOST, PORT, serve
+
+    _no_words("serve", given)
+    return serve(
+        given.get("--model"),
+        given.get("--host") or HOST,
+        given.whole("--port", PORT, least=0),
+        given.get("--data"),
+    )
+
+
 _VERBS: dict[str, Callable[[Options], bool]] = {
     "audit": _audit,
     "cache": _cache,
@@ -77,6 +89,7 @@ _VERBS: dict[str, Callable[[Options], bool]] = {
     "explain": _explain,
     "export": _export,
     "predict": _predict,
+    "serve": _serve,
 }
 
 

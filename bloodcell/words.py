@@ -73,8 +73,8 @@ class Options(NamedTuple):
         require(low <= value <= high, flag, said, f"a number from {low:g} to {high:g}")
         return value
 
-    def whole(self, flag: str, default: int) -> int:
-        """A whole number that was given, 1 or more.
+    def whole(self, flag: str, default: int, least: int = 1) -> int:
+        """A whole number that was given, `least` or more.
 
         Raises:
             InputError: if it is none.
@@ -82,8 +82,8 @@ class Options(NamedTuple):
         said = self.values.get(flag)
         if said is None:
             return default
-        value = int(said) if said.isdecimal() else 0
-        require(value >= 1, flag, said, "a whole number, 1 or more")
+        value = int(said) if said.isdecimal() else -1
+        require(value >= least, flag, said, f"a whole number, {least} or more")
         return value
 
 

@@ -53,6 +53,24 @@ def smears(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def run(smears: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on drawn smears."""
+    root = tmp_path_factory.mktemp("asked")
+    words = (
+        f"fit --name asked --data.root {smears}/images --data.photos {smears}/photos.csv "
+        "--data.image_size 32 --model.backbone test_efficientnet --model.weights none "
+        "--model.lr 1e-3 --trainer.accelerator cpu --trainer.max_epochs 2 "
+        "--trainer.precision 32-true --trainer.enable_progress_bar false"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        patch.setattr("bloodcell.train.finish.draw_figures", lambda *_: None)
+        main(words.split())
+    return root / "lightning_logs" / "asked" / "version_0"
+
+
 @pytest.fixture
 def smears_copy(smears: Path, tmp_path: Path) -> Path:
     """Drawn smears that a test may change."""

@@ -23,27 +23,36 @@ Pixels = NDArray[np.uint8]
 Unreadable = Literal["stop", "skip"]
 # what reading and decoding one image may raise
 READ_ERRORS = (ValueError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+MOST_PIXELS = 89_000_000  # of one image, where Pillow begins to warn
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _BYTES_FREE_NEEDED = 1.1  # of the array's size: decoding needs a little room besides
 
 
-def open_rgb(data: bytes) -> Image.Image:
+def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Decodes one image file, upright and in RGB.
 
     Args:
         data: the file's bytes, in any format and colour mode Pillow reads.
+        most_pixels: a larger image is refused before it is decoded: a small file can hold a huge
+            one, which would fill the memory.
 
     Raises:
-        ValueError: if it is no image or is cut off.
+        ValueError: if it is no image, is cut off or too large.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > most_pixels:
+                raise ValueError(
+                    f"{image.width:,} x {image.height:,} pixels, more than the "
+                    f"{most_pixels / 1e6:.0f} million allowed"
+                )
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits a pixel, which convert would cut to 255
                 upright = upright.point(lambda value: value / 257).convert("L")
             return upright.convert("RGB")
     except UnidentifiedImageError as error:
         raise ValueError("no image of a known format") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, *_BOMBS) as error:
         raise ValueError(str(error)) from error
 
 

@@ -27,31 +27,33 @@ _METRICS = {
 _BY = {"by_file": "by file", "by_photo": "by photograph"}
 
 
-def write_card(path: Path, description: Description, model: Path) -> None:
+def write_card(path: Path, description: Description, model: Path, remark: str = "") -> None:
     """Writes a model card.
 
     Args:
         path: where it will lie; what lies there is replaced.
         description: what the model is, with its scores.
         model: its file, whose digest the card gives.
+        remark: what sets this file apart from the model that was scored.
     """
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     with write_whole(path) as file:
-        file.write(make_card(description, model.name, digest))
+        file.write(make_card(description, model.name, digest, remark))
 
 
-def make_card(description: Description, file_name: str, digest: str) -> str:
+def make_card(description: Description, file_name: str, digest: str, remark: str = "") -> str:
     """The text of a model card, in Markdown.
 
     Args:
         description: what the model is, with its scores.
         file_name: of the model.
         digest: SHA-256 of that file.
+        remark: what sets this file apart from the model that was scored.
     """
     scores = description.scores
     sections = [_head(description), _not_for(description)]
     if scores:
-        sections += [_data(scores), _scores(scores), *_by_class(description)]
+        sections += [_data(scores), _scores(scores, remark), *_by_class(description)]
     else:
         sections.append(["## Scores", "", "Not known: no `scores.json` lay beside the model."])
     sections.append(_made(description, file_name, digest))
@@ -108,11 +110,12 @@ def _data(scores: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _scores(scores: dict[str, Any]) -> list[str]:
+def _scores(scores: dict[str, Any], remark: str) -> list[str]:
     test, baseline = scores["test"], scores["baseline"]
     lines = [
         "## Scores on the test part",
         "",
+        *([remark, ""] if remark else []),
         "95 % intervals from a bootstrap over photographs, stratified by class. By photograph: "
         "the probabilities of its files averaged.",
         "",

@@ -54,6 +54,23 @@ class Deployed(nn.Module):
         return result
 
 
+class Pt2:
+    """A model in PyTorch's own format, run.
+
+    Args:
+        path: as `write_pt2` wrote it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._module = torch.export.load(str(path)).module()
+
+    def classify(self, pixels: Pixels) -> Probabilities:
+        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        with torch.inference_mode():
+            result: Probabilities = self._module(torch.from_numpy(pixels)).numpy()
+        return result
+
+
 def capture(deployed: Deployed) -> torch.export.ExportedProgram:
     """The computation as a graph, for any number of images of any size."""
     dim = torch.export.Dim

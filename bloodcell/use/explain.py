@@ -74,8 +74,10 @@ def _explain(saved: Saved, images: Iterator[Named], failed: list[Decoded]) -> It
         good = [(image.name, image.pixels) for image in batch if image.pixels is not None]
         if not good:
             continue
-        heat, said = find_heat(saved, np.stack([pixels for _, pixels in good]))
-        for (name, pixels), warm, probability in zip(good, heat, said, strict=True):
+        seen = find_heat(saved, np.stack([pixels for _, pixels in good]))
+        for (name, pixels), warm, probability in zip(
+            good, seen.heat, seen.probability, strict=True
+        ):
             yield Explained(
                 name, pixels, warm, dict(zip(names, map(float, probability), strict=True))
             )

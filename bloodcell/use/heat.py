@@ -1,18 +1,35 @@
 """Where in an image the evidence for a class lies."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from bloodcell.data.decode import Pixels
+from bloodcell.model.gallery import Features
 from bloodcell.use.saved import Saved
 from bloodcell.use.torch_model import as_images, soften
 
 Heat = NDArray[np.float32]
 
 
-def find_heat(saved: Saved, pixels: Pixels) -> tuple[Heat, NDArray[np.float32]]:
+class Seen(NamedTuple):
+    """What a model makes of some images.
+
+    Attributes:
+        heat: (B, size, size), 0 to 1 in each image; all 0 if nothing speaks for the class.
+        probability: (B, classes).
+        features: (B, C), the trunk's map averaged, as a gallery has them.
+    """
+
+    heat: Heat
+    probability: NDArray[np.float32]
+    features: Features
+
+
+def find_heat(saved: Saved, pixels: Pixels) -> Seen:
     """Finds what in each image speaks for the class it is given.
 
     Grad-CAM (Selvaraju et al., ICCV 2017) over the trunk's last map, with each place weighted by
@@ -23,9 +40,6 @@ def find_heat(saved: Saved, pixels: Pixels) -> tuple[Heat, NDArray[np.float32]]:
         saved: the model.
         pixels: (B, size, size, 3).
 
-    Returns:
-        Heat (B, size, size), 0 to 1 in each image (all 0 if nothing speaks for the class), and
-        probabilities (B, classes).
     """
     with torch.no_grad():
         maps = saved.network.maps(as_images(pixels, torch.device("cpu")))
@@ -38,4 +52,4 @@ def find_heat(saved: Saved, pixels: Pixels) -> tuple[Heat, NDArray[np.float32]]:
     heat = F.interpolate(heat, pixels.shape[1:3], mode="bilinear")[:, 0]
     heat = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
     probability = soften(logits.detach(), saved.description.temperature)
-    return heat.numpy(), probability.numpy()
+    return Seen(heat.numpy(), probability.numpy(), maps.detach().mean((2, 3)).numpy())

@@ -16,16 +16,8 @@ Probabilities = NDArray[np.float32]
 AUTO = "auto"
 
 
-class Model(Protocol):
-    """What answers need of a model, whatever runs it.
-
-    Attributes:
-        description: what it is.
-        n_devices: how many batches it can work on at a time.
-    """
-
-    description: Description
-    n_devices: int
+class Asked(Protocol):
+    """What can be asked about images."""
 
     def classify(self, pixels: Pixels) -> Probabilities:
         """Classifies a batch; from any thread.
@@ -37,6 +29,18 @@ class Model(Protocol):
             (B, classes), calibrated if a temperature was fitted.
         """
         ...
+
+
+class Model(Asked, Protocol):
+    """What answers need of a model, whatever runs it.
+
+    Attributes:
+        description: what it is.
+        n_devices: how many batches it can work on at a time.
+    """
+
+    description: Description
+    n_devices: int
 
 
 def open_model(given: str | None, devices: str = AUTO) -> Model:

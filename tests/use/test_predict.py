@@ -23,24 +23,6 @@ from bloodcell.use.torch_model import TorchModel
 Refused = Callable[..., str]
 
 
-@pytest.fixture(scope="session")
-def run(smears: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs on drawn smears."""
-    root = tmp_path_factory.mktemp("asked")
-    words = (
-        f"fit --name asked --data.root {smears}/images --data.photos {smears}/photos.csv "
-        "--data.image_size 32 --model.backbone test_efficientnet --model.weights none "
-        "--model.lr 1e-3 --trainer.accelerator cpu --trainer.max_epochs 2 "
-        "--trainer.precision 32-true --trainer.enable_progress_bar false"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-        patch.setattr("bloodcell.train.finish.draw_figures", lambda *_: None)
-        main(words.split())
-    return root / "lightning_logs" / "asked" / "version_0"
-
-
 def asked(out: str) -> list[dict[str, str]]:
     with Path(out).open(newline="") as file:
         return list(csv.DictReader(file))
@@ -207,14 +189,15 @@ def test_the_heat_follows_the_weights() -> None:
     described = Description(names, 160, "test_efficientnet", [], "flatten", Recipe().as_dict(), 2.0)
     saved = Saved(described, network, None)
     pixels = np.random.default_rng(0).integers(0, 255, (4, 160, 160, 3), np.uint8)
-    heat, probability = find_heat(saved, pixels)
+    heat, probability, features = find_heat(saved, pixels)
+    assert features.shape == (4, network.maps(torch.zeros(1, 3, 160, 160)).shape[1])
     assert heat.shape == (4, 160, 160)
     assert heat.min() >= 0
     assert heat.max() <= 1
     said = TorchModel(saved, [torch.device("cpu")]).classify(pixels)
     np.testing.assert_allclose(probability, said, atol=1e-5)
     torch.nn.init.normal_(network.head[-1].weight)  # type: ignore[index]
-    assert np.abs(find_heat(saved, pixels)[0] - heat).mean() > 0.05
+    assert np.abs(find_heat(saved, pixels).heat - heat).mean() > 0.05
 
 
 def test_an_exported_model_answers_without_pytorch(run: Path, smears: Path) -> None:

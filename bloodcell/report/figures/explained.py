@@ -39,7 +39,9 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
     figure.suptitle(title)
     axes = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(-1, 2)
     for pair, image in zip(axes, images, strict=False):
-        for ax, picture in zip(pair, (image.pixels, overlay(image)), strict=True):
+        for ax, picture in zip(
+            pair, (image.pixels, overlay(image.pixels, image.heat)), strict=True
+        ):
             ax.imshow(picture)
         if image.heat.any():
             pair[1].contour(image.heat, levels=[0.5], colors="black", linewidths=1.2)
@@ -57,13 +59,11 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
     return figure
 
 
-def overlay(image: Explained) -> NDArray[np.uint8]:
-    """The image in grey, and in colour where the heat is."""
-    grey = image.pixels.mean(2, keepdims=True).repeat(3, axis=2) * 0.5 + 100
-    heat = image.heat[..., None]
-    mixed: NDArray[np.uint8] = (
-        (grey * (1 - heat) + image.pixels * heat).clip(0, 255).astype(np.uint8)
-    )
+def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """An image (H, W, 3) in grey, and in colour where the heat (H, W) is."""
+    grey = pixels.mean(2, keepdims=True).repeat(3, axis=2) * 0.5 + 100
+    share = heat[..., None]
+    mixed: NDArray[np.uint8] = (grey * (1 - share) + pixels * share).clip(0, 255).astype(np.uint8)
     return mixed
 
 

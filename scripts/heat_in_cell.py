@@ -1,0 +1,44 @@
+"""How much of the evidence lies in the white cell: measured on drawn smears, whose cell is known.
+
+python scripts/heat_in_cell.py lightning_logs/demo-drawn/version_0
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bloodcell.data.decode import squeeze
+from bloodcell.data.smears import CLASS_NAMES, HEIGHT, WIDTH, draw_photograph
+from bloodcell.use.heat import find_heat
+from bloodcell.use.saved import load_saved
+
+_EACH = 50  # photographs of a class
+_SEED = 10_000_000  # far from those that anything was trained on
+
+
+def measure(run: Path) -> None:
+    saved = load_saved(run)
+    size = saved.description.image_size
+    print("class: share of the heat in the cell's box, of the picture in the box, right answers")
+    for name in CLASS_NAMES:
+        drawn = [draw_photograph(name, _SEED + n) for n in range(_EACH)]
+        seen = find_heat(saved, np.stack([squeeze(Image.fromarray(d.pixels), size) for d in drawn]))
+        y, x = (np.mgrid[:size, :size] + 0.5) / size
+        inside, area = [], []
+        for photograph, heat in zip(drawn, seen.heat, strict=True):
+            left, top, right, bottom = photograph.box
+            box = (x > left / WIDTH) & (x < right / WIDTH) & (y > top / HEIGHT)
+            box &= y < bottom / HEIGHT
+            inside.append(heat[box].sum() / max(heat.sum(), 1e-12))
+            area.append(box.mean())
+        said = [saved.description.class_names[label] for label in seen.probability.argmax(1)]
+        right_share = np.mean([one == name for one in said])
+        print(f"{name}: {np.mean(inside):.3f}, {np.mean(area):.3f}, {right_share:.2f}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    measure(Path(sys.argv[1]))

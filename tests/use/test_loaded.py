@@ -1,0 +1,86 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bloodcell
+from bloodcell.errors import InputError
+
+Folders = Callable[..., Path]
+
+
+def test_paths_and_arrays_are_answered_alike(run: Path, smears: Path) -> None:
+    model = bloodcell.load(run)
+    assert model.class_names == ["EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL"]
+    paths = sorted((smears / "images" / "TEST" / "MONOCYTE").glob("*"))
+    arrays = []
+    for path in paths:
+        with Image.open(path) as image:
+            arrays.append(np.array(image.convert("RGB")))
+    from_folder = model.predict(paths[0].parent)
+    assert len(from_folder) == len(paths) == 10
+    np.testing.assert_array_equal(from_folder.probability, model.predict(arrays).probability)
+    several = model.predict(paths, batch_size=3)
+    np.testing.assert_allclose(several.probability, from_folder.probability, atol=1e-5)
+    one = model.predict(arrays[0])
+    assert (len(one), one[0].file) == (1, "0")
+    assert several.classes == [row.class_name for row in several]
+    assert len(several[2:5]) == 3
+    row = several.as_dicts()[0]
+    assert list(row) == ["file", "class", *(f"p_{name}" for name in model.class_names), "error"]
+    unsure = model.predict(arrays, abstain=1.0)
+    assert unsure.classes == [None] * 10
+    assert model.predict(arrays, tta=True).probability.shape == (10, 4)
+
+
+def test_a_bad_image_has_its_reason(run: Path, smears: Path) -> None:
+    Path("bad.png").write_bytes(b"no image")
+    good = next((smears / "images" / "TEST").glob("*/*.jpeg"))
+    said = bloodcell.load(str(run)).predict(["bad.png", good])
+    assert [row.error for row in said] == ["no image of a known format", ""]
+    assert np.isnan(said.probability[0]).all()
+    assert said.classes[0] is None
+
+
+def test_what_is_no_image_is_refused(run: Path) -> None:
+    model = bloodcell.load(run)
+    with pytest.raises(InputError, match=r"images=array of float64 \(2, 2\) cannot be used"):
+        model.predict(np.zeros((2, 2)))
+    with pytest.raises(InputError, match="images=paths and arrays cannot be used"):
+        model.predict(["a.png", np.zeros((2, 2, 3), np.uint8)])
+    with pytest.raises(InputError, match="nothing: no such file or folder"):
+        model.predict("nothing")
+    with pytest.raises(InputError, match="abstain=2 cannot be used"):
+        model.predict([], abstain=2)
+    assert len(model.predict([])) == 0
+    assert model.predict([]).probability.shape == (0, 4)
+
+
+def test_importing_takes_no_time() -> None:
+    code = (
+        "import sys, bloodcell\n"
+        "assert bloodcell.__version__\n"
+        "assert not {'torch', 'numpy', 'PIL', 'timm', 'lightning'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        bloodcell.laod  # noqa: B018
+
+
+def test_the_lines_of_the_readme(smears: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    code = next(
+        block.split("```")[0]
+        for block in text.split("```python\n")[1:]
+        if "bloodcell.load" in block
+    )
+    Path("my_images").symlink_to(smears / "images" / "TEST" / "MONOCYTE")
+    said: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda *words: said.append(" ".join(map(str, words))))
+    exec(compile(code, "README.md", "exec"), {})
+    assert len(said) >= 10
