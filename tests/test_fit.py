@@ -17,9 +17,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bloodcell import configs
 from bloodcell.__main__ import main
 from bloodcell.data.batches import Batch
+from bloodcell.errors import InputError
+from bloodcell.model.bundled import find_bundled
 from bloodcell.report.history import read_history
 from bloodcell.report.scores import read_predictions, score
 from bloodcell.train.classifier import Classifier
+from bloodcell.use.saved import load_saved, write_saved
 
 Refused = Callable[..., str]
 SHIPPED = sorted(path.name for path in configs.SHIPPED.glob("*.yaml"))
@@ -565,3 +568,33 @@ def test_no_step_waits_for_the_gpu(
     gpu = ["--trainer.accelerator", "gpu", "--trainer.devices", "1"]
     run = fit(*gpu, "--data.on_device", on_device, "--data.batch_size", "4", epochs=1)
     assert len(read_history(run / "metrics.csv")) == 1
+
+
+def test_a_training_that_starts_from_an_own_model(
+    words: list[str], finished: Path, refused: Refused
+) -> None:
+    saved = load_saved(finished)
+    write_saved(saved, Path("own.safetensors"))
+    words = [*words, "--model.weights", "own.safetensors"]
+    started = Classifier(list("abcd"), 32, "test_efficientnet", "own.safetensors")
+    assert started.recipe.source == "own.safetensors"
+    for name, value in started.network.trunk.named_parameters():
+        trained = saved.network.trunk.state_dict()[name]
+        torch.testing.assert_close(value, trained, rtol=1e-3, atol=1e-4)  # it is in half precision
+    main(["fit", *words, "--trainer.fast_dev_run", "true"])
+    said = refused("fit", *words, "--data.split", "folds")
+    assert "model.weights=own.safetensors were trained on" in said
+    assert "test images: the test would measure memory" in said
+    with pytest.warns(UserWarning, match=r"of the \d+ validation images: they will look too easy"):
+        main(["fit", *words, "--seed_everything", "1", "--trainer.fast_dev_run", "true"])
+
+
+def test_the_bundled_weights_start_a_training() -> None:
+    model = Classifier(list("abcd"), 64, "mobilenetv1_100", "bundled")
+    assert model.recipe.source == "bundled"
+    assert model.recipe.options == {"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01}
+    trunk = load_saved(find_bundled()).network.trunk.state_dict()
+    found = model.network.trunk.state_dict()
+    assert all(torch.equal(found[name], trunk[name]) for name in trunk if "num_batches" not in name)
+    with pytest.raises(InputError, match=r"'bundled' does not fit model.backbone='mobilenetv3"):
+        Classifier(list("abcd"), 64, "mobilenetv3_small_050", "bundled")

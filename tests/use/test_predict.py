@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import json
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from bloodcell.__main__ import main
+from bloodcell.model.bundled import find_bundled
 from bloodcell.model.description import Description
 from bloodcell.model.network import Network, Recipe
 from bloodcell.use.heat import find_heat
@@ -162,7 +164,6 @@ def test_what_cannot_be_asked(run: Path, refused: Refused) -> None:
     assert "Did you mean '--abstain'?" in refused("predict", "a.png", "--abstian", "1")
     said = refused("predict", "a.png", "--out", "a.txt")
     assert "a file ending in .csv, .jsonl, .parquet" in said
-    assert "--model is needed: a run folder" in refused("predict", "a.png")
     assert "no checkpoint there" in refused("predict", "a.png", "--model", "hollow")
     assert "m.onnx: no such file" in refused("predict", "a.png", "--model", "m.onnx")
     Path("m.safetensors").write_bytes(b"no tensors")
@@ -219,6 +220,57 @@ def test_an_exported_model_answers_without_pytorch(run: Path, smears: Path) -> N
         assert one["class"] == other["class"]
         for name in (name for name in one if name.startswith("p_")):
             assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-4)
+
+
+def test_8_bits(run: Path, smears: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(smears / "images" / "TEST")
+    training = str(smears / "images" / "TRAIN")
+    words = ["export", folder, "--model", str(run), "--out", "m.onnx", "--int8", training]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bloodcell.use.export.LEAST_ALIKE", 0.0)  # a model that is hardly trained
+        main(words)
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines() if line.strip().startswith("m.")]
+    assert [row[0] for row in rows] == ["m.onnx", "m.int8.onnx"]
+    assert rows[0][2] == "100.00%"
+    assert Path("m.int8.onnx").stat().st_size < Path("m.onnx").stat().st_size
+    card = Path("m.int8.onnx.MODEL_CARD.md").read_text()
+    assert f"In 8 bits, as here, it names {rows[1][2]} of 40 images as in 32." in card
+    assert "In 8 bits" not in Path("m.onnx.MODEL_CARD.md").read_text()
+    main(["predict", folder, "--model", "m.int8.onnx", "--out", "said.csv"])
+    assert len(asked("said.csv")) == 40
+
+
+def test_8_bits_that_name_too_many_otherwise_are_not_kept(
+    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodcell.use.export.LEAST_ALIKE", 1.1)
+    folder = str(smears / "images" / "TEST" / "MONOCYTE")
+    words = ("export", folder, "--model", str(run), "--out", "m.onnx", "--int8", folder)
+    said = refused(*words)
+    assert "--out m.int8.onnx: the exported model names" in said
+    assert "Leave --int8 out: this model is too unsure" in said
+    assert not list(Path().glob("m.*"))
+    said = refused(*words[:-3], "m.pt2", *words[-2:])
+    assert "8 bits are for .onnx" in said
+
+
+def test_the_bundled_model(smears: Path) -> None:
+    folder = str(smears / "images" / "TEST" / "MONOCYTE")
+    main(["predict", folder, "--out", "said.csv"])
+    (row, *_) = said = asked("said.csv")
+    assert len(said) == 10
+    assert {name for name in row if name.startswith("p_")} == {
+        f"p_{name}" for name in ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
+    }
+    file = find_bundled()
+    assert file.stat().st_size < 8e6
+    card = file.with_name("MODEL_CARD.md").read_text()
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+    saved = load_saved(file)
+    assert saved.gallery is not None
+    assert saved.trained_on is not None
+    assert saved.description.scores["split"] == "photo"
 
 
 def test_a_pytorch_export(run: Path, smears: Path) -> None:
