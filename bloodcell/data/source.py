@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 DRAWN = "drawn"
 KAGGLE = "kaggle"
 _HOW_TO_GET_DATA = (
-    "Give data.root a folder of class folders or a .zip of one, 'kaggle' for the Blood Cells set, "
+    "Give it a folder of class folders or a .zip of one, 'kaggle' for the Blood Cells set, "
     "or 'drawn' for smears drawn by the program."
 )
 
@@ -54,11 +54,12 @@ class Source:
             yield lambda name: (self.root / name).read_bytes()
 
 
-def open_source(root: str) -> Source:
+def open_source(root: str, setting: str = "data.root") -> Source:
     """Finds the images that `data.root` means.
 
     Args:
         root: a folder, a .zip file, `kaggle` (downloaded once, then from the cache) or `drawn`.
+        setting: what it was given as, for an error.
 
     Raises:
         InputError: if nothing is there, or the archive is damaged or has paths that leave it.
@@ -73,8 +74,8 @@ def open_source(root: str) -> Source:
     if path.is_dir():
         return _folder(path)
     if path.is_file():
-        return _archive(path)
-    raise InputError(_nothing_there(root, path))
+        return _archive(path, setting)
+    raise InputError(_nothing_there(root, path, setting))
 
 
 def cache_folder() -> Path:
@@ -122,20 +123,20 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names)
 
 
-def _archive(path: Path) -> Source:
+def _archive(path: Path, setting: str) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(
-            f"data.root='{path}' cannot be read as a zip archive ({error}). "
+            f"{setting}='{path}' cannot be read as a zip archive ({error}). "
             "If it is one, it is cut off: download it again. Else give a folder of class folders."
         ) from error
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
             raise InputError(
-                f"data.root='{path}' holds a path that leaves the archive ({entry.filename!r}). "
+                f"{setting}='{path}' holds a path that leaves the archive ({entry.filename!r}). "
                 "Such a file can be an attack and is not read: get the archive from its author."
             )
     files = {e.filename: e for e in entries if not e.is_dir() and is_image(e.filename)}
@@ -143,12 +144,12 @@ def _archive(path: Path) -> Source:
     return Source(path, sizes, {name: files[name].CRC for name in sizes})
 
 
-def _nothing_there(root: str, path: Path) -> str:
+def _nothing_there(root: str, path: Path, setting: str) -> str:
     parent = path.parent
     while not parent.is_dir():
         parent = parent.parent
     found = listed(sorted(p.name for p in parent.iterdir() if not p.name.startswith(".")))
     return (
-        f"data.root='{root}' does not exist (looked for {path.absolute()}; "
+        f"{setting}='{root}' does not exist (looked for {path.absolute()}; "
         f"{parent.absolute()} holds: {found}). {_HOW_TO_GET_DATA}"
     )

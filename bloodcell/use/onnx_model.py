@@ -31,6 +31,8 @@ class OnnxModel:
             ) from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
+        # its threads would busily wait for the next image, and slow what else this machine does
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from bloodcell.data.smears import CLASS_NAMES, draw_photograph
-from bloodcell.data.source import KAGGLE, open_source
+from bloodcell.data.source import DRAWN, open_source
 from bloodcell.errors import InputError, require
 from bloodcell.report.experiments import CONFIG
 from bloodcell.use.model import find_model
@@ -47,7 +47,11 @@ def serve(
     path = find_model(model)
     if path.suffix == ".onnx":
         raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
-    with _listen(host, port) as listener, tempfile.TemporaryDirectory() as folder:
+    with (
+        _listen(host, port) as listener,
+        _photographs(path, data) as photographs,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         # before it is imported: where uploads lie, and that nobody is told of anything
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -55,30 +59,21 @@ def serve(
             import gradio
             import uvicorn
         except ImportError as error:
-            raise InputError(
-                "serve needs more packages: pip install 'bloodcell[serve]'."
-            ) from error
+            ways = "pip install 'bloodcell[serve]'"
+            raise InputError(f"serve needs more packages: {ways}.") from error
         from bloodcell.use.api import make_api
         from bloodcell.use.page import CSS, make_page, theme
 
         adviser = Adviser(load_saved(path), _MOST_PIXELS)
         app = make_api(adviser, _MOST_BYTES)
-        with _photographs(path, data) as photographs:
-            page = make_page(adviser, _draw_examples(Path(folder)), photographs)
-            app = gradio.mount_gradio_app(
-                *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), css=CSS
-            )
-            name, (where, at) = adviser.saved.description.name, listener.getsockname()[:2]
-            shown = f"[{where}]" if ":" in where else where
-            print(f"{name}: http://{shown}:{at} (Ctrl-C ends it)", flush=True)
-            if not ipaddress.ip_address(where).is_loopback:
-                print(
-                    f"--host {host}: whoever reaches this machine can use it, without a password.",
-                    file=sys.stderr,
-                )
-            server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-            with contextlib.suppress(KeyboardInterrupt):  # its usual end
-                server.run([listener])
+        page = make_page(adviser, _draw_examples(Path(folder)), photographs)
+        app = gradio.mount_gradio_app(
+            *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), css=CSS
+        )
+        _announce(adviser.saved.description.name, listener)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        with contextlib.suppress(KeyboardInterrupt):  # its usual end
+            server.run([listener])
     print("stopped", file=sys.stderr)
     return True
 
@@ -93,6 +88,17 @@ def _listen(host: str, port: int) -> socket.socket:
             f"--host {host} --port {port} cannot be listened at ({error.strerror}). Give --port 0 "
             "for a free one, or another --host."
         ) from error
+
+
+def _announce(name: str, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{name}: http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+    if not ipaddress.ip_address(host).is_loopback:
+        print(
+            f"--host {host}: whoever reaches this machine can use it, without a password.",
+            file=sys.stderr,
+        )
 
 
 def _draw_examples(folder: Path) -> list[Path]:
@@ -111,7 +117,7 @@ def _photographs(model: Path, data: str | None) -> Iterator[Photographs]:
     if root is None:
         yield lambda _: None
         return
-    source = open_source(root)
+    source = open_source(root, "--data")
     with source.reader() as read:
         yield lambda name: read(name) if name in source.sizes else None
 
@@ -123,4 +129,4 @@ def _root_of(model: Path) -> str | None:
         return None
     settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
     root = str(settings["data"]["root"])
-    return root if root != KAGGLE and Path(root).expanduser().exists() else None
+    return root if root == DRAWN or Path(root).expanduser().exists() else None

@@ -169,6 +169,8 @@ def test_what_cannot_be_served_is_refused(run: Path, refused: Refused) -> None:
     assert "serve takes no other words (got: a.png)" in refused("serve", "a.png")
     assert "--port=99999 cannot be used" in refused("serve", "--port", "99999")
     assert "keeps no maps" in refused("serve", "--model", _touch("m.onnx"))
+    said = refused("serve", "--model", str(run), "--data", "nothing", "--port", "0")
+    assert "--data='nothing' does not exist" in said
     said = refused("serve", "--model", str(run), "--host", "192.0.2.1", "--port", "0")
     assert "cannot be listened at" in said
     assert "--port 0 for a free one" in said
