@@ -21,7 +21,7 @@ VERBS = {
     "reproduce": "the seven published experiments, each beside its honest twin; can be resumed",
     "predict": "what a model says of images: a table, a row an image",
     "explain": "images beside what in them decided",
-    "export": "a model as .onnx or .pt2, checked against PyTorch on real images",
+    "export": "a model as one file, .onnx or other, checked on real images",
     "serve": "a page on this machine: drop images, see class, evidence and likeness",
     "audit": "what is really in a folder: copies, leaks, label conflicts, unreadable images",
     "benchmark": "measure images per second of each stage, and the time outside the network",
@@ -60,8 +60,8 @@ _REPRODUCE = {
     "--seeds N": "how many of them, from 0 (default: 3)",
     "--splits seed,photo": "as published, and by photograph (default: both)",
     "--jobs N": "runs at a time (default: one for each GPU, or one)",
-    "--fast": "for CPUs: 128 pixels, 16 epochs at most, smaller batches, other learning rates; "
-    "says so in all that comes of it",
+    "--fast": "for CPUs: 128 pixels, 16 epochs at most, batches and learning rates to suit; says "
+    "so in all that comes of it",
     "--out DIR": "folder of the runs, tables and figures (default: reproduced, reproduced-fast)",
     "--OPTION VALUE": "any other option of fit, for all runs, e.g. --data.root blood-cells.zip",
 }
@@ -78,7 +78,8 @@ _EXPLAIN = _IMAGES | {
 _EXPORT = {
     "IMAGES...": "real images, as of predict, which both must name alike (2,500 at most are used)",
     "--model RUN": _MODEL,
-    "--out FILE": "a .onnx or .pt2 file (default: the run's name, .onnx)",
+    "--out FILE": "a .onnx, a .pt2 for PyTorch, or a .safetensors for bloodcell, in half precision "
+    "(default: the run's name, .onnx)",
     "--int8 IMAGES": "also write NAME.int8.onnx, which works in 8 bits: calibrated on 200 of these "
     "images, which should be of the training part",
 }
@@ -94,7 +95,7 @@ _PREDICT = _IMAGES | {
 _SERVE = {
     "--model RUN": _MODEL,
     "--data ROOT": "the data it was trained on, a folder or a .zip, to show the nearest training "
-    "photographs (default: where the run was trained, if they are still there)",
+    "photographs (default: where the run was trained, if that folder or archive is still there)",
     "--host ADDRESS": "to listen at (default: 127.0.0.1, which only this machine reaches)",
     "--port N": "likewise; 0 takes a free one (default: 7860)",
 }

@@ -179,14 +179,15 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
     if seen["test"]:
         raise InputError(
             f"model.weights={weights} were trained on {seen['test']:,} of the "
-            f"{len(data.parts['test']):,} test images: the test would measure memory. Use "
-            "data.split photo, or other weights."
+            f"{len(data.parts['test']):,} test images: the test would measure memory. Divide "
+            "the data as they were then (data.split, data.fold, seed_everything; the bundled ones: "
+            "photo, seed 0), or use other weights."
         )
     if seen["val"]:
         warnings.warn(
             f"model.weights={weights} were trained on {seen['val']:,} of the "
             f"{len(data.parts['val']):,} validation images: they will look too easy, and the best "
-            "epoch is hard to tell. Leave out seed_everything, or use other weights.",
+            "epoch is hard to tell. Use the seed_everything of their run, or other weights.",
             stacklevel=2,
         )
 

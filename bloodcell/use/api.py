@@ -3,12 +3,15 @@
 curl -F image=@a.jpeg http://127.0.0.1:7860/api/predict
 """
 
+import asyncio
 import contextlib
 import json
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, File, Response, UploadFile
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bloodcell import __version__
 from bloodcell.use.opinion import Adviser, Opinion
@@ -16,17 +19,20 @@ from bloodcell.use.opinion import Adviser, Opinion
 MOST_IMAGES = 32  # of one request
 _TOO_LARGE = 413  # HTTP status
 _NO_IMAGE = 422
+_PATIENCE, _PATIENT = 10, 4  # a body too large is read for so many seconds, so many times the limit
 
 
-def make_api(adviser: Adviser, most_bytes: int) -> FastAPI:
+def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) -> FastAPI:
     """Builds the interface: `GET /health`, `POST /api/predict`.
 
     Args:
         adviser: the model.
+        hosts: names this server is reached by; None: any.
         most_bytes: of one request; a larger one is answered with 413.
     """
-    app = FastAPI(title="bloodcell", version=__version__, docs_url="/api/docs", redoc_url=None)
-    app.add_middleware(SizeLimit, most_bytes=most_bytes)
+    # without FastAPI's pages of documentation, which load scripts from elsewhere
+    app = FastAPI(title="bloodcell", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, hosts=hosts, most_bytes=most_bytes)
     described = adviser.saved.description
 
     @app.get("/health")
@@ -67,54 +73,58 @@ def as_dict(opinion: Opinion) -> dict[str, Any]:
     return said
 
 
-class SizeLimit:
-    """Answers a request that is too large before it fills the disk or the memory.
+class Gate:
+    """Lets in what this server's own page and programs of this machine send, up to a size.
+
+    A page of another site can make a browser send requests to any address: by its own name (the
+    header Origin), or by a name of its own that it lets point here (Host).
 
     Args:
         app: what is behind it.
+        hosts: names this server is reached by; None: any.
         most_bytes: of a request's body.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
-        self._app, self._most = app, most_bytes
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, most_bytes: int) -> None:
+        self._app, self._hosts, self._most = app, hosts, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Counts what comes in."""
+        """Answers what is not let in with 403, 411 or 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        if not said.isdigit() or int(said) > self._most:
-            await self._refuse(send)
-            return
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        length = headers.get("content-length")
+        if self._hosts and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
+            await _refuse(send, 403, f"not reached as {host}")
+        elif origin and urlsplit(origin).netloc != host:
+            await _refuse(send, 403, f"not for pages of {origin}")
+        elif "transfer-encoding" in headers or (length and not length.isdigit()):
+            await _refuse(send, 411, "the length of the body must be said")
+        elif length and int(length) > self._most:
+            await self._discard(receive)  # who still sends may not read the answer
+            await _refuse(send, _TOO_LARGE, f"more than {self._most / 1e6:g} MB in one request")
+        else:
+            await self._app(scope, receive, send)
+
+    async def _discard(self, receive: Receive) -> None:
         seen = 0
-        refused = False
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._most:  # a body that did not say its length
-                raise _TooLargeError
-            return message
-
-        async def watched(message: Message) -> None:
-            nonlocal refused
-            if seen <= self._most:
-                await send(message)
-            elif not refused:  # whatever the app makes of it
-                refused = True
-                await self._refuse(send)
-
-        with contextlib.suppress(_TooLargeError):
-            await self._app(scope, counted, watched)
-
-    async def _refuse(self, send: Send) -> None:
-        text = json.dumps({"error": f"more than {self._most / 1e6:g} MB in one request"}).encode()
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": _TOO_LARGE, "headers": headers})
-        await send({"type": "http.response.body", "body": text})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while seen < _PATIENT * self._most:
+                    message = await receive()
+                    seen += len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
 
 
-class _TooLargeError(Exception):
-    """The body of a request is larger than allowed."""
+async def _refuse(send: Send, status: int, why: str) -> None:
+    text = json.dumps({"error": why}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(text)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})

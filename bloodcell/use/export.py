@@ -11,31 +11,31 @@ from typing import NamedTuple
 import numpy as np
 
 from bloodcell.data.decode import READ_ERRORS, Pixels, open_rgb
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import InputError, reason, require
 from bloodcell.model.checkpoint import find_checkpoint
 from bloodcell.model.description import KEY, Description
 from bloodcell.report.card import CARD, write_card
 from bloodcell.report.tables import print_wide
 from bloodcell.report.whole import beside, check_place
 from bloodcell.use.deploy import Deployed, Pt2, capture, write_onnx, write_pt2
-from bloodcell.use.images import Named, check_given, find_images
+from bloodcell.use.images import STDIN, Named, check_given, find_images
 from bloodcell.use.model import Asked, Probabilities, find_model
 from bloodcell.use.onnx_model import OnnxModel
 from bloodcell.use.quantise import quantise
-from bloodcell.use.saved import MODEL, load_saved
+from bloodcell.use.saved import MODEL, load_saved, write_saved
 
 LARGEST = 1e-3  # difference of a probability that is allowed
-LEAST_ALIKE = 0.9  # share of the images that 8 bits must name as before
+LEAST_ALIKE = {8: 0.9, 16: 0.99}  # share of the images that fewer bits must name as before
 _CHECKED, _CALIBRATED = 2_500, 200  # images at most
 _BATCH, _ROUNDS = 32, 5  # of the measurement of speed
 _HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
 _LEGEND = (
     "Same class, and largest difference of a probability: as PyTorch in 32 bits, of {n:,} images. "
     "Accuracy: of the {known:,} that lie in a folder named as their class. One image: median time, "
-    f"resizing included. Images/s: in batches of {_BATCH}."
+    f"resizing included. Images/s: in batches of {_BATCH}, of the model's size already."
 )
-_EIGHT_BITS = (
-    "These are the scores of the model in 32 bits. In 8 bits, as here, it names {:.2%} of {:,} "
+_FEWER_BITS = (
+    "These are the scores of the model in 32 bits. In {} bits, as here, it names {:.2%} of {:,} "
     "images as in 32."
 )
 
@@ -76,12 +76,13 @@ class Check(NamedTuple):
 def export(
     given: Sequence[str], model: str | None = None, out: str | None = None, int8: str | None = None
 ) -> Check:
-    """Writes a model as ONNX or for PyTorch, with its card, if it says what the model says.
+    """Writes a model as one file, with its card, if it says what the model says.
 
     Args:
         given: images, as of `predict`; 2,500 at most, evenly spread, are asked about.
         model: a run folder, a .ckpt or a .safetensors file; None: the bundled model.
-        out: .onnx or .pt2; None: the model's name and .onnx, here.
+        out: .onnx, .pt2 (PyTorch's), or .safetensors (for bloodcell, in half precision); None: the
+            model's name and .onnx, here.
         int8: training images, as of `predict`: also write NAME.int8.onnx, calibrated on 200 of
             them; None: do not.
 
@@ -95,9 +96,10 @@ def export(
     if path.suffix == ".onnx":
         raise InputError(f"--model {model} is exported already. Give the run folder.")
     check_given(given)
-    check_place("--out", out, ".onnx", ".pt2")
-    if int8 and Path(out or ".onnx").suffix != ".onnx":
+    check_place("--out", out, ".onnx", ".pt2", ".safetensors")
+    if int8 and out and Path(out).suffix != ".onnx":
         raise InputError(f"--int8 with --out {out}: 8 bits are for .onnx. Leave one of them out.")
+    require(int8 != STDIN, "--int8", int8, "training images by name, not the standard input")
     with ExitStack() as kept:
         images = _some(given, _CHECKED, kept)
         training = _some([int8], _CALIBRATED, kept) if int8 else []
@@ -106,27 +108,35 @@ def export(
         target = Path(out or f"{saved.description.name}.onnx")
         source = path if path.is_file() else find_checkpoint(MODEL, path, "best")
         metadata = _metadata(saved.description, source)
-        program = capture(deployed)
         asked: dict[Path, Asked] = {}
+        bits = {target: 32}
         partial = kept.enter_context(beside(target))
-        if target.suffix == ".pt2":
-            write_pt2(program, metadata, partial)
+        if target.suffix == ".safetensors":
+            write_saved(saved, partial)
+            asked[target] = Deployed(load_saved(partial))
+            bits[target] = 16
+        elif target.suffix == ".pt2":
+            write_pt2(capture(deployed), metadata, partial)
             asked[target] = Pt2(partial)
         else:
-            write_onnx(program, metadata, partial)
+            write_onnx(capture(deployed), metadata, partial)
             asked[target] = OnnxModel(partial)
         if int8:
             smaller = target.with_stem(f"{target.stem}.int8")
             quantised = kept.enter_context(beside(smaller))
-            quantise(partial, [pixels for _, pixels in _readable(training)], quantised)
+            quantise(partial, (pixels for _, pixels in _readable(training)), quantised)
             asked[smaller] = OnnxModel(quantised)
-        names, (before, *after) = _ask([deployed, *asked.values()], images)
+            bits[smaller] = 8
+        names, (before, *after) = _ask(
+            [deployed, *asked.values()], images, saved.description.image_size
+        )
         checks = [_compare(before.probability, said.probability) for said in after]
         for file, check in zip(asked, checks, strict=True):
-            _judge(file, check, rough=file != target)
+            _judge(file, check, bits[file])
     for file, check in zip(asked, checks, strict=True):
-        remark = "" if file == target else _EIGHT_BITS.format(check.alike, check.images)
-        write_card(file.with_name(f"{file.name}.{CARD}"), saved.description, file, remark)
+        fewer = _FEWER_BITS.format(bits[file], check.alike, check.images)
+        card = file.with_name(f"{file.name}.{CARD}")
+        write_card(card, saved.description, file, fewer if bits[file] < 32 else "")
     sizes = [source.stat().st_size, *(file.stat().st_size for file in asked)]
     labels = ["PyTorch", *(str(file) for file in asked)]
     _report(labels, sizes, [before, *after], [None, *checks], names, saved.description.class_names)
@@ -146,6 +156,7 @@ def _metadata(description: Description, source: Path) -> dict[str, str]:
 def _some(given: Sequence[str], most: int, kept: ExitStack) -> list[Named]:
     """Images evenly spread over all that are given, which mostly come class by class."""
     images = list(find_images(given, kept))
+    require(bool(images), "IMAGES", " ".join(given), "at least one image")
     places = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
     return [images[place] for place in places]
 
@@ -169,7 +180,9 @@ def _readable(images: Sequence[Named]) -> Iterator[tuple[Named, Pixels]]:
         raise InputError(f"{images[0].name}: none of these images can be read ({why}).")
 
 
-def _ask(models: Sequence[Asked], images: Sequence[Named]) -> tuple[list[str], list[Said]]:
+def _ask(
+    models: Sequence[Asked], images: Sequence[Named], size: int
+) -> tuple[list[str], list[Said]]:
     """Asks all models about the same images; returns the folder of each image, and what they say.
 
     In turns, image by image, so that all run on the same machine in the same state.
@@ -177,16 +190,13 @@ def _ask(models: Sequence[Asked], images: Sequence[Named]) -> tuple[list[str], l
     folders: list[str] = []
     said: list[list[Probabilities]] = [[] for _ in models]
     seconds: list[list[float]] = [[] for _ in models]
-    first: Pixels | None = None
     for image, pixels in _readable(images):
-        first = pixels if first is None else first
         folders.append(Path(image.name).parent.name)
         for place, model in enumerate(models):
             start = time.perf_counter()
             said[place].append(model.classify(pixels[None]))
             seconds[place].append(time.perf_counter() - start)
-    assert first is not None
-    batch = np.repeat(first[None], _BATCH, 0)
+    batch = np.zeros((_BATCH, size, size, 3), np.uint8)
     rounds: list[list[float]] = [[] for _ in models]
     for _ in range(_ROUNDS):
         for place, model in enumerate(models):
@@ -204,15 +214,15 @@ def _compare(before: Probabilities, after: Probabilities) -> Check:
     return Check(len(before), differently, float(np.abs(before - after).max()))
 
 
-def _judge(file: Path, check: Check, rough: bool) -> None:
-    """Refuses a file that answers differently; one in 8 bits may, a little.
+def _judge(file: Path, check: Check, bits: int) -> None:
+    """Refuses a file that answers differently; one with fewer bits may, a little.
 
     Raises:
         InputError: if it does.
     """
-    if rough:
-        kept = check.alike >= LEAST_ALIKE
-        rule, hint = f"{1 - LEAST_ALIKE:.0%} may be", "Leave --int8 out: this model is too unsure"
+    if least := LEAST_ALIKE.get(bits):
+        kept = check.alike >= least
+        rule, hint = f"{1 - least:.0%} may be", "This model is too unsure for fewer bits"
     else:
         kept = not check.other_class and check.difference <= LARGEST
         rule, hint = f"allowed: {LARGEST:g}", "Try another version of PyTorch or ONNX"

@@ -104,7 +104,12 @@ class LoadedModel:
         require(0 <= abstain <= 1, "abstain", abstain, "0 to 1")
         require(batch_size >= 1, "batch_size", batch_size, "1 or more")
         one = isinstance(images, str | os.PathLike | np.ndarray)
+        rule = "a path, an RGB array, or several of one kind"
+        require(one or isinstance(images, Iterable), "images", type(images).__name__, rule)
         given: list[Place | Array] = [images] if one else list(images)  # type: ignore[list-item,arg-type]
+        for each in given:
+            known = isinstance(each, str | os.PathLike | np.ndarray)
+            require(known, "images", type(each).__name__, rule)
         with ExitStack() as archives:
             batches = self._decode(given, batch_size, archives)
             rows = list(answer_batches(self._model, batches, abstain, tta))

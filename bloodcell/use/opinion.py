@@ -1,7 +1,7 @@
 """What a model makes of an image, for a person: class, evidence, likeness to what it was taught."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,7 @@ from bloodcell.use.heat import find_heat
 from bloodcell.use.saved import Saved
 
 _NEAREST = 3  # training photographs shown
-
-# of the file of a training photograph: its bytes, or None if it is not at hand
-Photographs = Callable[[str], bytes | None]
+_SIDE = 260  # pixels of a picture that is kept to be shown
 
 
 class Neighbour(NamedTuple):
@@ -61,7 +59,7 @@ class Opinion(NamedTuple):
     Attributes:
         name: of the file.
         error: why it cannot be read; empty if it can, and all that follows is None if not.
-        picture: as it is.
+        picture: small, to be shown.
         heat: (size, size), 0 to 1: what spoke for the class.
         pixels: (size, size, 3), as the model saw it.
         probability: of each class, the most probable first.
@@ -115,8 +113,9 @@ class Adviser:
             picture = open_rgb(data, self._most_pixels)
         except READ_ERRORS as error:
             return Opinion(name, reason(error))
-        size = self.saved.description.image_size
-        return Opinion(name, picture=picture, pixels=squeeze(picture, size))
+        pixels = squeeze(picture, self.saved.description.image_size)
+        picture.thumbnail((_SIDE, _SIDE))  # of many large ones, one at a time is in memory
+        return Opinion(name, picture=picture, pixels=pixels)
 
     def _judge(
         self,

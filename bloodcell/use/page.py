@@ -14,11 +14,10 @@ from PIL import Image
 
 from bloodcell.model.description import Description
 from bloodcell.report.figures.explained import overlay
-from bloodcell.use.opinion import Adviser, Neighbour, Opinion, Photographs
+from bloodcell.use.opinion import Adviser, Neighbour, Opinion
+from bloodcell.use.photographs import Photographs
 
 MOST_IMAGES = 20  # of one request: each is some 50 KB of page
-_SIDE = 260  # pixels of a picture on the page
-_THUMB = 96
 _HOUR = 3600
 
 CSS = """
@@ -49,7 +48,7 @@ def make_page(
     Args:
         adviser: the model.
         examples: images to begin with.
-        photographs: gives the bytes of a training photograph's file, or None.
+        photographs: shows a training photograph, if it is at hand.
     """
     described = adviser.saved.description
 
@@ -117,9 +116,9 @@ def _card(opinion: Opinion, photographs: Photographs) -> str:
         return f'<div class="bc-card">{title}{_note("bad", html.escape(opinion.error))}</div>'
     name, probability = next(iter(opinion.probability.items()))
     bars = "".join(_bar(*one) for one in opinion.probability.items())
-    small = _shrunk(opinion.picture, _SIDE)
-    warm = _warm(small, opinion.heat)
-    pictures = _figure(small, "the image") + _figure(warm, "in colour: what spoke for the class")
+    warm = _warm(opinion.picture, opinion.heat)
+    pictures = _figure(opinion.picture, "the image")
+    pictures += _figure(warm, "in colour: what spoke for the class")
     return (
         f'<div class="bc-card">{title}<div class="bc-row">{pictures}<div class="bc-bars">'
         f"<strong>{html.escape(name)}, {probability:.1%}</strong>{bars}</div></div>"
@@ -144,19 +143,9 @@ def _likeness(opinion: Opinion, photographs: Photographs) -> str:
     return f'{said}<div>{title}</div><div class="bc-near">{near}</div>'
 
 
-def _neighbour(one: Neighbour, data: bytes | None) -> str:
+def _neighbour(one: Neighbour, picture: Image.Image | None) -> str:
     label = f"distance {one.distance:.3f}<br>{html.escape(Path(one.file).name)}"
-    if data is None:
-        return f"<figure>{label}</figure>"
-    with Image.open(io.BytesIO(data)) as image:
-        return _figure(_shrunk(image.convert("RGB"), _THUMB), label)
-
-
-def _shrunk(image: Image.Image, side: int) -> Image.Image:
-    """As large as the page shows it."""
-    small = image.copy()
-    small.thumbnail((side, side))
-    return small
+    return f"<figure>{label}</figure>" if picture is None else _figure(picture, label)
 
 
 def _warm(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:

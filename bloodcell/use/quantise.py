@@ -1,7 +1,7 @@
-"""An exported model with 8-bit weights and activations: a quarter of the size."""
+"""An exported model whose convolutions work in 8 bits: a quarter to a third of the size."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ _OPERATIONS = ["Conv", "Clip", "Relu"]
 _SPARED = 3  # first convolutions: with the head, they cost most of the answers and little time
 
 
-def quantise(model: Path, pictures: Sequence[Pixels], path: Path) -> None:
+def quantise(model: Path, pictures: Iterable[Pixels], path: Path) -> None:
     """Writes an ONNX model whose convolutions work in 8 bits.
 
     Static quantisation (Jacob et al., CVPR 2018): activations by the range that the pictures show,

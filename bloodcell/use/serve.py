@@ -3,26 +3,26 @@
 import contextlib
 import ipaddress
 import os
+import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
 from bloodcell.data.smears import CLASS_NAMES, draw_photograph
-from bloodcell.data.source import DRAWN, open_source
-from bloodcell.errors import InputError, require
-from bloodcell.report.experiments import CONFIG
+from bloodcell.data.source import open_source
+from bloodcell.errors import TERMINATED, InputError, require
 from bloodcell.use.model import find_model
-from bloodcell.use.opinion import Adviser, Photographs
+from bloodcell.use.opinion import Adviser
+from bloodcell.use.photographs import find_source, open_photographs
 from bloodcell.use.saved import load_saved
 
 HOST, PORT = "127.0.0.1", 7860
 _MOST_BYTES = 50_000_000  # of one request
 _MOST_PIXELS = 40_000_000  # of one image: 120 MB decoded
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def serve(
@@ -47,14 +47,14 @@ def serve(
     path = find_model(model)
     if path.suffix == ".onnx":
         raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
+    source = open_source(data, "--data") if data else find_source(path)
     with (
         _listen(host, port) as listener,
-        _photographs(path, data) as photographs,
         tempfile.TemporaryDirectory() as folder,
+        contextlib.ExitStack() as opened,
     ):
         # before it is imported: where uploads lie, and that nobody is told of anything
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             import gradio
             import uvicorn
@@ -65,15 +65,24 @@ def serve(
         from bloodcell.use.page import CSS, make_page, theme
 
         adviser = Adviser(load_saved(path), _MOST_PIXELS)
-        app = make_api(adviser, _MOST_BYTES)
+        here, at = listener.getsockname()[:2]
+        own = ipaddress.ip_address(here).is_loopback
+        app = make_api(adviser, _LOOPBACK if own else None, _MOST_BYTES)
+        photographs = open_photographs(source, adviser.saved.gallery, bool(data), opened)
         page = make_page(adviser, _draw_examples(Path(folder)), photographs)
         app = gradio.mount_gradio_app(
             *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), css=CSS
         )
-        _announce(adviser.saved.description.name, listener)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        shown = f"[{here}]" if ":" in here else here
+        print(f"{adviser.saved.description.name}: http://{shown}:{at} (Ctrl-C ends it)", flush=True)
+        if not own:
+            warning = "whoever reaches this machine can use it, without a password."
+            print(f"--host {host}: {warning}", file=sys.stderr)
+        # an open page would keep it alive
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # uploads are deleted
         with contextlib.suppress(KeyboardInterrupt):  # its usual end
-            server.run([listener])
+            uvicorn.Server(config).run([listener])
     print("stopped", file=sys.stderr)
     return True
 
@@ -90,17 +99,6 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _announce(name: str, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"{name}: http://{shown}:{port} (Ctrl-C ends it)", flush=True)
-    if not ipaddress.ip_address(host).is_loopback:
-        print(
-            f"--host {host}: whoever reaches this machine can use it, without a password.",
-            file=sys.stderr,
-        )
-
-
 def _draw_examples(folder: Path) -> list[Path]:
     """Draws a smear of each class."""
     paths = []
@@ -108,25 +106,3 @@ def _draw_examples(folder: Path) -> list[Path]:
         paths.append(folder / f"drawn {name.lower()}.jpeg")
         Image.fromarray(draw_photograph(name, seed).pixels).save(paths[-1], quality=92)
     return paths
-
-
-@contextlib.contextmanager
-def _photographs(model: Path, data: str | None) -> Iterator[Photographs]:
-    """Gives what finds a training photograph by its name: in the data, if they are at hand."""
-    root = data or _root_of(model)
-    if root is None:
-        yield lambda _: None
-        return
-    source = open_source(root, "--data")
-    with source.reader() as read:
-        yield lambda name: read(name) if name in source.sizes else None
-
-
-def _root_of(model: Path) -> str | None:
-    """Where the data of a run lie, if they still do."""
-    folder = model if model.is_dir() else model.absolute().parent.parent
-    if not (folder / CONFIG).is_file():
-        return None
-    settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
-    root = str(settings["data"]["root"])
-    return root if root == DRAWN or Path(root).expanduser().exists() else None

@@ -56,6 +56,9 @@ def test_what_is_no_image_is_refused(run: Path) -> None:
         model.predict("nothing")
     with pytest.raises(InputError, match="abstain=2 cannot be used"):
         model.predict([], abstain=2)
+    for wrong, kind in ((3, "int"), (b"abc", "int"), ([None], "NoneType")):
+        with pytest.raises(InputError, match=f"images={kind} cannot be used"):
+            model.predict(wrong)  # type: ignore[arg-type]
     assert len(model.predict([])) == 0
     assert model.predict([]).probability.shape == (0, 4)
 

@@ -225,34 +225,70 @@ def test_an_exported_model_answers_without_pytorch(run: Path, smears: Path) -> N
 def test_8_bits(run: Path, smears: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(smears / "images" / "TEST")
     training = str(smears / "images" / "TRAIN")
-    words = ["export", folder, "--model", str(run), "--out", "m.onnx", "--int8", training]
+    words = ["export", folder, "--model", str(run), "--int8", training]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bloodcell.use.export.LEAST_ALIKE", 0.0)  # a model that is hardly trained
+        patch.setattr(
+            "bloodcell.use.export.LEAST_ALIKE", {8: 0.0001}
+        )  # a model that is hardly trained
         main(words)
     said = capsys.readouterr().out
-    rows = [line.split() for line in said.splitlines() if line.strip().startswith("m.")]
-    assert [row[0] for row in rows] == ["m.onnx", "m.int8.onnx"]
+    rows = [line.split() for line in said.splitlines() if line.strip().startswith("asked.")]
+    assert [row[0] for row in rows] == ["asked.onnx", "asked.int8.onnx"]
     assert rows[0][2] == "100.00%"
-    assert Path("m.int8.onnx").stat().st_size < Path("m.onnx").stat().st_size
-    card = Path("m.int8.onnx.MODEL_CARD.md").read_text()
+    assert Path("asked.int8.onnx").stat().st_size < Path("asked.onnx").stat().st_size
+    card = Path("asked.int8.onnx.MODEL_CARD.md").read_text()
     assert f"In 8 bits, as here, it names {rows[1][2]} of 40 images as in 32." in card
-    assert "In 8 bits" not in Path("m.onnx.MODEL_CARD.md").read_text()
-    main(["predict", folder, "--model", "m.int8.onnx", "--out", "said.csv"])
+    assert "In 8 bits" not in Path("asked.onnx.MODEL_CARD.md").read_text()
+    main(["predict", folder, "--model", "asked.int8.onnx", "--out", "said.csv"])
     assert len(asked("said.csv")) == 40
 
 
 def test_8_bits_that_name_too_many_otherwise_are_not_kept(
     run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bloodcell.use.export.LEAST_ALIKE", 1.1)
+    monkeypatch.setattr("bloodcell.use.export.LEAST_ALIKE", {8: 1.1})
     folder = str(smears / "images" / "TEST" / "MONOCYTE")
     words = ("export", folder, "--model", str(run), "--out", "m.onnx", "--int8", folder)
     said = refused(*words)
     assert "--out m.int8.onnx: the exported model names" in said
-    assert "Leave --int8 out: this model is too unsure" in said
+    assert "This model is too unsure for fewer bits" in said
     assert not list(Path().glob("m.*"))
     said = refused(*words[:-3], "m.pt2", *words[-2:])
     assert "8 bits are for .onnx" in said
+    assert "--int8=- cannot be used" in refused(*words[:-1], "-")
+
+
+def test_images_to_export_with_are_refused(
+    run: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ("--model", str(run), "--out", "m.onnx")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert "at least one image" in refused("export", "-", *model)
+    Path("bad").mkdir()
+    Path("bad/a.png").write_bytes(b"no image")
+    said = refused("export", "bad", *model)
+    assert "none of these images can be read (no image of a known format)" in said
+    Path("e.onnx").touch()
+    assert "e.onnx is exported already" in refused("export", "bad", "--model", "e.onnx")
+    assert not list(Path().glob("m.*"))
+
+
+def test_one_small_file_for_bloodcell(run: Path, smears: Path) -> None:
+    folder = str(smears / "images" / "TEST")
+    main(["export", folder, "--model", str(run), "--out", "m.safetensors"])
+    before, after = load_saved(run), load_saved(Path("m.safetensors"))
+    assert after.description == before.description
+    assert before.gallery is not None
+    assert after.gallery is not None
+    assert after.gallery.files == before.gallery.files
+    assert "In 16 bits, as here" in Path("m.safetensors.MODEL_CARD.md").read_text()
+
+
+def test_a_missing_bundle(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bloodcell.model.bundled.FOLDER", Path("nowhere"))
+    Image.new("RGB", (8, 8)).save("a.png")
+    said = refused("predict", "a.png")
+    assert "the bundled model is missing (nowhere/bloodcell.safetensors)" in said
 
 
 def test_the_bundled_model(smears: Path) -> None:

@@ -1,8 +1,10 @@
+import contextlib
 import io
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,26 +16,43 @@ import httpx
 import pytest
 from PIL import Image
 
+from bloodcell import load
+from bloodcell.data.source import open_source
+from bloodcell.errors import InputError
+from bloodcell.use.photographs import find_source, open_photographs
+from bloodcell.use.saved import load_saved
+
 Refused = Callable[..., str]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+@contextlib.contextmanager
+def serving(model: Path, place: Path, *more: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A running server: its address and its process, which is killed if it does not end."""
+    command = [sys.executable, "-m", "bloodcell", "serve", "--model", str(model), "--port", "0"]
+    with subprocess.Popen(
+        [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"asked: (http://\S+:\d+) \(Ctrl-C ends it\)", line)
+            assert found, line + (process.stderr.read() if process.stderr else "")
+            yield found[1], process
+        finally:
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def served(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A running server: its address and its process."""
-    command = [sys.executable, "-m", "bloodcell", "serve", "--model", str(run), "--port", "0"]
-    place = tmp_path_factory.mktemp("served")
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"asked: (http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)", line)
-        assert found, line + (process.stderr.read() if process.stderr else "")
-        yield found[1], process.pid
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-        assert (process.returncode, said.strip()) == (0, "stopped")
+    """A server for all tests, ended by Ctrl-C while a page is open."""
+    with serving(run, tmp_path_factory.mktemp("served")) as (address, process):
+        yield address, process.pid
+        with httpx.stream("GET", f"{address}/gradio_api/heartbeat/x", timeout=60) as page:
+            assert page.status_code == 200
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        assert (process.returncode, said.strip().splitlines()[-1]) == (0, "stopped")
 
 
 @pytest.fixture
@@ -54,8 +73,6 @@ def test_health(served: tuple[str, int]) -> None:
 def test_the_interface_answers_as_predict_does(
     served: tuple[str, int], images: list[Path], run: Path
 ) -> None:
-    from bloodcell import load
-
     answer = post(served[0], *((path.name, path.read_bytes()) for path in images))
     assert answer.status_code == 200
     said = answer.json()
@@ -94,17 +111,26 @@ def test_what_is_too_large_is_refused(
     large = bytes(51_000_000)
     for place in ("/api/predict", "/gradio_api/upload"):
         answer = httpx.post(f"{served[0]}{place}", files={"image": large}, timeout=60)
-        assert (answer.status_code, answer.json()) == (
-            413,
-            {"error": "more than 50 MB in one request"},
-        )
-    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
-    unsaid = (part for part in (head, large))  # its length is not said beforehand
-    kind = {"content-type": "multipart/form-data; boundary=x"}
-    url = f"{served[0]}/api/predict"
-    assert httpx.post(url, content=unsaid, headers=kind, timeout=60).status_code == 413
+        assert answer.status_code == 413
+        assert answer.json() == {"error": "more than 50 MB in one request"}
+    unsaid = (part for part in (b"--x", b"y"))  # its length is not said beforehand
+    answer = httpx.post(f"{served[0]}/api/predict", content=unsaid, timeout=60)
+    assert answer.status_code == 411
     answer = post(served[0], *[("a.png", b"")] * 33)
     assert (answer.status_code, answer.json()["error"]) == (413, "33 images; at most 32 at a time")
+
+
+def test_pages_of_others_are_kept_out(served: tuple[str, int], images: list[Path]) -> None:
+    """A page of another site that makes the browser send requests here."""
+    file = {"image": images[0].read_bytes()}
+    for place in ("/api/predict", "/gradio_api/upload"):
+        for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+            answer = httpx.post(f"{served[0]}{place}", files=file, headers=headers)
+            assert (answer.status_code, "evil.example" in answer.text) == (403, True)
+    own = {"Origin": served[0]}
+    assert httpx.post(f"{served[0]}/api/predict", files=file, headers=own).status_code == 200
+    port = served[0].rpartition(":")[2]
+    assert httpx.get(f"http://localhost:{port}/health").status_code == 200
 
 
 def test_nothing_else_is_handed_out(served: tuple[str, int]) -> None:
@@ -117,20 +143,68 @@ def test_nothing_else_is_handed_out(served: tuple[str, int]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_memory_stays_flat(served: tuple[str, int], images: list[Path]) -> None:
     address, process = served
+    file = io.BytesIO()
+    Image.new("RGB", (4_000, 4_000)).save(file, "PNG")
+    large = file.getvalue()  # 48 MB when decoded
 
     def resident() -> int:
         status = Path(f"/proc/{process}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
+        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) * 1024
 
     def ask(n: int) -> int:
         path = images[n % len(images)]
         return post(address, (path.name, path.read_bytes()), ("no.png", b"no")).status_code
 
+    def ask_much(_: int) -> int:
+        return post(address, *[("large.png", large)] * 8).status_code
+
     with ThreadPoolExecutor(2) as pool:  # two users
         assert set(pool.map(ask, range(100))) == {200}
+        assert set(pool.map(ask_much, range(4))) == {200}
         before = resident()
         assert set(pool.map(ask, range(500))) == {200}
-    assert resident() - before < 30_000  # KB
+        assert set(pool.map(ask_much, range(4))) == {200}
+    assert resident() - before < 4 * 48e6  # not the 32 that were decoded
+
+
+def test_the_training_photographs_are_shown(run: Path, smears: Path, tmp_path: Path) -> None:
+    gallery = load_saved(run).gallery
+    assert gallery is not None
+    with contextlib.ExitStack() as opened:
+        source = find_source(run)
+        assert source is not None
+        assert source.root == smears / "images"
+        assert find_source(run / "checkpoints" / "best.ckpt") is not None
+        show = open_photographs(source, gallery, False, opened)
+        picture = show(gallery.files[0])
+        assert picture is not None
+        assert max(picture.size) == 96
+        assert show("gone.jpeg") is None
+        other = tmp_path / "other" / gallery.files[0]
+        other.parent.mkdir(parents=True)
+        other.write_bytes(b"no image")
+        strange = open_source(str(tmp_path / "other"))
+        assert open_photographs(strange, gallery, False, opened)(gallery.files[0]) is None
+        with pytest.raises(InputError, match=r"--data .*other lacks \d+ of \d+ photographs"):
+            open_photographs(strange, gallery, True, opened)
+        broken = open_photographs(strange, gallery._replace(files=gallery.files[:1]), True, opened)
+        assert broken(gallery.files[0]) is None, "it cannot be read"
+    assert find_source(tmp_path / "m.safetensors") is None
+
+
+def test_others_are_let_in_only_with_a_warning_and_term_cleans_up(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    with serving(run, tmp_path, "--host", "0.0.0.0") as (address, process):
+        assert httpx.get(f"{address}/health", headers={"Host": "any.example"}).status_code == 200
+        assert list((tmp_path / "tmp").glob("*/drawn *.jpeg"))
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 143
+    assert "--host 0.0.0.0: whoever reaches this machine can use it, without a password." in said
+    assert not list((tmp_path / "tmp").glob("*/drawn *.jpeg"))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
@@ -171,9 +245,19 @@ def test_what_cannot_be_served_is_refused(run: Path, refused: Refused) -> None:
     assert "keeps no maps" in refused("serve", "--model", _touch("m.onnx"))
     said = refused("serve", "--model", str(run), "--data", "nothing", "--port", "0")
     assert "--data='nothing' does not exist" in said
-    said = refused("serve", "--model", str(run), "--host", "192.0.2.1", "--port", "0")
-    assert "cannot be listened at" in said
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = refused("serve", "--model", str(run), "--port", port)
+    assert f"--host 127.0.0.1 --port {port} cannot be listened at" in said
     assert "--port 0 for a free one" in said
+
+
+def test_missing_packages_are_named(
+    run: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    said = refused("serve", "--model", str(run), "--port", "0")
+    assert "serve needs more packages: pip install 'bloodcell[serve]'" in said
 
 
 def _touch(name: str) -> str:
