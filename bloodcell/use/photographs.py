@@ -56,9 +56,9 @@ def open_photographs(
     missing = [file for file in gallery.files if file not in source.sizes]
     if missing and wanted:
         raise InputError(
-            f"--data {source.root} lacks {len(missing):,} of {len(gallery.files):,} photographs that "
-            f"the model was trained on, e.g. {missing[0]}. Give the data it was trained on, or leave "
-            "--data out."
+            f"--data {source.root} lacks {len(missing):,} of {len(gallery.files):,} photographs "
+            f"that the model was trained on, e.g. {missing[0]}. Give the data it was trained on, "
+            "or leave --data out."
         )
     if missing:
         return lambda _: None
