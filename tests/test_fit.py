@@ -224,6 +224,9 @@ def test_test_needs_a_checkpoint(refused: Refused, finished: Path, tmp_path: Pat
     (tmp_path / "cut.ckpt").write_bytes(
         (finished / "checkpoints" / "best.ckpt").read_bytes()[:5000]
     )
+    Path("text.ckpt").write_text("text")  # which the unpickler takes for instructions
+    said = refused("test", "--ckpt_path", "text.ckpt")
+    assert "text.ckpt cannot be read as a checkpoint" in said
     assert "cannot be read as a checkpoint" in refused("test", "--ckpt_path", "cut.ckpt")
     torch.save({"state_dict": {}}, "foreign.ckpt")
     assert "was not written by bloodcell" in refused("test", "--ckpt_path", "foreign.ckpt")

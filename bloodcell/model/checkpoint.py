@@ -46,9 +46,10 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except Exception as error:  # of a file that is none, the unpickler makes anything
+        why = "no such format" if isinstance(error, pickle.UnpicklingError) else reason(error)
         raise InputError(
-            f"{flag} {path} cannot be read as a checkpoint ({reason(error)}). "
+            f"{flag} {path} cannot be read as a checkpoint ({why}). "
             "Give another one: last.ckpt and best.ckpt lie side by side."
         ) from error
     if not isinstance(checkpoint, dict) or RECIPE not in checkpoint:

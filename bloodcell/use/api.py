@@ -9,7 +9,9 @@ import json
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, File, Response, UploadFile
+from fastapi import FastAPI, File, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,6 +36,11 @@ def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) ->
     app = FastAPI(title="bloodcell", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, hosts=hosts, most_bytes=most_bytes)
     described = adviser.saved.description
+
+    @app.exception_handler(RequestValidationError)
+    def explain(_: Request, __: Exception) -> JSONResponse:
+        why = "send images as form field `image`: curl -F image=@a.jpeg ..."
+        return JSONResponse({"error": why}, _NO_IMAGE)
 
     @app.get("/health")
     def health() -> dict[str, Any]:

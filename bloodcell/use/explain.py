@@ -60,7 +60,7 @@ def explain(given: Sequence[str], model: str | None = None, out: str = "explaine
             rule = f"at most {MOST} for one figure. Give --out a folder for a figure each"
             require(len(drawn) <= MOST, "IMAGES", f"more than {MOST}", rule)
             if drawn:
-                save(draw_explained(f"{name}: what decided", drawn), path)
+                save(draw_explained(name, drawn), path)
                 print(path)
     for bad in failed:
         print(f"{bad.name}: {bad.error}", file=sys.stderr)

@@ -78,7 +78,8 @@ def make_page(
         gradio.Examples(
             [[[str(path)]] for path in examples],
             chosen,
-            label="Drawn by this program, not photographs",
+            label="Drawn by this program, not photographs"
+            + ("" if described.scores.get("drawn") else ": new to this model"),
             example_labels=[path.stem for path in examples],
         )
         said = gradio.HTML(elem_id="answers")
@@ -92,15 +93,15 @@ def theme() -> Any:
 
 
 def _head(of: Description) -> str:
-    photo = of.scores.get("test", {}).get("by_photo", {}).get("balanced_accuracy")
+    accuracy = of.scores.get("test", {}).get("by_file", {}).get("accuracy")
     scored = ""
-    if photo:
-        scored = (
-            f" Balanced accuracy on {of.scores['photos']['test']:,} test photographs: "
-            f"{photo['value']:.2f} [{photo['low']:.2f}, {photo['high']:.2f}]"
-        )
+    if accuracy:
         seen = of.scores["test_photos_also_in_training"]
-        scored += f", {seen:,} of them seen in training." if seen else ", none seen in training."
+        scored = (
+            f" Right about {accuracy['value']:.2f} [{accuracy['low']:.2f}, {accuracy['high']:.2f}] "
+            f"of the test images, of {of.scores['photos']['test']:,} photographs, "
+            + (f"{seen:,} of them seen in training." if seen else "none seen in training.")
+        )
     drawn = " Trained on DRAWN smears." if of.scores.get("drawn") else ""
     return (
         f"<h1>bloodcell: {html.escape(of.name)}</h1>"
@@ -134,12 +135,16 @@ def _likeness(opinion: Opinion, photographs: Photographs) -> str:
     if of.unfamiliar:
         said = _note(
             "odd",
-            "<strong>Unlike anything seen in training</strong>: distance "
-            f"{of.distance:.3f}, over {of.threshold:.3f}. The class means little. "
+            "<strong>Unlike anything seen in training.</strong> The class means little. "
             f"({of.false_alarms:.1%} of the test images are called so too.)",
         )
-    near = "".join(_neighbour(one, photographs(one.file)) for one in of.nearest)
-    title = "Nearest training photographs of this class:"
+    pictures = [photographs(one.file) for one in of.nearest]
+    near = "".join(map(_neighbour, of.nearest, pictures))
+    hint = "" if any(pictures) else " Start with --data and the data it was trained on to see them."
+    title = (
+        f"Nearest training photograph of any class: distance {of.distance:.3f} (unlike over "
+        f"{of.threshold:.3f}). Nearest of this class:{hint}"
+    )
     return f'{said}<div>{title}</div><div class="bc-near">{near}</div>'
 
 

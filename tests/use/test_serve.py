@@ -96,6 +96,8 @@ def test_a_bad_image_costs_its_own_answer(served: tuple[str, int], images: list[
         [None, "no image of a known format", "empty file"],
     )
     assert post(served[0], ("no.png", b"nothing")).status_code == 422
+    answer = httpx.post(f"{served[0]}/api/predict", files={"file": good})
+    assert (answer.status_code, "form field `image`" in answer.json()["error"]) == (422, True)
 
 
 def test_what_is_too_large_is_refused(

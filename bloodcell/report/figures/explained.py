@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bloodcell.report.figures.style import styled
 
-_PAIRS = 3  # in a row of the figure
+_PAIRS = 2  # in a row of the figure
 _CLASSES = 4  # named below an image
 _CHARACTERS = 30  # of a file's name
 
@@ -36,7 +36,7 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
     pairs = min(_PAIRS, len(images))
     rows = -(-len(images) // pairs)
     figure = Figure(figsize=(4.6 * pairs, 3.0 * rows + 0.6), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(f"{title}. In colour, and within the line: what spoke for the class", wrap=True)
     axes = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(-1, 2)
     for pair, image in zip(axes, images, strict=False):
         for ax, picture in zip(
@@ -48,8 +48,7 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
         said = sorted(image.probability.items(), key=lambda one: -one[1])[:_CLASSES]
         pair[0].set_title(_short(image.name), fontsize=9)
         pair[1].set_title(f"{said[0][0]} {said[0][1]:.2f}", fontsize=9, fontweight="bold")
-        pair[0].set_xlabel("\n".join(f"{name} {p:.2f}" for name, p in said[:2]), fontsize=8)
-        pair[1].set_xlabel("\n".join(f"{name} {p:.2f}" for name, p in said[2:]), fontsize=8)
+        pair[1].set_xlabel("\n".join(f"{name} {p:.2f}" for name, p in said[1:]), fontsize=8)
     for ax in axes.ravel():
         ax.set(xticks=[], yticks=[])
         ax.grid(visible=False)

@@ -1,0 +1,54 @@
+"""How many hidden units of a head any image activates: one that none does learns no more.
+
+python scripts/alive_units.py "blood-cells.zip/*/images/TRAIN/*" lightning_logs/d8/version_0 ...
+"""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bloodcell.use.images import decode_batches, find_images
+from bloodcell.use.saved import load_saved
+from bloodcell.use.torch_model import as_images
+
+_IMAGES, _BATCH = 400, 50
+
+
+@torch.inference_mode()
+def activated(head: nn.Module, features: Tensor) -> list[list[float]]:
+    """The share of the images (B, inputs) that activates each unit, layer by layer."""
+    shares = []
+    assert isinstance(head, nn.Sequential)
+    for layer in head:
+        features = layer(features)
+        if isinstance(layer, nn.ReLU):
+            shares.append((features > 0).float().mean(0).tolist())
+    return shares
+
+
+def report(images: str, run: Path) -> None:
+    saved = load_saved(run)
+    with ExitStack() as archives:
+        found = list(find_images([images], archives))
+        some = found[:: max(1, len(found) // _IMAGES)][:_IMAGES]
+        batches = decode_batches(some, saved.description.image_size, _BATCH)
+        pixels = [
+            np.stack([one.pixels for one in batch if one.pixels is not None]) for batch in batches
+        ]
+    network, device = saved.network, torch.device("cpu")
+    with torch.inference_mode():
+        maps = [network.pool(network.maps(as_images(batch, device))) for batch in pixels]
+    layers = activated(network.head, torch.cat(maps).flatten(1))
+    said = ", ".join(f"{sum(s > 0 for s in shares)} of {len(shares)}" for shares in layers)
+    print(f"{run}: {said or 'no hidden layer'}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    for folder in sys.argv[2:]:
+        report(sys.argv[1], Path(folder))
