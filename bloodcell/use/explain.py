@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +13,11 @@ from bloodcell.errors import InputError, require
 from bloodcell.report.figures.explained import Explained, draw_explained
 from bloodcell.report.figures.style import save
 from bloodcell.report.whole import check_place
-from bloodcell.use.heat import find_heat
 from bloodcell.use.images import Decoded, Named, check_given, decode_batches, find_images
 from bloodcell.use.model import find_model
-from bloodcell.use.saved import Saved, load_saved
+
+if TYPE_CHECKING:
+    from bloodcell.use.saved import Saved
 
 MOST = 60  # images in one figure
 _BATCH_SIZE = 16
@@ -43,6 +45,8 @@ def explain(given: Sequence[str], model: str | None = None, out: str = "explaine
     opened = find_model(model)
     if opened.suffix == ".onnx":
         raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
+    from bloodcell.use.saved import load_saved  # imports torch: not before the words are checked
+
     saved = load_saved(opened)
     failed: list[Decoded] = []
     name = saved.description.name
@@ -67,7 +71,9 @@ def explain(given: Sequence[str], model: str | None = None, out: str = "explaine
     return not failed
 
 
-def _explain(saved: Saved, images: Iterator[Named], failed: list[Decoded]) -> Iterator[Explained]:
+def _explain(saved: "Saved", images: Iterator[Named], failed: list[Decoded]) -> Iterator[Explained]:
+    from bloodcell.use.heat import find_heat
+
     names = saved.description.class_names
     for batch in decode_batches(images, saved.description.image_size, _BATCH_SIZE):
         failed += [image for image in batch if image.pixels is None]

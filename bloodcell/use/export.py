@@ -12,17 +12,14 @@ import numpy as np
 
 from bloodcell.data.decode import READ_ERRORS, Pixels, open_rgb
 from bloodcell.errors import InputError, reason, require
-from bloodcell.model.checkpoint import find_checkpoint
 from bloodcell.model.description import KEY, Description
 from bloodcell.report.card import CARD, write_card
 from bloodcell.report.tables import print_wide
 from bloodcell.report.whole import beside, check_place
-from bloodcell.use.deploy import Deployed, Pt2, capture, write_onnx, write_pt2
 from bloodcell.use.images import STDIN, Named, check_given, find_images
 from bloodcell.use.model import Asked, Probabilities, find_model
 from bloodcell.use.onnx_model import OnnxModel
 from bloodcell.use.quantise import quantise
-from bloodcell.use.saved import MODEL, load_saved, write_saved
 
 LARGEST = 1e-3  # difference of a probability that is allowed
 LEAST_ALIKE = {8: 0.9, 16: 0.99}  # share of the images that fewer bits must name as before
@@ -100,6 +97,11 @@ def export(
     if int8 and out and Path(out).suffix != ".onnx":
         raise InputError(f"--int8 with --out {out}: 8 bits are for .onnx. Leave one of them out.")
     require(int8 != STDIN, "--int8", int8, "training images by name, not the standard input")
+    # torch: not before the words are checked
+    from bloodcell.model.checkpoint import find_checkpoint
+    from bloodcell.use.deploy import Deployed, Pt2, capture, write_onnx, write_pt2
+    from bloodcell.use.saved import MODEL, load_saved, write_saved
+
     with ExitStack() as kept:
         images = _some(given, _CHECKED, kept)
         training = _some([int8], _CALIBRATED, kept) if int8 else []

@@ -15,9 +15,7 @@ from bloodcell.data.smears import CLASS_NAMES, draw_photograph
 from bloodcell.data.source import open_source
 from bloodcell.errors import TERMINATED, InputError, require
 from bloodcell.use.model import find_model
-from bloodcell.use.opinion import Adviser
 from bloodcell.use.photographs import find_source, open_photographs
-from bloodcell.use.saved import load_saved
 
 HOST, PORT = "127.0.0.1", 7860
 _MOST_BYTES = 50_000_000  # of one request
@@ -62,7 +60,9 @@ def serve(
             ways = "pip install 'bloodcell[serve]'"
             raise InputError(f"serve needs more packages: {ways}.") from error
         from bloodcell.use.api import make_api
+        from bloodcell.use.opinion import Adviser
         from bloodcell.use.page import CSS, make_page, theme
+        from bloodcell.use.saved import load_saved
 
         adviser = Adviser(load_saved(path), _MOST_PIXELS)
         here, at = listener.getsockname()[:2]

@@ -325,12 +325,22 @@ def test_an_export_that_differs_is_not_kept(
     assert not list(Path().glob("m.onnx*"))
 
 
-def test_nothing_heavy_is_imported_to_refuse() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict nothing.png",
+        "export nothing.png --out a.h5",
+        "explain nothing.png --out a.jpg",
+        "serve --port no",
+        "serve --data nothing",
+    ],
+)
+def test_nothing_heavy_is_imported_to_refuse(words: str) -> None:
     code = (
         "import sys; from bloodcell.__main__ import main\n"
-        "try: main(['predict', 'nothing.png'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'lightning', 'timm'} & sys.modules.keys()"
+        f"try: main({words.split()})\n"
+        "except SystemExit as stop: assert stop.code == 2\n"
+        "assert not {'torch', 'lightning', 'timm', 'gradio'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
