@@ -55,7 +55,8 @@ def report_twins(out: Path, title: str = "") -> None:
     for number, published in enumerate(PUBLISHED, 1):
         _save_curves(out / f"{number}.png", published, runs, title)
     keys = ((published.name, split) for published in PUBLISHED for split in _SPLIT_TITLES)
-    ordered = [experiments[key] for key in keys if key in experiments]
+    # the split stands beside each name
+    ordered = [experiments[key]._replace(name=key[0]) for key in keys if key in experiments]
     save(draw_comparison(ordered, _wrap(title)), out / COMPARISON)
     print(f"{out}: table.md, 1.png to {len(PUBLISHED)}.png, {COMPARISON}, lightning_logs")
 
