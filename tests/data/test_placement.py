@@ -79,7 +79,7 @@ def epoch():
 
 data, first = epoch()
 taken = next(int(line.split()[1]) for line in open("/proc/self/status") if "VmData" in line) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (taken + 80 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_DATA, (taken + 56 * 2**20,) * 2)
 size = len(data.table.rows) * 512 * 512 * 3
 assert size > 90 * 2**20
 try:
