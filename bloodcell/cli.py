@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -14,21 +15,23 @@ from lightning.pytorch.utilities.exceptions import (  # type: ignore[attr-define
     SIGTERMException,
 )
 
-from bloodcell.configs import resolve_configs
+from bloodcell.configs import resolve_configs, without_repeated
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason, require
 from bloodcell.memory import keep_memory
-from bloodcell.model.checkpoint import read_checkpoint
+from bloodcell.model.checkpoint import LAST, read_checkpoint
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub, read_trained_on
 from bloodcell.parser import Parser
 from bloodcell.train import runs
 from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer, check_benchmark
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.finish import finish_fit, print_scores
-from bloodcell.train.trainer import callbacks, check, complete
+from bloodcell.train.stopping import StopGently
+from bloodcell.train.trainer import Keeping, callbacks, check, complete
 from bloodcell.words import split_off
 
+AUTO = "auto"  # of --resume: go on where there is something to go on with
 _SCORING = ("validate", "test")  # verbs that need a checkpoint
 _QUIET = (  # warnings of Lightning that say nothing here
     ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
@@ -98,22 +101,28 @@ class Command(LightningCLI):
         self.config_name = config_name
         self.resumed: Path | None = None
         self.checkpoint: dict[str, Any] | None = None
-        super().__init__(
-            Classifier,
-            BloodCells,
-            trainer_class=BenchmarkTrainer,
-            parser_class=Parser,
-            parser_kwargs={"prog": "bloodcell", "allow_abbrev": False},
-            trainer_defaults={
-                "max_epochs": 30,
-                "use_distributed_sampler": False,  # the data module's samplers know the devices
-                "enable_model_summary": False,  # one line of ours says it
-            },
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=words,
-        )
+        self.stop = StopGently()
+        try:
+            super().__init__(
+                Classifier,
+                BloodCells,
+                trainer_class=BenchmarkTrainer,
+                parser_class=Parser,
+                parser_kwargs={"prog": "bloodcell", "allow_abbrev": False},
+                trainer_defaults={
+                    "max_epochs": 30,
+                    "use_distributed_sampler": False,  # the data module's samplers know the devices
+                    "enable_model_summary": False,  # one line of ours says it
+                },
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=words,
+            )
+        except SIGTERMException:  # between two steps, whatever asked for it
+            if self.stop.signal == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -126,6 +135,9 @@ class Command(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's name, and links what data and model share."""
         parser.add_argument("--name", type=str | None, help="Folder below lightning_logs.")
+        parser.add_argument("--save_every_n_steps", type=int | None, default=None)
+        parser.add_argument("--save_every_minutes", type=float | None, default=10.0)
+        parser.add_argument("--rollbacks", type=int, default=0)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_whole_number)
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
@@ -133,20 +145,28 @@ class Command(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; what a checkpoint was made with holds where nothing else is given."""
         verb, *words = args
+        words, resume = split_off(words, "--resume")
+        require(resume in (None, AUTO) and (verb == "fit" or not resume), "--resume", resume, AUTO)
         _, given = split_off(words, "--ckpt_path")
+        require(not (given and resume), "--resume", resume, "given alone, without --ckpt_path")
+        given = AUTO if resume else given
+        args = [verb, *words]
         shown = [word for word in words if word.startswith(("--print_config", "--help"))]
         path = None
         if verb in _SCORING and (given or not shown):
             path = runs.best_checkpoint(verb, given)
+            self.checkpoint = read_checkpoint(runs.CKPT_PATH, path)
         elif verb == "fit" and given:
             rest = [word for word in words if word not in shown]
             config = parser.parse_args([verb, *rest])[verb]
-            root = Path(config.trainer.default_root_dir or ".")
-            path = runs.last_checkpoint(given, root, self._name(config))
-            self.resumed = runs.run_folder(path)
-            args = [verb, "--config", str(self.resumed / "config.yaml"), *words]
-        if path:
-            self.checkpoint = read_checkpoint(runs.CKPT_PATH, path)
+            root, name = Path(config.trainer.default_root_dir or "."), self._name(config)
+            if given != AUTO or runs.can_go_on(root, name):
+                given = LAST if given == AUTO else given
+                found = runs.last_checkpoints(given, root, name)
+                path, self.checkpoint = runs.read_first(found)
+                self.resumed = runs.run_folder(path)
+                begun = self.resumed / "config.yaml"
+                args = [verb, "--config", str(begun), *without_repeated(words, begun)]
         if self.checkpoint and verb != "fit":
             self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
         if verb == "benchmark":  # any weights are as fast, and none need a download
@@ -156,10 +176,16 @@ class Command(LightningCLI):
             return
         config = self.config[verb]
         rule = "given on the command line, as --ckpt_path"
-        require(bool(given) or not config.ckpt_path, "ckpt_path", config.ckpt_path, rule)
+        require(bool(path) or not config.ckpt_path, "ckpt_path", config.ckpt_path, rule)
         config.ckpt_path = str(path) if path else None
         if path and self.checkpoint:
-            if verb == "fit":
+            if verb == "fit" and resume:
+                if runs.is_finished(path, self.checkpoint, config.trainer.max_epochs):
+                    print(
+                        f"{os.path.relpath(self.resumed or path)} is finished: nothing to go on with."
+                    )
+                    sys.exit(0)
+            elif verb == "fit":
                 runs.check_unfinished(path, self.checkpoint, config.trainer.max_epochs)
             runs.check_same(self.checkpoint, config.as_dict(), also_data=verb == "fit")
 
@@ -170,6 +196,8 @@ class Command(LightningCLI):
         """Refuses settings that cannot work; a dry run goes without weights it can't get."""
         config = self.config[self.subcommand]
         check(config.trainer)
+        if keeping := self._keeping():
+            keeping.check()
         if self.subcommand == "benchmark":
             check_benchmark(config)
         if config.trainer.fast_dev_run and config.model.weights == IMAGENET:
@@ -207,20 +235,27 @@ class Command(LightningCLI):
             self.save_config_callback = None
         else:
             root = Path(given.default_root_dir or ".") / "lightning_logs"
-            logger = runs.RunLogger(root, self._name(self.config.fit), self.resumed)
+            step = self.checkpoint["global_step"] if self.checkpoint else None
+            logger = runs.RunLogger(root, self._name(self.config.fit), self.resumed, step)
         if self.resumed:
             self.save_config_kwargs = {"overwrite": True}
         kwargs |= complete(given, logger)
         if self.subcommand == "benchmark":
             kwargs |= BENCHMARKED
         else:
-            self.trainer_defaults["callbacks"] = callbacks(given, self.subcommand == "fit")
+            self.trainer_defaults["callbacks"] = callbacks(given, self._keeping(), self.stop)
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:
             raise InputError(
                 f"trainer: {reason(error)}. See `bloodcell {self.subcommand} --help`."
             ) from error
+
+    def _keeping(self) -> Keeping | None:
+        if self.subcommand != "fit":
+            return None
+        config = self.config.fit
+        return Keeping(config.save_every_n_steps, config.save_every_minutes, config.rollbacks)
 
     def before_fit(self) -> None:
         """Says what will be trained on."""

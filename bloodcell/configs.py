@@ -62,6 +62,32 @@ def resolve_configs(words: list[str]) -> tuple[list[str], str]:
     return [*configs, *others], name
 
 
+def without_repeated(words: list[str], begun: Path) -> list[str]:
+    """Leaves out what a command line appends to a list of the run that it goes on with.
+
+    So that the same command again does not give a callback twice.
+
+    Args:
+        words: what stands after the verb.
+        begun: the settings of the run.
+    """
+    settings = yaml.safe_load(begun.read_text(encoding="utf-8"))
+    kept = list[str]()
+    coming = iter(words)
+    for word in coming:
+        flag, equals, value = word.partition("=")
+        if not flag.endswith("+"):
+            kept.append(word)
+            continue
+        name = value if equals else next(coming, "")
+        group, _, key = flag.strip("-+").partition(".")
+        there = settings.get(group, {}).get(key) or []
+        paths = [one.get("class_path", "") for one in there if isinstance(one, dict)]
+        if name.rpartition(".")[2] not in [path.rpartition(".")[2] for path in paths]:
+            kept += [word] if equals else [word, name]
+    return kept
+
+
 def _run_name(path: Path) -> str:
     """What a run of a config is called: its name, or that of the run whose folder it lies in."""
     folder = path.absolute().parent

@@ -32,12 +32,9 @@ export NCCL_DEBUG=WARN            # say why, if the nodes cannot reach each othe
 # A name no other run has, so that a requeued job finds its own run folder and goes on in it. It is
 # looked for here: leave --name, --trainer.default_root_dir and --data.root drawn out.
 name="$SLURM_JOB_NAME-$SLURM_JOB_ID"
-resume=()
-if compgen -G "lightning_logs/$name/version_*/checkpoints/last.ckpt" > /dev/null; then
-  resume=(--ckpt_path last)
-fi
 
-# The end of the time is near: the job goes back into the queue. Every epoch was saved as it ended.
+# The end of the time is near: the job goes back into the queue. SLURM then sends SIGTERM to the
+# processes, which save what they have after their step.
 trap 'echo "out of time: requeued"; scontrol requeue "$SLURM_JOB_ID"' USR1
 
 # the batch is per GPU: 2 nodes x 4 GPUs x 32 images are 256 a step
@@ -46,6 +43,6 @@ srun python -m bloodcell fit \
   --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \
   --trainer.devices "$SLURM_NTASKS_PER_NODE" \
   --trainer.strategy ddp \
-  "$@" --name "$name" ${resume[@]+"${resume[@]}"} &
+  "$@" --name "$name" --resume auto &
 job=$!
 wait "$job" || { status=$?; wait "$job" || exit "$status"; }  # the trap ends the first wait

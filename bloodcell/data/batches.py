@@ -1,11 +1,12 @@
 """Datasets and samplers: which images make up a batch, on any number of devices."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from itertools import islice
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from bloodcell.data.placement import Gather
 
@@ -78,3 +79,51 @@ class EvenSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.rank, len(self) * self.world, self.world))
+
+
+class Batches(BatchSampler):
+    """Positions, a batch at a time, that can begin in the middle of an epoch.
+
+    Args:
+        sampler: positions in order.
+        batch_size: of them in each batch but the last.
+
+    Attributes:
+        given: batches of this epoch that were asked for.
+        skip: batches that the next epoch leaves out at its start.
+    """
+
+    def __init__(self, sampler: Sampler[Any], batch_size: int) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self.given = self.skip = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.given, self.skip = self.skip, 0
+        for positions in islice(super().__iter__(), self.given, None):
+            self.given += 1
+            yield positions
+
+
+class Loader(DataLoader[Batch]):
+    """A DataLoader that a run can go on with in the middle of an epoch.
+
+    Args:
+        dataset: whose batches are fetched whole, by the process that asks.
+        batches: which.
+    """
+
+    def __init__(self, dataset: ImageDataset, batches: Batches) -> None:
+        super().__init__(dataset, batch_sampler=batches, collate_fn=_as_it_is)
+        self._batches = batches
+
+    def state_dict(self) -> dict[str, int]:
+        """How far the epoch has come."""
+        return {"batches": self._batches.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Lets the next epoch begin there."""
+        self._batches.skip = state["batches"]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

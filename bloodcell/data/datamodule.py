@@ -4,15 +4,14 @@ import warnings
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, Sampler
+from torch.utils.data import DistributedSampler, Sampler
 
 from bloodcell.data.augment import Augment, augment_batch
-from bloodcell.data.batches import Batch, EvenSampler, ImageDataset
+from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader
 from bloodcell.data.cache import open_cached
 from bloodcell.data.decode import Pixels, Unreadable, allocate, check_readable, decode_into
 from bloodcell.data.placement import OnDevice, check_room, place_images
@@ -166,18 +165,39 @@ class BloodCells(LightningDataModule):
             keys.append(int.from_bytes(digest[:8], signed=True))
         return torch.tensor(keys)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         """Batches in an order that is a function of (seed, epoch)."""
-        dataset = self.datasets["train"]
-        return self._loader(
-            dataset, DistributedSampler(dataset, *self._devices(), shuffle=True, seed=self.seed)
-        )
+        return self._loader(self.datasets["train"], self._shuffled(*self._devices()))
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def batch_files(self, epoch: int, batch_idx: int) -> list[str]:
+        """Names the images of a training batch, on all devices.
+
+        Args:
+            epoch: from 0.
+            batch_idx: within it, from 0.
+        """
+        world, _ = self._devices()
+        names = []
+        for rank in range(world):
+            sampler = self._shuffled(world, rank)
+            sampler.set_epoch(epoch)
+            start = batch_idx * self.batch_size
+            for position in [*sampler][start : start + self.batch_size]:
+                row = int(self.datasets["train"].rows[position])
+                names.append(self.table.rows[row].path)
+        return names
+
+    def _shuffled(self, world: int, rank: int) -> DistributedSampler[Batch]:
+        # Lightning looks for another kind of sampler when it switches shuffling off
+        shuffle = not (self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        train = self.datasets["train"]
+        return DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
+
+    def val_dataloader(self) -> Loader:
         """Every validation image once."""
         return self._eval_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> Loader:
         """Every test image once."""
         return self._eval_loader("test")
 
@@ -215,15 +235,11 @@ class BloodCells(LightningDataModule):
     def _devices(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _eval_loader(self, part: str) -> DataLoader[Batch]:
+    def _eval_loader(self, part: str) -> Loader:
         dataset = self.datasets[part]
         return self._loader(dataset, EvenSampler(len(dataset), *self._devices()))
 
-    def _loader(self, dataset: "ImageDataset", sampler: Sampler[int]) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_as_it_is
-        )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    def _loader(
+        self, dataset: ImageDataset, sampler: Sampler[int] | DistributedSampler[Batch]
+    ) -> Loader:
+        return Loader(dataset, Batches(sampler, self.batch_size))

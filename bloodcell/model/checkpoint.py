@@ -1,6 +1,7 @@
 """Checkpoints: found in a run folder, and read without running any code hidden in them."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.description import RECIPE
+
+LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
 
 
 def find_checkpoint(flag: str, path: Path, name: str) -> Path:
@@ -45,6 +48,7 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
         InputError: if it is damaged, or was not written by bloodcell.
     """
     try:
+        _check_whole(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a file that is none, the unpickler makes anything
         why = "no such format" if isinstance(error, pickle.UnpicklingError) else reason(error)
@@ -58,3 +62,11 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
             "another program, use model.weights."
         )
     return checkpoint
+
+
+def _check_whole(path: Path) -> None:
+    """Compares what lies on the disk with the checksums that were written with it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"its part {damaged} is damaged")

@@ -1,5 +1,7 @@
 """Files that are written whole or not at all."""
 
+import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +62,18 @@ def beside(path: Path) -> Iterator[Path]:
     partial = path.with_stem(f"{path.stem}.partial")  # the ending says what it is
     try:
         yield partial
+        _settle(partial)
         partial.replace(path)
+        _settle(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    """Waits until the disk has a file or what a folder lists: a power cut leaves it whole."""
+    with contextlib.suppress(OSError):  # Windows opens no folder, and some file systems wait not
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from bloodcell.data.augment import random_bits
 from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import PARTS
@@ -20,7 +21,8 @@ from bloodcell.model.description import RECIPE, TRAINED_ON
 from bloodcell.model.network import Network, Pool, Recipe
 from bloodcell.model.weights import NONE, load_trunk, read_recipe
 
-FINGERPRINT = "data_fingerprint"  # a key in a checkpoint
+FINGERPRINT, SO_FAR = "data_fingerprint", "epoch_so_far"  # keys in a checkpoint
+_DROPOUT = 2**40  # rows of no table: dropout draws what augmentation does not
 
 
 class Mean(Metric):
@@ -140,6 +142,17 @@ class Classifier(LightningModule):
                 f"compiling the network ({compiled.mode}): some time before the first step"
             )
 
+    def on_train_start(self) -> None:
+        """Lets a run go on in the middle of an epoch: on_fit_start asked how long it will be."""
+        self.trainer.fit_loop._load_combined_loader_states()  # for which loaders were made too soon
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Makes dropout a function of (seed, epoch, step, device), never of what ran before."""
+        trainer = self.trainer
+        place = torch.tensor([_DROPOUT + batch_idx * trainer.world_size + trainer.global_rank])
+        data: BloodCells = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
+        torch.manual_seed(int(random_bits(place, data.seed, trainer.current_epoch)))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean loss of a batch."""
         return self._loss(self.training_pass(batch["image"]), batch, "train", self.train_metrics)
@@ -178,6 +191,11 @@ class Classifier(LightningModule):
         checkpoint[FINGERPRINT] = data.table.fingerprint
         checkpoint[TRAINED_ON] = data.trained_on
         checkpoint["hyper_parameters"]["weights"] = NONE
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        if epochs.started > epochs.processed:  # within one
+            sums = [getattr(metric, name) for metric, name in self._train_sums()]
+            strategy = self.trainer.strategy
+            checkpoint[SO_FAR] = [strategy.reduce(one.clone(), reduce_op="sum") for one in sums]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network as the checkpoint's weights demand.
@@ -194,10 +212,18 @@ class Classifier(LightningModule):
         for optimizer in checkpoint["optimizer_states"] if self._trainer else []:
             for group in optimizer["param_groups"]:
                 group["fused"] = self._fused()  # as the optimizer is now, not as it was
+        if SO_FAR in checkpoint and self._trainer and self.trainer.is_global_zero:
+            for (metric, name), value in zip(self._train_sums(), checkpoint[SO_FAR], strict=True):
+                setattr(metric, name, value.to(self.device))
         before, self.recipe = self.recipe, Recipe.from_dict(checkpoint[RECIPE])
         if replace(before, source="") != replace(self.recipe, source=""):
             self.network = self._build().to(self.device)
             self.network.trunk.requires_grad_(not self.freeze_trunk)
+
+    def forget_epoch(self) -> None:
+        """Empties the training metrics of an epoch whose weights were taken back."""
+        for metric, name in self._train_sums():
+            getattr(metric, name).zero_()
 
     def summary(self) -> str:
         """Says what is trained, in one line."""
@@ -221,6 +247,11 @@ class Classifier(LightningModule):
             self.recipe,
         )
 
+    def _train_sums(self) -> list[tuple[Mean, str]]:
+        """What the training metrics have added up, by metric and name of the state."""
+        metrics = self.train_metrics
+        return [(one, name) for one in (metrics.loss, metrics.acc) for name in ("total", "count")]
+
     def _evaluate(self, batch: Batch, part: str, metrics: Metrics) -> None:
         logits = self(batch["image"])
         self._loss(logits, batch, part, metrics)
@@ -234,8 +265,11 @@ class Classifier(LightningModule):
         metrics.loss.update(total.detach(), count)
         metrics.acc.update((logits.argmax(1) == target).sum(), count)
         if metrics.loss.update_count == 1:  # Lightning keeps them and reads them after the epoch
-            self.log(f"{part}/loss", metrics.loss, on_step=False, on_epoch=True, batch_size=1)
-            self.log(f"{part}/acc", metrics.acc, on_step=False, on_epoch=True, batch_size=1)
+            # `History` logs those of the training part, before the checkpoint is written
+            logger = False if part == "train" else None
+            for name, metric in {"loss": metrics.loss, "acc": metrics.acc}.items():
+                key = f"{part}/{name}"
+                self.log(key, metric, logger=logger, on_step=False, on_epoch=True, batch_size=1)
         return total / count.clamp(min=1)
 
     def _fused(self) -> bool:

@@ -108,7 +108,6 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "data_fingerprint": data.table.fingerprint,
         "machine": machine.describe(device_name(trainer.strategy.root_device)),
     }
-    write_scores(folder, scores)
     made = Description.from_checkpoint(read_checkpoint("best.ckpt", best_checkpoint), name, scores)
     write_card(folder / CARD, made, best_checkpoint)
     _log_hyperparameters(trainer, model, data, scores["test"])
@@ -119,8 +118,9 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         *notes.calibration(equipped["calibration"]),
         *notes.on_data(data),
     ]
-    _report(folder, name, scores, known)
     draw_figures(trainer, data, folder, name, said)
+    write_scores(folder, scores)  # the last: a run that has them is finished
+    _report(folder, name, scores, known)
 
 
 def print_scores(

@@ -1,11 +1,13 @@
 """Run folders while they are written: claiming one, finding its checkpoints, going on with it."""
 
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -13,10 +15,17 @@ from torch import Tensor
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import PARTS
 from bloodcell.errors import InputError, listed
-from bloodcell.model.checkpoint import find_checkpoint
+from bloodcell.model.checkpoint import (
+    BEFORE,
+    BEST,
+    LAST,
+    SUFFIX,
+    find_checkpoint,
+    read_checkpoint,
+)
 from bloodcell.model.description import TRAINED_ON
 from bloodcell.report.scores import SCORES
-from bloodcell.train.classifier import FINGERPRINT
+from bloodcell.train.classifier import FINGERPRINT, SO_FAR
 
 CKPT_PATH = "--ckpt_path"
 # settings that may change: where the data lies, how it is fed
@@ -30,12 +39,15 @@ class RunLogger(TensorBoardLogger):
         root: `lightning_logs`.
         name: the run's name.
         resumed: the folder of the run that goes on; None claims a new one.
+        step: of the checkpoint it goes on from: TensorBoard leaves out what was logged after it.
     """
 
-    def __init__(self, root: Path, name: str, resumed: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, name: str, resumed: Path | None = None, step: int | None = None
+    ) -> None:
         place = (resumed.parent.parent, resumed.parent.name) if resumed else (root, name)
         version = resumed.name if resumed else None
-        super().__init__(str(place[0]), place[1], version, default_hp_metric=False)
+        super().__init__(str(place[0]), place[1], version, default_hp_metric=False, purge_step=step)
 
     def _get_next_version(self) -> int:
         """Claims the next number by making its folder: two runs started at once get two."""
@@ -69,24 +81,67 @@ def best_checkpoint(verb: str, path: str | None) -> Path:
     return find_checkpoint(CKPT_PATH, Path(path), "best")
 
 
-def last_checkpoint(path: str, root: Path, name: str) -> Path:
-    """Finds the checkpoint that `--ckpt_path` of `fit` means.
+def run_folder_of(trainer: Trainer) -> Path | None:
+    """The run folder, if there is one: a dry run or a run without a logger has none."""
+    logger = trainer.logger
+    return Path(logger.log_dir) if isinstance(logger, TensorBoardLogger) else None
+
+
+def last_checkpoints(path: str, root: Path, name: str) -> list[Path]:
+    """Finds the checkpoints that `--ckpt_path` of `fit` means.
 
     Args:
         path: `last`, a run folder or a .ckpt file.
         root: the folder that holds lightning_logs.
         name: name of the runs among which `last` finds the newest that has a checkpoint.
 
+    Returns:
+        The file, or those of the run, the latest first: the disk may have damaged it.
+
     Raises:
         InputError: if there is none.
     """
-    if path != "last":
-        return find_checkpoint(CKPT_PATH, Path(path), "last")
-    folder = root / "lightning_logs" / name
-    runs = sorted(
-        (p for p in folder.glob("version_*") if p.name[8:].isdigit()), key=lambda p: int(p.name[8:])
-    )
-    resumable = [run for run in runs if (run / "checkpoints" / "last.ckpt").is_file()]
+    folder = _newest(root, name) if path == LAST else Path(path)
+    found = [file for file in _checkpoints(folder) if file.is_file()]
+    return found or [find_checkpoint(CKPT_PATH, folder, LAST)]
+
+
+def read_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+    """Reads the first checkpoint that is whole, and names those that are not.
+
+    Raises:
+        InputError: if none is.
+    """
+    *others, final = paths
+    for place, path in enumerate(others, 1):
+        try:
+            return path, read_checkpoint(CKPT_PATH, path)
+        except InputError as error:
+            print(f"bloodcell: {error} Trying {paths[place].name}.", file=sys.stderr)
+    return final, read_checkpoint(CKPT_PATH, final)
+
+
+def can_go_on(root: Path, name: str) -> bool:
+    """Whether the newest run of a name has a checkpoint, as `--resume auto` asks."""
+    runs = _versions(root, name)
+    return bool(runs) and any(file.is_file() for file in _checkpoints(runs[-1]))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those to go on from, the latest first."""
+    return [folder / "checkpoints" / f"{name}{SUFFIX}" for name in (LAST, BEFORE, BEST)]
+
+
+def _versions(root: Path, name: str) -> list[Path]:
+    """The runs of a name, the newest last."""
+    found = (root / "lightning_logs" / name).glob("version_*")
+    return sorted((p for p in found if p.name[8:].isdigit()), key=lambda p: int(p.name[8:]))
+
+
+def _newest(root: Path, name: str) -> Path:
+    """The newest run of a name that has a checkpoint."""
+    folder, runs = root / "lightning_logs" / name, _versions(root, name)
+    resumable = [run for run in runs if any(p.is_file() for p in _checkpoints(run))]
     if not resumable:
         others = sorted(p.name for p in folder.parent.glob("*/") if p != folder)
         raise InputError(
@@ -94,7 +149,7 @@ def last_checkpoint(path: str, root: Path, name: str) -> Path:
             f"{listed([run.name for run in runs])}; other names: {listed(others)}). Give --name or "
             "a run folder, or leave --ckpt_path out to start a new run."
         )
-    return resumable[-1] / "checkpoints" / "last.ckpt"
+    return resumable[-1]
 
 
 def run_folder(checkpoint: Path) -> Path:
@@ -217,18 +272,28 @@ def _differences(
             yield key, now, then
 
 
+def is_finished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> bool:
+    """Whether a run has nothing left to do: it had all its epochs and was tested.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: as read.
+        max_epochs: that it shall have.
+    """
+    if not (run_folder(path) / SCORES).is_file() or SO_FAR in checkpoint:
+        return False
+    return max_epochs is not None and 0 <= max_epochs <= checkpoint["epoch"] + 1
+
+
 def check_unfinished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> None:
     """Refuses to go on with a run that has nothing left to do.
 
     Raises:
         InputError: if the checkpoint has had all its epochs and the run was tested.
     """
-    done = checkpoint["epoch"] + 1
-    if not (run_folder(path) / SCORES).is_file():
-        return
-    if max_epochs is not None and 0 <= max_epochs <= done:
+    if is_finished(path, checkpoint, max_epochs):
         raise InputError(
-            f"--ckpt_path {path}: this run has finished its {done} epochs (trainer.max_epochs="
-            f"{max_epochs}). Raise --trainer.max_epochs to go on, or leave --ckpt_path out to "
-            "start a new run."
+            f"--ckpt_path {path}: this run has finished its {checkpoint['epoch'] + 1} epochs "
+            f"(trainer.max_epochs={max_epochs}). Raise --trainer.max_epochs to go on, or leave "
+            "--ckpt_path out to start a new run."
         )

@@ -1,6 +1,6 @@
 """What the Trainer is given besides the user's settings: precision, logger, callbacks."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback
@@ -13,8 +13,36 @@ from lightning.pytorch.plugins.environments import (  # type: ignore[attr-define
 from bloodcell.errors import InputError, require
 from bloodcell.model.cpu import has_fast_bfloat16
 from bloodcell.report import machine
-from bloodcell.train.callbacks import Bar, FirstBatch, History, HowToGoOn, Keep
+from bloodcell.train.callbacks import Bar, FirstBatch, History
+from bloodcell.train.finite import Finite
+from bloodcell.train.keep import KeepBest, KeepLast, WholeFiles
 from bloodcell.train.runs import RunLogger
+from bloodcell.train.stopping import StopGently
+
+
+class Keeping(NamedTuple):
+    """How a run is kept from harm.
+
+    Attributes:
+        every_n_steps: a checkpoint is written within an epoch after so many steps; None for never.
+        every_minutes: likewise, after so many minutes.
+        rollbacks: how often a loss that is no number takes the run back, with half the rate.
+    """
+
+    every_n_steps: int | None
+    every_minutes: float | None
+    rollbacks: int
+
+    def check(self) -> None:
+        """Makes sure that they can be used.
+
+        Raises:
+            InputError: naming the one that cannot.
+        """
+        steps, minutes = self.every_n_steps, self.every_minutes
+        require(steps is None or steps > 0, "--save_every_n_steps", steps, "1 or more, or null")
+        require(minutes is None or minutes > 0, "--save_every_minutes", minutes, "over 0, or null")
+        require(self.rollbacks >= 0, "--rollbacks", self.rollbacks, "0 or more, e.g. 3")
 
 
 def check(given: Any) -> None:
@@ -63,26 +91,31 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
         chosen["logger"] = [logger, *(one for one in others if one not in (None, True))]
     else:
         chosen["enable_checkpointing"] = False
+    plugins = given.plugins if isinstance(given.plugins, list) else [given.plugins]
+    chosen["plugins"] = [WholeFiles(), *(one for one in plugins if one is not None)]
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # Lightning's own requeueing would resume whatever it finds: scripts/slurm.sh does it
-        chosen["plugins"] = [*(given.plugins or []), SLURMEnvironment(auto_requeue=False)]
+        chosen["plugins"].append(SLURMEnvironment(auto_requeue=False))
     return chosen
 
 
-def callbacks(given: Any, trains: bool) -> list[Callback]:
+def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Callback]:
     """Lists what happens around a run.
 
     Args:
         given: the `trainer` group of the settings.
-        trains: whether the verb is `fit`.
+        keeping: what `fit` was told; None for a verb that does not train.
+        stop: listens to signals.
     """
     chosen: list[Callback] = [] if given.enable_progress_bar is False else [Bar()]
-    if trains:
-        chosen += [History(), FirstBatch()]
-    if trains and given.logger is not False and not given.fast_dev_run:
-        chosen += [LearningRateMonitor("epoch"), HowToGoOn()]
-        if given.enable_checkpointing is not False:
-            chosen += [Keep("best", "val/loss"), Keep("last")]  # so last knows the best
+    if keeping is None:
+        return chosen
+    finite = Finite(keeping.rollbacks)
+    chosen += [History(), FirstBatch(), finite, stop]
+    if given.logger is not False and not given.fast_dev_run:
+        chosen.append(LearningRateMonitor("epoch"))
+        if given.enable_checkpointing is not False:  # best first, so that last knows it
+            chosen += [KeepBest(), KeepLast(finite, keeping.every_n_steps, keeping.every_minutes)]
     return chosen
 
 

@@ -31,7 +31,7 @@ def test_a_batch(data: BloodCells) -> None:
 def test_every_image_once_an_epoch_in_another_order(data: BloodCells) -> None:
     def epoch(number: int) -> list[int]:
         loader = data.train_dataloader()
-        loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+        loader.batch_sampler.sampler.set_epoch(number)  # type: ignore[union-attr]
         return [row for batch in loader for row in batch["row"].tolist()]
 
     assert sorted(epoch(0)) == data.parts["train"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from bloodcell.errors import InputError
-from bloodcell.train.runs import RunLogger, last_checkpoint, run_folder
+from bloodcell.train.runs import RunLogger, last_checkpoints, run_folder
 
 
 def test_runs_started_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -24,12 +24,13 @@ def test_last_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
         (runs / f"version_{version}" / "checkpoints").mkdir(parents=True)
     for version in (2, 9, 10):
         (runs / f"version_{version}" / "checkpoints" / "last.ckpt").touch()
-    found = last_checkpoint("last", tmp_path, "d8")
+    (found,) = last_checkpoints("last", tmp_path, "d8")
     assert found == runs / "version_10" / "checkpoints" / "last.ckpt"
-    assert last_checkpoint(str(runs / "version_9"), tmp_path, "d8").parts[-3] == "version_9"
+    (other,) = last_checkpoints(str(runs / "version_9"), tmp_path, "d8")
+    assert other.parts[-3] == "version_9"
     with pytest.raises(InputError, match="lies in no run folder"):  # it has no config.yaml
         run_folder(found)
     (runs / "version_10" / "config.yaml").touch()
     assert run_folder(found) == runs / "version_10"
     with pytest.raises(InputError, match=r"version_11: no checkpoint there \(looked for .*last"):
-        last_checkpoint(str(runs / "version_11"), tmp_path, "d8")
+        last_checkpoints(str(runs / "version_11"), tmp_path, "d8")

@@ -1,0 +1,88 @@
+"""Starts runs that can be killed: a process that has imported everything forks one for each line.
+
+A line on standard input is JSON: `folder` to work in, `words` of the command line, `log` for what
+is said, and, if the run shall kill itself, `trap`: [module, name, nth call, half]. With `half`, a
+function that writes to a path has written half of the file by then. A line on standard output is
+the exit status, or minus the signal; before it comes the number of the process.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def serve() -> None:
+    from bloodcell import cli  # noqa: F401  imported once, before the forks
+    from bloodcell.train import finish
+
+    if "--without-figures" in sys.argv:  # a second for each run
+        finish.draw_figures = lambda *_: None
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of forking: no thread of ours is at work
+            child = os.fork()
+        if child == 0:
+            _run(**order)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _run(folder: str, words: list[str], log: str, trap: list[Any] | None = None) -> None:
+    from bloodcell.__main__ import main
+
+    os.chdir(folder)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    status = 0
+    if trap:
+        _set(*trap)
+    try:
+        main(words)
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _set(module: str, name: str, nth: int, half: bool) -> None:
+    """Makes the n-th call of a function the last thing the process does."""
+    owner: Any = importlib.import_module(module)
+    *path, last = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    function: Callable[..., Any] = getattr(owner, last)
+    calls = 0
+
+    def trapped(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < nth:
+            return function(*args, **options)
+        if half:
+            function(*args, **options)
+            path = next(Path(one) for one in reversed(args) if isinstance(one, str | Path))
+            os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    setattr(owner, last, trapped)
+
+
+if __name__ == "__main__":
+    serve()
