@@ -4,8 +4,14 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Callable
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 # before rich and sklearn: typing keeps one of Union[int, float] and Union[float, int] for both, and
 # with theirs first, Trainer would read `limit_test_batches 1` as the share 1.0
@@ -43,6 +49,105 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # a second for each run: the run of the fixture `finished` and the runs of processes have them
     monkeypatch.setattr("bloodcell.train.finish.draw_figures", lambda *_: None)
+
+
+class Ended(NamedTuple):
+    """How the processes of a command ended: their statuses, or minus a signal; after how long."""
+
+    statuses: list[int]
+    seconds: float
+
+
+class Server:
+    """Starts runs, on as many devices as asked, within a fraction of a second each.
+
+    Args:
+        cache: folder of the decoded images.
+        figures: whether runs draw them.
+    """
+
+    def __init__(self, cache: Path, figures: bool) -> None:
+        # one thread: a forked process has no others
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, str(Path(__file__).with_name("server.py"))),
+                *([] if figures else ["--without-figures"]),
+            ],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cache)},
+        )  # fmt: skip
+        assert self._process.stdin
+        assert self._process.stdout
+        self._to, self._from = self._process.stdin, self._process.stdout
+        assert self._from.readline() == "ready\n"
+
+    def run(
+        self,
+        folder: Path,
+        words: list[str],
+        after: float | None = None,
+        trap: tuple[str, str, int, bool, int] | None = None,
+        number: int = signal.SIGKILL,
+        devices: int = 1,
+    ) -> Ended:
+        """Runs a command.
+
+        Args:
+            folder: where; all that is said comes into its file `log`.
+            words: after `bloodcell`.
+            after: seconds until the first process is sent a signal.
+            trap: where one kills itself: module, name, which call, half written, which process.
+            number: the signal.
+            devices: processes, started as torchrun does.
+        """
+        folder.mkdir(exist_ok=True)
+        ranks = [as_torchrun(rank, devices) for rank in range(devices)] if devices > 1 else [{}]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            for variables in ranks if devices > 1 else []:
+                variables["MASTER_PORT"] = str(free.getsockname()[1])
+        order = {"folder": str(folder), "words": words, "log": str(folder / "log"), "trap": trap}
+        self._to.write(json.dumps(order | {"ranks": ranks}) + "\n")
+        self._to.flush()
+        start, children = time.monotonic(), json.loads(self._from.readline())
+        if after is not None:
+            time.sleep(after)
+            os.kill(children[0], number)
+        return Ended(json.loads(self._from.readline()), time.monotonic() - start)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._to.close()
+        self._process.wait()
+        self._from.close()
+
+
+def as_torchrun(rank: int, world: int) -> dict[str, str]:
+    """The variables that torchrun gives a process."""
+    facts = {
+        "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+    return {name: str(fact) for name, fact in facts.items()}
+
+
+@pytest.fixture(scope="session")
+def make_server() -> Iterator[Callable[[Path, bool], Server]]:
+    servers: list[Server] = []
+
+    def make(cache: Path, figures: bool) -> Server:
+        servers.append(Server(cache, figures))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def server(make_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Starts runs without figures."""
+    return make_server(tmp_path_factory.mktemp("served") / "cache", False)
 
 
 @pytest.fixture(scope="session")

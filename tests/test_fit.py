@@ -366,9 +366,11 @@ def test_a_run_does_not_go_on_with_other_data(
         return sorted((smears_copy / "images" / "TRAIN").rglob("*.jpeg"))
 
     run = fit("--data.root", str(smears_copy / "images"), epochs=1)
-    images()[0].unlink()
+    first = images()[0]
+    first.unlink()
     said = refused("fit", "--ckpt_path", str(run), "--trainer.max_epochs", "2")
     assert "has changed since the run began (fingerprint" in said
+    assert f"changed, gone or new: train/{first.parent.name}/{first.name})" in said
 
 
 def test_without_a_run_folder_no_config_is_written(words: list[str]) -> None:
@@ -495,7 +497,7 @@ def test_under_slurm_lightning_does_not_requeue(
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     seen = []
     monkeypatch.setattr(
-        "bloodcell.cli.finish_fit",
+        "bloodcell.command.finish_fit",
         lambda trainer, *_: seen.append(trainer._accelerator_connector.cluster_environment),
     )
     fit("--trainer.num_nodes", "1", "--trainer.devices", "1", epochs=1)

@@ -1,9 +1,12 @@
 """The LightningDataModule: a folder of images becomes batches."""
 
+import json
 import warnings
+import zlib
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -20,6 +23,7 @@ from bloodcell.data.splits import PARTS, Split, count_photos, make_parts, shared
 from bloodcell.data.table import build_table
 from bloodcell.errors import InputError, require
 
+AUTO = "auto"
 IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; past that memory ends
 
 
@@ -33,7 +37,8 @@ class BloodCells(LightningDataModule):
         fold: which fifth `folds` tests, 0 to 4.
         photos: CSV with columns file, photo and, if known, cell, for data of your own.
         image_size: side in pixels, 32 to 1024; images are squeezed to a square.
-        batch_size: images a step on each device.
+        batch_size: images a step on each device; `auto`: the largest power of two that fits into
+            the GPU, 512 at most, or 32 on a CPU.
         augment: `none`; `flips`: left-right and top-bottom, at random; or `full`: also any
             rotation, shift, scale, shear, brightness, contrast and colour.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
@@ -57,7 +62,7 @@ class BloodCells(LightningDataModule):
         fold: int = 0,
         photos: str | None = None,
         image_size: int = 224,
-        batch_size: int = 32,
+        batch_size: int | Literal["auto"] = 32,
         augment: Augment = "none",
         unreadable: Unreadable = "stop",
         cache_gib: float = 20.0,
@@ -67,12 +72,13 @@ class BloodCells(LightningDataModule):
         super().__init__()
         rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
         require(image_size in IMAGE_SIZES, "data.image_size", image_size, rule)
-        require(batch_size > 0, "data.batch_size", batch_size, "1 or more, e.g. 32")
+        holds = batch_size == "auto" or batch_size > 0
+        require(holds, "data.batch_size", batch_size, "1 or more, e.g. 32, or auto")
         require(cache_gib >= 0, "data.cache_gib", cache_gib, "0 or more, e.g. 20")
         self.save_hyperparameters(logger=False)
         self.split: Split = split
         self.image_size = image_size
-        self.batch_size = batch_size
+        self.batch_size = 32 if batch_size == "auto" else batch_size  # until it is found
         self.augment: Augment = augment
         self.unreadable: Unreadable = unreadable
         self.cache_gib = cache_gib
@@ -141,6 +147,22 @@ class BloodCells(LightningDataModule):
             pixels = allocate(len(rows), self.image_size)
             bad = decode_into(pixels, self.source, [self.table.rows[i].path for i in rows])
         return pixels, rows, bad
+
+    @cached_property
+    def packed_facts(self) -> Tensor:
+        """The facts of the table, for every checkpoint: which file has changed since?"""
+        text = json.dumps(self.table.facts).encode("utf-8", "surrogatepass")
+        return torch.tensor(list(zlib.compress(text)), dtype=torch.uint8)
+
+    def changed_since(self, packed: Tensor) -> list[str]:
+        """Names the files that are not as they were: changed, gone or new.
+
+        Args:
+            packed: `packed_facts` of then.
+        """
+        text = zlib.decompress(bytes(packed.tolist())).decode("utf-8", "surrogatepass")
+        then, now = dict(json.loads(text)), dict(self.table.facts)
+        return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
 
     @cached_property
     def trained_on(self) -> Tensor:

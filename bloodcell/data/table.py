@@ -53,12 +53,15 @@ class Table:
         unmapped: number of images that no photo table knows: each counts as its own photograph.
         fingerprint: 16 hexadecimal digits that change when a file, its size or what is known of
             it does: what a split depends on.
+        facts: of each row, its name (official part, class, file) and what else the fingerprint is
+            made from.
     """
 
     rows: tuple[Row, ...]
     class_names: tuple[str, ...]
     unmapped: int
     fingerprint: str
+    facts: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def labels(self) -> list[int]:
@@ -106,14 +109,17 @@ def build_table(source: Source, photo_table: Path | None = None) -> Table:
         key = keys[name]
         origin = table[key] if key else photos.Origin(name, name)
         rows.append(Row(name, class_name, official, origin.photo, origin.cell))
-    lines = (
-        f"{r.official}/{r.class_name}/{r.path.split('/')[-1]} {source.sizes[r.path]} "
-        f"{r.photo} {r.cell}"
+    facts = tuple(
+        (
+            f"{r.official}/{r.class_name}/{r.path.split('/')[-1]}",
+            f"{source.sizes[r.path]} {r.photo} {r.cell}",
+        )
         for r in rows
     )
-    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    text = "\n".join(" ".join(fact) for fact in facts).encode("utf-8", "surrogateescape")
     _check_one_class(rows)
-    return Table(tuple(rows), tuple(classes), len(lost), digest)
+    digest = hashlib.sha256(text).hexdigest()[:16]
+    return Table(tuple(rows), tuple(classes), len(lost), digest, facts)
 
 
 def _check_unique(own: Path, keys: Mapping[str, str | None]) -> None:

@@ -21,7 +21,8 @@ from bloodcell.model.description import RECIPE, TRAINED_ON
 from bloodcell.model.network import Network, Pool, Recipe
 from bloodcell.model.weights import NONE, load_trunk, read_recipe
 
-FINGERPRINT, SO_FAR = "data_fingerprint", "epoch_so_far"  # keys in a checkpoint
+# keys in a checkpoint
+FINGERPRINT, FACTS, SO_FAR = "data_fingerprint", "data_facts", "epoch_so_far"
 _DROPOUT = 2**40  # rows of no table: dropout draws what augmentation does not
 
 
@@ -189,6 +190,7 @@ class Classifier(LightningModule):
         checkpoint[RECIPE] = self.recipe.as_dict()
         data: BloodCells = self.trainer.datamodule  # type: ignore[attr-defined]  # undeclared
         checkpoint[FINGERPRINT] = data.table.fingerprint
+        checkpoint[FACTS] = data.packed_facts
         checkpoint[TRAINED_ON] = data.trained_on
         checkpoint["hyper_parameters"]["weights"] = NONE
         epochs: Any = self.trainer.fit_loop.epoch_progress.current

@@ -1,8 +1,7 @@
 """Run folders while they are written: claiming one, finding its checkpoints, going on with it."""
 
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,11 @@ from torch import Tensor
 
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import PARTS
-from bloodcell.errors import InputError, listed
+from bloodcell.errors import InputError
 from bloodcell.model.checkpoint import (
-    BEFORE,
-    BEST,
-    LAST,
-    SUFFIX,
     find_checkpoint,
-    read_checkpoint,
 )
 from bloodcell.model.description import TRAINED_ON
-from bloodcell.report.scores import SCORES
-from bloodcell.train.classifier import FINGERPRINT, SO_FAR
 
 CKPT_PATH = "--ckpt_path"
 # settings that may change: where the data lies, how it is fed
@@ -85,87 +77,6 @@ def run_folder_of(trainer: Trainer) -> Path | None:
     """The run folder, if there is one: a dry run or a run without a logger has none."""
     logger = trainer.logger
     return Path(logger.log_dir) if isinstance(logger, TensorBoardLogger) else None
-
-
-def last_checkpoints(path: str, root: Path, name: str) -> list[Path]:
-    """Finds the checkpoints that `--ckpt_path` of `fit` means.
-
-    Args:
-        path: `last`, a run folder or a .ckpt file.
-        root: the folder that holds lightning_logs.
-        name: name of the runs among which `last` finds the newest that has a checkpoint.
-
-    Returns:
-        The file, or those of the run, the latest first: the disk may have damaged it.
-
-    Raises:
-        InputError: if there is none.
-    """
-    folder = _newest(root, name) if path == LAST else Path(path)
-    found = [file for file in _checkpoints(folder) if file.is_file()]
-    return found or [find_checkpoint(CKPT_PATH, folder, LAST)]
-
-
-def read_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
-    """Reads the first checkpoint that is whole, and names those that are not.
-
-    Raises:
-        InputError: if none is.
-    """
-    *others, final = paths
-    for place, path in enumerate(others, 1):
-        try:
-            return path, read_checkpoint(CKPT_PATH, path)
-        except InputError as error:
-            print(f"bloodcell: {error} Trying {paths[place].name}.", file=sys.stderr)
-    return final, read_checkpoint(CKPT_PATH, final)
-
-
-def can_go_on(root: Path, name: str) -> bool:
-    """Whether the newest run of a name has a checkpoint, as `--resume auto` asks."""
-    runs = _versions(root, name)
-    return bool(runs) and any(file.is_file() for file in _checkpoints(runs[-1]))
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Those to go on from, the latest first."""
-    return [folder / "checkpoints" / f"{name}{SUFFIX}" for name in (LAST, BEFORE, BEST)]
-
-
-def _versions(root: Path, name: str) -> list[Path]:
-    """The runs of a name, the newest last."""
-    found = (root / "lightning_logs" / name).glob("version_*")
-    return sorted((p for p in found if p.name[8:].isdigit()), key=lambda p: int(p.name[8:]))
-
-
-def _newest(root: Path, name: str) -> Path:
-    """The newest run of a name that has a checkpoint."""
-    folder, runs = root / "lightning_logs" / name, _versions(root, name)
-    resumable = [run for run in runs if any(p.is_file() for p in _checkpoints(run))]
-    if not resumable:
-        others = sorted(p.name for p in folder.parent.glob("*/") if p != folder)
-        raise InputError(
-            f"--ckpt_path last: no run in {folder} has a checkpoint (found: "
-            f"{listed([run.name for run in runs])}; other names: {listed(others)}). Give --name or "
-            "a run folder, or leave --ckpt_path out to start a new run."
-        )
-    return resumable[-1]
-
-
-def run_folder(checkpoint: Path) -> Path:
-    """The run folder a checkpoint lies in, where the run goes on.
-
-    Raises:
-        InputError: if it lies in none.
-    """
-    folder = checkpoint.absolute().parent.parent
-    if checkpoint.parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
-        raise InputError(
-            f"--ckpt_path {checkpoint} lies in no run folder (looked for "
-            f"{folder / 'config.yaml'}), so there is no run to go on with. Give a run folder, e.g. "
-            "lightning_logs/d8/version_0."
-        )
-    return folder
 
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -247,20 +158,6 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
         )
 
 
-def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
-    """Refuses to go on with a run on other data than it began with.
-
-    Raises:
-        InputError: if files, classes, photographs or cells have changed.
-    """
-    if checkpoint[FINGERPRINT] != data.table.fingerprint:
-        raise InputError(
-            f"data.root={data.source.root} has changed since the run began (fingerprint "
-            f"{data.table.fingerprint}, then {checkpoint[FINGERPRINT]}): images could move between "
-            "train and test. Restore it, or start a new run without --ckpt_path."
-        )
-
-
 def _differences(
     checkpoint: dict[str, Any], config: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
@@ -270,30 +167,3 @@ def _differences(
         now = config[group][name] if group else config[name]
         if name not in _FREE and now != then:
             yield key, now, then
-
-
-def is_finished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has nothing left to do: it had all its epochs and was tested.
-
-    Args:
-        path: of the checkpoint.
-        checkpoint: as read.
-        max_epochs: that it shall have.
-    """
-    if not (run_folder(path) / SCORES).is_file() or SO_FAR in checkpoint:
-        return False
-    return max_epochs is not None and 0 <= max_epochs <= checkpoint["epoch"] + 1
-
-
-def check_unfinished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> None:
-    """Refuses to go on with a run that has nothing left to do.
-
-    Raises:
-        InputError: if the checkpoint has had all its epochs and the run was tested.
-    """
-    if is_finished(path, checkpoint, max_epochs):
-        raise InputError(
-            f"--ckpt_path {path}: this run has finished its {checkpoint['epoch'] + 1} epochs "
-            f"(trainer.max_epochs={max_epochs}). Raise --trainer.max_epochs to go on, or leave "
-            "--ckpt_path out to start a new run."
-        )

@@ -2,13 +2,9 @@
 
 import csv
 import json
-import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,88 +16,28 @@ KILLS = 50
 _TIMES = ("seconds", "images_per_second")
 
 
-class Server:
-    """Starts runs within a fraction of a second each.
-
-    Args:
-        cache: folder of the decoded images.
-        figures: whether runs draw them.
-    """
-
-    def __init__(self, cache: Path, figures: bool) -> None:
-        # one thread: a forked process has no others
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, str(Path(__file__).with_name("server.py"))),
-                *([] if figures else ["--without-figures"]),
-            ],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cache)},
-        )  # fmt: skip
-        assert self._said() == "ready"
-
-    def run(
-        self,
-        folder: Path,
-        words: list[str],
-        after: float | None = None,
-        trap: tuple[str, str, int, bool] | None = None,
-        number: signal.Signals = signal.SIGKILL,
-    ) -> tuple[int, float]:
-        """Runs a command; returns its exit status (minus the signal that ended it) and seconds.
-
-        Args:
-            folder: where.
-            words: after `bloodcell`.
-            after: seconds until it is sent a signal.
-            trap: where it kills itself: module, name, which call, and whether half was written.
-            number: the signal.
-        """
-        folder.mkdir(exist_ok=True)
-        order = {"folder": str(folder), "words": words, "log": str(folder / "log"), "trap": trap}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        start, child = time.monotonic(), int(self._said())
-        if after is not None:
-            time.sleep(after)
-            os.kill(child, number)
-        return int(self._said()), time.monotonic() - start
-
-    def close(self) -> None:
-        """Ends it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def _said(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-
 class Scene(NamedTuple):
     """What all kills share: a command, and what comes of it."""
 
-    server: Server
+    server: Any
     words: list[str]
     whole: Path
     seconds: float
 
     def assert_same(self, folder: Path) -> None:
         """The same command again, and nothing is different."""
-        status, _ = self.server.run(folder, self.words)
-        assert status == 0, (folder / "log").read_text()
+        ended = self.server.run(folder, self.words)
+        assert ended.statuses == [0], (folder / "log").read_text()
         assert differences(result(newest(self.whole)), result(newest(folder))) == []
         assert list(newest(folder).rglob("*partial*")) == []
 
 
-@pytest.fixture(scope="module", params=[False], ids=[""])
-def scene(
-    request: pytest.FixtureRequest, smears: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("chaos")
+@pytest.fixture(scope="session")
+def scene(server: Any, smears: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(server, smears, tmp_path_factory.mktemp("chaos"))
+
+
+def make_scene(server: Any, smears: Path, folder: Path) -> Scene:
     words = (
         f"fit --name c --data.root {smears}/images --data.photos {smears}/photos.csv "
         "--data.image_size 32 --data.batch_size 4 --data.augment full --model.backbone "
@@ -110,11 +46,9 @@ def scene(
         "--trainer.callbacks.monitor val/loss --trainer.callbacks.patience 1 "
         "--trainer.enable_progress_bar false --resume auto --save_every_n_steps 3"
     ).split()
-    server = Server(folder / "cache", figures=request.param)
-    status, seconds = server.run(folder / "whole", words)
-    assert status == 0, (folder / "whole" / "log").read_text()
-    yield Scene(server, words, folder / "whole", seconds)
-    server.close()
+    ended = server.run(folder / "whole", words)
+    assert ended.statuses == [0], (folder / "whole" / "log").read_text()
+    return Scene(server, words, folder / "whole", ended.seconds)
 
 
 def newest(folder: Path) -> Path:
@@ -179,22 +113,26 @@ def test_killed_there(
     module: str, name: str, nth: int, half: bool, scene: Scene, tmp_path: Path
 ) -> None:
     """In a step, in a validation, with half a checkpoint written, before a rename, in a test."""
-    status, _ = scene.server.run(tmp_path / "run", scene.words, trap=(module, name, nth, half))
-    assert status == -signal.SIGKILL, (tmp_path / "run" / "log").read_text()
+    trap = (module, name, nth, half, 0)
+    ended = scene.server.run(tmp_path / "run", scene.words, trap=trap)
+    assert ended.statuses == [-signal.SIGKILL], (tmp_path / "run" / "log").read_text()
     scene.assert_same(tmp_path / "run")
 
 
-@pytest.mark.parametrize("scene", [True], indirect=True, ids=["figures"])
 @pytest.mark.slow
-def test_killed_at_random(scene: Scene, tmp_path: Path) -> None:
-    """At any moment, figures included; every third run twice."""
+def test_killed_at_random(make_server: Any, smears: Path, tmp_path: Path) -> None:
+    """At any moment, figures and the decoding included; every third run twice."""
+    server = make_server(tmp_path / "cache", True)
+    scene = make_scene(server, smears, tmp_path)
     draw = random.Random(0)
     killed = 0
     for number in range(KILLS):
         folder = tmp_path / str(number)
+        if number % 5 == 0:
+            shutil.rmtree(tmp_path / "cache")
         for _ in range(2 if number % 3 == 0 else 1):
-            after = draw.uniform(0, scene.seconds)
-            killed += scene.server.run(folder, scene.words, after)[0] == -signal.SIGKILL
+            ended = server.run(folder, scene.words, draw.uniform(0, scene.seconds))
+            killed += ended.statuses == [-signal.SIGKILL]
         scene.assert_same(folder)
     print(f"{killed} kills of {KILLS} runs, all equal to the whole run")
     assert killed >= KILLS

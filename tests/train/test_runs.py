@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from bloodcell.errors import InputError
-from bloodcell.train.runs import RunLogger, last_checkpoints, run_folder
+from bloodcell.train.resume import last_checkpoints, run_folder
+from bloodcell.train.runs import RunLogger
 
 
 def test_runs_started_at_once_get_folders_of_their_own(tmp_path: Path) -> None:

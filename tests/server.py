@@ -1,9 +1,9 @@
 """Starts runs that can be killed: a process that has imported everything forks one for each line.
 
 A line on standard input is JSON: `folder` to work in, `words` of the command line, `log` for what
-is said, and, if the run shall kill itself, `trap`: [module, name, nth call, half]. With `half`, a
-function that writes to a path has written half of the file by then. A line on standard output is
-the exit status, or minus the signal; before it comes the number of the process.
+is said, `ranks`: variables of each process, and `trap`, where one shall kill itself: module, name,
+nth call, whether half of what it writes is there by then, and in which rank; or null. A line on
+standard output has the numbers of the processes, the next their exit statuses, or minus the signal.
 """
 
 import importlib
@@ -23,21 +23,27 @@ def serve() -> None:
 
     if "--without-figures" in sys.argv:  # a second for each run
         finish.draw_figures = lambda *_: None
-
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of forking: no thread of ours is at work
-            child = os.fork()
-        if child == 0:
-            _run(**order)
-        print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        ranks, trap = order.pop("ranks"), order.pop("trap")
+        children = []
+        for place, variables in enumerate(ranks):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of forking: no thread of ours is at work
+                child = os.fork()
+            if child == 0:
+                os.environ |= variables
+                if trap and trap[4] == place:
+                    _set(*trap[:4])
+                _run(**order)
+            children.append(child)
+        print(json.dumps(children), flush=True)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps(statuses), flush=True)
 
 
-def _run(folder: str, words: list[str], log: str, trap: list[Any] | None = None) -> None:
+def _run(folder: str, words: list[str], log: str) -> None:
     from bloodcell.__main__ import main
 
     os.chdir(folder)
@@ -45,8 +51,6 @@ def _run(folder: str, words: list[str], log: str, trap: list[Any] | None = None)
     os.dup2(file, 1)
     os.dup2(file, 2)
     status = 0
-    if trap:
-        _set(*trap)
     try:
         main(words)
     except SystemExit as stopped:

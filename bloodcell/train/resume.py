@@ -1,0 +1,163 @@
+"""Going on with a run: which checkpoint, and whether it may."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bloodcell.data.datamodule import BloodCells
+from bloodcell.errors import InputError, listed
+from bloodcell.model.checkpoint import (
+    BEFORE,
+    BEST,
+    LAST,
+    SUFFIX,
+    find_checkpoint,
+    read_checkpoint,
+)
+from bloodcell.report.scores import SCORES
+from bloodcell.train.classifier import FACTS, FINGERPRINT, SO_FAR
+from bloodcell.train.runs import CKPT_PATH
+
+AUTO = "auto"  # of --resume: go on where there is something to go on with
+
+
+def find(given: str, root: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
+    """Finds and reads the checkpoint to go on from.
+
+    Args:
+        given: `last`, a run folder or a .ckpt file; or `auto`: the last of the newest run, if that
+            has one.
+        root: the folder that holds lightning_logs.
+        name: name of the runs among which `last` finds the newest that has a checkpoint.
+
+    Returns:
+        The file and what it holds; None if `auto` finds none.
+
+    Raises:
+        InputError: if there is none, or none is whole.
+    """
+    if given == AUTO:
+        runs = _versions(root, name)
+        if not runs or not any(file.is_file() for file in _checkpoints(runs[-1])):
+            return None
+        given = str(runs[-1])
+    return _read_first(last_checkpoints(given, root, name))
+
+
+def last_checkpoints(path: str, root: Path, name: str) -> list[Path]:
+    """Finds the checkpoints that `--ckpt_path` of `fit` means.
+
+    Args:
+        path: `last`, a run folder or a .ckpt file.
+        root: the folder that holds lightning_logs.
+        name: name of the runs among which `last` finds the newest that has a checkpoint.
+
+    Returns:
+        The file, or those of the run, the latest first: the disk may have damaged it.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folder = _newest(root, name) if path == LAST else Path(path)
+    found = [file for file in _checkpoints(folder) if file.is_file()]
+    return found or [find_checkpoint(CKPT_PATH, folder, LAST)]
+
+
+def _read_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+    """Reads the first checkpoint that is whole, and names those that are not.
+
+    Raises:
+        InputError: if none is.
+    """
+    *others, final = paths
+    for place, path in enumerate(others, 1):
+        try:
+            return path, read_checkpoint(CKPT_PATH, path)
+        except InputError as error:
+            print(f"bloodcell: {error} Trying {paths[place].name}.", file=sys.stderr)
+    return final, read_checkpoint(CKPT_PATH, final)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those to go on from, the latest first."""
+    return [folder / "checkpoints" / f"{name}{SUFFIX}" for name in (LAST, BEFORE, BEST)]
+
+
+def _versions(root: Path, name: str) -> list[Path]:
+    """The runs of a name, the newest last."""
+    found = (root / "lightning_logs" / name).glob("version_*")
+    return sorted((p for p in found if p.name[8:].isdigit()), key=lambda p: int(p.name[8:]))
+
+
+def _newest(root: Path, name: str) -> Path:
+    """The newest run of a name that has a checkpoint."""
+    folder, runs = root / "lightning_logs" / name, _versions(root, name)
+    resumable = [run for run in runs if any(p.is_file() for p in _checkpoints(run))]
+    if not resumable:
+        others = sorted(p.name for p in folder.parent.glob("*/") if p != folder)
+        raise InputError(
+            f"--ckpt_path last: no run in {folder} has a checkpoint (found: "
+            f"{listed([run.name for run in runs])}; other names: {listed(others)}). Give --name or "
+            "a run folder, or leave --ckpt_path out to start a new run."
+        )
+    return resumable[-1]
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run folder a checkpoint lies in, where the run goes on.
+
+    Raises:
+        InputError: if it lies in none.
+    """
+    folder = checkpoint.absolute().parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"--ckpt_path {checkpoint} lies in no run folder (looked for "
+            f"{folder / 'config.yaml'}), so there is no run to go on with. Give a run folder, e.g. "
+            "lightning_logs/d8/version_0."
+        )
+    return folder
+
+
+def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
+    """Refuses to go on with a run on other data than it began with.
+
+    Raises:
+        InputError: if files, classes, photographs or cells have changed.
+    """
+    if checkpoint[FINGERPRINT] != data.table.fingerprint:
+        names = data.changed_since(checkpoint[FACTS]) if FACTS in checkpoint else []
+        which = f"; changed, gone or new: {listed(names, 5)}" if names else ""
+        raise InputError(
+            f"data.root={data.source.root} has changed since the run began (fingerprint "
+            f"{data.table.fingerprint}, then {checkpoint[FINGERPRINT]}{which}): images could move "
+            "between train and test. Restore it, or start a new run without --ckpt_path."
+        )
+
+
+def is_finished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> bool:
+    """Whether a run has nothing left to do: it had all its epochs and was tested.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: as read.
+        max_epochs: that it shall have.
+    """
+    if not (run_folder(path) / SCORES).is_file() or SO_FAR in checkpoint:
+        return False
+    return max_epochs is not None and 0 <= max_epochs <= checkpoint["epoch"] + 1
+
+
+def check_unfinished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> None:
+    """Refuses to go on with a run that has nothing left to do.
+
+    Raises:
+        InputError: if the checkpoint has had all its epochs and the run was tested.
+    """
+    if is_finished(path, checkpoint, max_epochs):
+        raise InputError(
+            f"--ckpt_path {path}: this run has finished its {checkpoint['epoch'] + 1} epochs "
+            f"(trainer.max_epochs={max_epochs}). Raise --trainer.max_epochs to go on, or leave "
+            "--ckpt_path out to start a new run."
+        )
