@@ -18,9 +18,10 @@ from bloodcell.model.checkpoint import read_checkpoint
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub, read_trained_on
 from bloodcell.parser import Parser
 from bloodcell.train import resume, runs
-from bloodcell.train.batch_size import explain_full, settle
+from bloodcell.train.batch_size import settle
 from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer, check_benchmark
 from bloodcell.train.classifier import Classifier
+from bloodcell.train.failures import explain
 from bloodcell.train.finish import finish_fit, print_scores
 from bloodcell.train.resume import AUTO
 from bloodcell.train.stopping import StopGently
@@ -202,11 +203,11 @@ class Command(LightningCLI):
         self.config.fit.data.batch_size = self.datamodule.batch_size  # for config.yaml
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Runs the verb; of memory that ran out it says how much would have been enough."""
+        """Runs the verb; of what was not the user's fault it says what to do."""
         try:
             super()._run_subcommand(subcommand)
         except (RuntimeError, MemoryError) as error:
-            said = explain_full(error, self.trainer, self.model, self.datamodule)
+            said = explain(error, self.trainer, self.model, self.datamodule)
             if said is None:
                 raise
             raise InputError(said) from None

@@ -13,8 +13,6 @@ from bloodcell.train.classifier import Classifier
 
 ON_CPU = 32  # as published; on a CPU a larger one is no faster
 MOST = 512  # beyond, a GPU is busy with less, and an epoch has few steps
-# PyTorch's words for a CPU's memory that has run out, which has no exception of its own
-_CPU_IS_FULL = ("can't allocate memory", "not enough memory")
 
 
 def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
@@ -32,7 +30,7 @@ def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
         return
     rule = "a number where several devices train: find it with --trainer.devices 1"
     require(trainer.world_size == 1, "data.batch_size", AUTO, rule)
-    size = largest(trainer, model, data, MOST) if _is_gpu(trainer) else ON_CPU
+    size = largest(trainer, model, data, MOST) if is_gpu(trainer) else ON_CPU
     data.batch_size = data.hparams["batch_size"] = size
     print(f"data.batch_size=auto: {size}")
 
@@ -60,30 +58,6 @@ def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) ->
     return size
 
 
-def explain_full(
-    error: BaseException, trainer: Trainer, model: Classifier, data: BloodCells
-) -> str | None:
-    """Says of memory that ran out in training which batch size fits; None of any other error.
-
-    Args:
-        error: what was raised.
-        trainer: that ran out of it.
-        model: likewise.
-        data: likewise.
-    """
-    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(
-        words in str(error) for words in _CPU_IS_FULL
-    ):
-        return None
-    error.__traceback__ = None  # whose frames hold the tensors of the step
-    ways = f"{trainer.strategy.root_device} has too little memory for data.batch_size="
-    ways += f"{data.batch_size}. "
-    if data.batch_size == 1 or not _is_gpu(trainer):
-        return f"{ways}Use a smaller one, or a smaller --data.image_size."
-    size = largest(trainer, model, data, data.batch_size // 2)
-    return f"{ways}--data.batch_size {size} fits, and auto finds it."
-
-
 def _fits(trainer: Trainer, model: Classifier, image_size: int, size: int) -> bool:
     """Whether a step of training, on black images, finds the memory it needs."""
     device = trainer.strategy.root_device
@@ -108,5 +82,6 @@ def _fits(trainer: Trainer, model: Classifier, image_size: int, size: int) -> bo
     return True
 
 
-def _is_gpu(trainer: Trainer) -> bool:
+def is_gpu(trainer: Trainer) -> bool:
+    """Whether it trains on something that has memory of its own."""
     return trainer.strategy.root_device.type != "cpu"

@@ -18,6 +18,7 @@ from bloodcell.train.finite import Finite
 from bloodcell.train.keep import KeepBest, KeepLast, WholeFiles
 from bloodcell.train.runs import RunLogger
 from bloodcell.train.stopping import StopGently
+from bloodcell.train.sync_norm import SyncNorm
 
 
 class Keeping(NamedTuple):
@@ -93,6 +94,9 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
         chosen["enable_checkpointing"] = False
     plugins = given.plugins if isinstance(given.plugins, list) else [given.plugins]
     chosen["plugins"] = [WholeFiles(), *(one for one in plugins if one is not None)]
+    if given.sync_batchnorm:
+        chosen["sync_batchnorm"] = False
+        chosen["plugins"].append(SyncNorm())
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # Lightning's own requeueing would resume whatever it finds: scripts/slurm.sh does it
         chosen["plugins"].append(SLURMEnvironment(auto_requeue=False))

@@ -25,7 +25,8 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
         return forward(self, images)
 
     monkeypatch.setattr(Network, "forward", limited)
-    monkeypatch.setattr("bloodcell.train.batch_size._is_gpu", lambda _: True)
+    for module in ("failures", "batch_size"):  # the former imports from the latter
+        monkeypatch.setattr(f"bloodcell.train.{module}.is_gpu", lambda _: True)
 
 
 @pytest.mark.usefixtures("little")
@@ -64,7 +65,7 @@ def test_memory_of_a_cpu(
     said = refused("fit", *words)
     assert "too little memory for data.batch_size=32. Use a smaller one, or a smaller" in said
     monkeypatch.setattr("bloodcell.train.batch_size._fits", lambda *_: False)
-    monkeypatch.setattr("bloodcell.train.batch_size._is_gpu", lambda _: True)
+    monkeypatch.setattr("bloodcell.train.batch_size.is_gpu", lambda _: True)
     said = refused("fit", *words, "--data.batch_size", "auto")
     assert "data.image_size=32: not even a batch of one image fits into cpu" in said
 

@@ -1,0 +1,50 @@
+"""What to do about memory that runs out, and processes that are lost."""
+
+import torch
+from lightning.pytorch import Trainer
+
+from bloodcell.data.datamodule import BloodCells
+from bloodcell.errors import reason
+from bloodcell.train.batch_size import is_gpu, largest
+from bloodcell.train.classifier import Classifier
+
+# words of PyTorch, which has no exceptions of their own for these
+_CPU_IS_FULL = ("can't allocate memory", "not enough memory")
+_NO_ANSWER = ("by peer", "Broken pipe", "gloo", "NCCL", "Timed out", "TCPStore")
+
+
+def explain(
+    error: BaseException, trainer: Trainer, model: Classifier, data: BloodCells
+) -> str | None:
+    """Says what to do about an error that was not the user's; None of any other.
+
+    Args:
+        error: what was raised.
+        trainer: that ran.
+        model: what it trained.
+        data: what it trained on.
+    """
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _has(text, _CPU_IS_FULL):
+        error.__traceback__ = None  # whose frames hold the tensors of the step
+        return _explain_full(trainer, model, data)
+    if trainer.world_size > 1 and _has(text, _NO_ANSWER):
+        return (
+            f"another of the {trainer.world_size} processes has ended or does not answer "
+            f"({reason(error)}). What it said is above, or in its log; memory of the machine that "
+            "ran out says nothing. A run that has a checkpoint goes on with --ckpt_path last."
+        )
+    return None
+
+
+def _explain_full(trainer: Trainer, model: Classifier, data: BloodCells) -> str:
+    device = trainer.strategy.root_device
+    said = f"{device} has too little memory for data.batch_size={data.batch_size}. "
+    if data.batch_size == 1 or not is_gpu(trainer):
+        return f"{said}Use a smaller one, or a smaller --data.image_size."
+    size = largest(trainer, model, data, data.batch_size // 2)
+    return f"{said}--data.batch_size {size} fits, and auto finds it."
+
+
+def _has(text: str, words: tuple[str, ...]) -> bool:
+    return any(word in text for word in words)

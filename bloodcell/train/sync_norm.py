@@ -1,0 +1,77 @@
+"""BatchNorm over the images of all devices: several small batches are trained as one large."""
+
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins import LayerSync
+from torch import Tensor, nn
+
+
+class SyncNorm(LayerSync):
+    """Lets the BatchNorm layers of a network count the images of all devices.
+
+    torch.nn.SyncBatchNorm, which Lightning would take, knows GPUs only, and drops the activation
+    that timm's layers hold.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Switches it on; weights, buffers and their names stay."""
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Switches it off."""
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.__dict__.pop("forward", None)
+        return model
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # processes talk to each other in it
+def _forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """BatchNorm of (B, C, H, W), and the activation that timm's layers end with."""
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    world = dist.get_world_size()
+    n = x.numel() / x.shape[1] * world
+    values = x.float()
+    mean = _sum(values.mean((0, 2, 3))) / world
+    away = values - mean[:, None, None]
+    variance = _sum(away.square().mean((0, 2, 3))) / world
+    with torch.no_grad():
+        momentum = norm.momentum or 0.0
+        norm.running_mean.lerp_(mean, momentum)
+        norm.running_var.lerp_(variance * (n / (n - 1)), momentum)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked += 1
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    y = (away * scale[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
+    for name in ("drop", "act"):
+        y = getattr(norm, name, nn.Identity())(y)
+    return y
+
+
+def _sum(x: Tensor) -> Tensor:
+    return _Sum.apply(x)  # type: ignore[no-any-return]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all devices; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
