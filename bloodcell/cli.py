@@ -13,6 +13,7 @@ from bloodcell.command import Command
 from bloodcell.configs import resolve_configs
 from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason
 from bloodcell.memory import keep_memory
+from bloodcell.verify import verify
 
 _QUIET = (  # warnings of Lightning that say nothing here
     ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
@@ -28,7 +29,7 @@ _QUIET = (  # warnings of Lightning that say nothing here
 
 
 def run(verb: str, words: list[str]) -> None:
-    """Runs `fit`, `validate`, `test` or `benchmark`.
+    """Runs `fit`, `validate`, `test`, `verify` or `benchmark`.
 
     Args:
         verb: which one.
@@ -44,6 +45,10 @@ def run(verb: str, words: list[str]) -> None:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     keep_memory()
     try:
+        if verb == "verify":
+            if not verify(words):
+                sys.exit(1)
+            return
         words, config_name = resolve_configs(words)
         Command([verb, *words], config_name)
     except MisconfigurationException as error:

@@ -17,6 +17,7 @@ VERBS = {
     "fit": "train, then test the best checkpoint",
     "validate": "score a run folder or a checkpoint on the validation part",
     "test": "score a run folder or a checkpoint on the test part",
+    "verify": "test a run again, and compare with what it claims (exit status 1: it is not so)",
     "compare": "table of runs: seeds pooled, intervals by photograph, which can be told apart",
     "reproduce": "the seven published experiments, each beside its honest twin; can be resumed",
     "predict": "what a model says of images: a table, a row an image",
@@ -210,9 +211,13 @@ def verb_page(verb: str) -> str:
         trainer = _TRAINER if verb == "fit" else _BENCHMARK_TRAINER
         sections = {"options": options, "data": data, "model": model, "trainer": trainer}
     else:
+        checkpoint = _CHECKPOINT
+        if verb == "verify":
+            head = head.replace("[options]", "RUN [options]", 1)
+            checkpoint = {"RUN": "the folder of a finished run"}
         head += "The checkpoint says how the model is built and which data it was made from.\n"
         sections = {
-            "options": _CHECKPOINT | _without_defaults(_COMMON),
+            "options": checkpoint | _without_defaults(_COMMON),
             "data (default: as it was trained)": _without_defaults(data),
             "trainer": _SCORE_TRAINER,
         }

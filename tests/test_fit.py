@@ -189,6 +189,10 @@ def test_a_run_can_be_repeated_from_its_config(fit: Callable[..., Path]) -> None
     main(["fit", "--config", str(first / "config.yaml")])
     second = Path("lightning_logs/d16/version_1")
     assert_equal(*(weights(run / "checkpoints" / "last.ckpt") for run in (first, second)))
+    said = [(run / "predictions.csv").read_text() for run in (first, second)]
+    assert said[0] == said[1]
+    config = [yaml.safe_load((run / "config.yaml").read_text()) for run in (first, second)]
+    assert config[0] == config[1]
 
 
 def test_a_run_folder_is_enough_to_test(

@@ -1,0 +1,72 @@
+"""Whether a run is what it claims."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bloodcell.__main__ import main
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def claimed(run: Path, tmp_path: Path) -> Path:
+    """A run that a test may change."""
+    return Path(shutil.copytree(run, tmp_path / "asked" / "version_0"))
+
+
+def verify(folder: Path) -> int:
+    try:
+        main(["verify", str(folder), "--trainer.accelerator", "cpu"])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_a_run_is_what_it_claims(claimed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in claimed.rglob("*") if path.is_file()}
+    assert verify(claimed) == 0
+    said = capsys.readouterr().out
+    assert "scores       ok       computed from predictions.csv: the same" in said
+    assert "predictions  ok       the same" in said
+    assert "tested on    ok       40 files" in said
+    assert f"{claimed} is what its checkpoint says" in said
+    assert {path: path.read_bytes() for path in claimed.rglob("*") if path.is_file()} == before
+
+
+def test_scores_that_were_written_by_hand(
+    claimed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = json.loads((claimed / "scores.json").read_text())
+    scores["test"]["by_file"]["accuracy"]["value"] = 0.999
+    scores["machine"]["versions"]["torch"] = "1.0"
+    (claimed / "scores.json").write_text(json.dumps(scores))
+    assert verify(claimed) == 1
+    said = capsys.readouterr().out
+    assert "scores       FAILED   computed from predictions.csv: other: by_file accuracy" in said
+    assert "versions     differs  torch 1.0 -> " in said
+    assert "is NOT what its checkpoint says" in said
+
+
+def test_predictions_of_another_model(claimed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both files agree with each other, but the checkpoint says otherwise."""
+    header, *lines = (claimed / "predictions.csv").read_text().splitlines()
+    turned = [",".join([*line.split(",")[:4], "0", "0", "0.25", "0.75"]) for line in lines]
+    (claimed / "predictions.csv").write_text("\n".join([header, *turned]) + "\n")
+    assert verify(claimed) == 1
+    said = capsys.readouterr().out
+    assert "files named otherwise, probabilities differ by" in said
+    assert "predictions  FAILED" in said
+
+
+def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
+    assert "verify needs a run folder first" in refused("verify")
+    assert "verify needs a run folder first" in refused("verify", "--ckpt_path", str(claimed))
+    said = refused("verify", str(claimed), "--ckpt_path", "other")
+    assert "left out: verify tests the run's best checkpoint" in said
+    assert "it has no scores.json, predictions.csv" in refused("verify", "nowhere")
+    (claimed / "scores.json").write_text("[")
+    assert "its scores.json or predictions.csv is damaged" in refused("verify", str(claimed))
