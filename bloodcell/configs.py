@@ -9,6 +9,7 @@ from bloodcell.errors import InputError, listed, reason
 
 # beside the modules once installed, beside the package in a checkout
 _HERE = Path(__file__).parent
+_MOST_NODES = 100_000  # of one file
 SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 
 
@@ -97,8 +98,10 @@ def _run_name(path: Path) -> str:
 
 def _check(path: Path) -> None:
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        _check_size(yaml.compose(text, yaml.SafeLoader))
+        settings = yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"--config {path} is no YAML in UTF-8 ({reason(error)}). Mend it."
         ) from error
@@ -106,3 +109,23 @@ def _check(path: Path) -> None:
         raise InputError(
             f"--config {path} holds no settings. Write some, e.g. `model: {{lr: 1e-4}}`."
         )
+
+
+def _check_size(root: yaml.Node | None) -> None:
+    """Refuses a small file that unfolds into a large one: aliases of aliases.
+
+    Raises:
+        ValueError: if it does, or contains itself.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = _MOST_NODES  # until it is known: one inside of itself is endless
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            inside = (one for part in parts for one in (part if type(part) is tuple else [part]))
+            sizes[id(node)] = 1 + sum(map(size, inside))
+        return sizes[id(node)]
+
+    if root is not None and size(root) > _MOST_NODES:
+        raise ValueError(f"its aliases unfold into more than {_MOST_NODES:,} values")

@@ -16,7 +16,14 @@ from torch.utils.data import DistributedSampler, Sampler
 from bloodcell.data.augment import Augment, augment_batch
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader
 from bloodcell.data.cache import open_cached
-from bloodcell.data.decode import Pixels, Unreadable, allocate, check_readable, decode_into
+from bloodcell.data.decode import (
+    IMAGE_SIZES,
+    Pixels,
+    Unreadable,
+    allocate,
+    check_readable,
+    decode_into,
+)
 from bloodcell.data.placement import OnDevice, check_room, place_images
 from bloodcell.data.source import open_source
 from bloodcell.data.splits import PARTS, Split, count_photos, make_parts, shared_photos
@@ -24,7 +31,6 @@ from bloodcell.data.table import build_table
 from bloodcell.errors import InputError, require
 
 AUTO = "auto"
-IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; past that memory ends
 
 
 class BloodCells(LightningDataModule):

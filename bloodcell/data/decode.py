@@ -1,6 +1,7 @@
 """Decodes image files into arrays of pixels, once, before any training."""
 
 import io
+import lzma
 import os
 import sys
 import zipfile
@@ -22,7 +23,11 @@ from bloodcell.errors import InputError, listed, reason
 Pixels = NDArray[np.uint8]
 Unreadable = Literal["stop", "skip"]
 # what reading and decoding one image may raise
-READ_ERRORS = (ValueError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+READ_ERRORS = (
+    *(ValueError, OSError, EOFError, RuntimeError, MemoryError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
+IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; past that memory ends
 MOST_PIXELS = 89_000_000  # of one image, where Pillow begins to warn
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _BYTES_FREE_NEEDED = 1.1  # of the array's size: decoding needs a little room besides

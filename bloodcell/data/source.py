@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from bloodcell.data import kaggle, smear_scene, smears
 from bloodcell.errors import InputError, listed
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MOST_BYTES = 300_000_000  # of one image file: 89 million pixels, not compressed
 DRAWN = "drawn"
 KAGGLE = "kaggle"
 _HOW_TO_GET_DATA = (
@@ -49,9 +51,9 @@ class Source:
         """Opens the source; the function it gives reads one file by name, from any thread."""
         if self.is_zip:
             with zipfile.ZipFile(self.root) as archive:
-                yield archive.read
+                yield lambda name: read_entry(archive, archive.getinfo(name))
         else:
-            yield lambda name: (self.root / name).read_bytes()
+            yield lambda name: read_file(self.root / name)
 
 
 def open_source(root: str, setting: str = "data.root") -> Source:
@@ -76,6 +78,39 @@ def open_source(root: str, setting: str = "data.root") -> Source:
     if path.is_file():
         return _archive(path, setting)
     raise InputError(_nothing_there(root, path, setting))
+
+
+def read_file(path: Path) -> bytes:
+    """Reads an image file, which may be anything a stranger has put there.
+
+    Raises:
+        ValueError: if it is no file, but a pipe that never ends, say, or too large for an image.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("no regular file")
+        _check_size(facts.st_size)
+        return file.read()
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Reads an image in an archive.
+
+    Raises:
+        ValueError: if it would be too large for an image: a small archive can hold it.
+    """
+    _check_size(entry.file_size)
+    return archive.read(entry)
+
+
+def _check_size(size: int) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"{size:,} bytes, more than the {MOST_BYTES:,} allowed for one image")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def cache_folder() -> Path:
@@ -127,7 +162,7 @@ def _archive(path: Path, setting: str) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(
             f"{setting}='{path}' cannot be read as a zip archive ({error}). "
             "If it is one, it is cut off: download it again. Else give a folder of class folders."

@@ -10,6 +10,7 @@ import torch
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.description import RECIPE
 
+_GROUPS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters")
 LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
 
 
@@ -56,10 +57,16 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
             f"{flag} {path} cannot be read as a checkpoint ({why}). "
             "Give another one: last.ckpt and best.ckpt lie side by side."
         ) from error
-    if not isinstance(checkpoint, dict) or RECIPE not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(RECIPE), dict):
         raise InputError(
             f"{flag} {path} was not written by bloodcell. To start from the weights of "
             "another program, use model.weights."
+        )
+    groups = [checkpoint.get(key) for key in _GROUPS]
+    steps = [checkpoint.get(key) for key in ("epoch", "global_step")]
+    if not all(isinstance(one, dict) for one in groups) or not all(type(n) is int for n in steps):
+        raise InputError(
+            f"{flag} {path} is not as bloodcell writes it: part of it is missing. Give another one."
         )
     return checkpoint
 

@@ -1,14 +1,18 @@
 """What a trained model is, in plain words and numbers: enough to build it and to use it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
+
+from bloodcell.data.decode import IMAGE_SIZES
 
 # keys in a checkpoint
 RECIPE, TEMPERATURE, GALLERY, TRAINED_ON = "recipe", "temperature", "gallery", "trained_on"
 KEY = "bloodcell"  # in the metadata of a file: the description as JSON
 NETWORK = "network."  # names of a network's tensors begin with it, in a checkpoint and in a file
+_MOST = 65_536  # classes, and units of a dense layer
 _TRAINING = (  # settings that say how the weights came about
     *(("model", key) for key in ("dropout", "freeze", "lr")),
     *(("data", key) for key in ("batch_size", "augment", "seed")),
@@ -59,9 +63,33 @@ class Description:
             raise ValueError("the description is no JSON object")
         known = {one.name for one in fields(cls)}
         try:
-            return cls(**{key: value for key, value in values.items() if key in known})
+            said = cls(**{key: value for key, value in values.items() if key in known})
         except TypeError as error:
             raise ValueError(f"the description is incomplete ({error})") from error
+        said.check()
+        return said
+
+    def check(self) -> None:
+        """Makes sure that a model can be built from it: it may come from a stranger.
+
+        Raises:
+            ValueError: naming what cannot be.
+        """
+        names, widths, size = self.class_names, self.hidden, self.image_size
+        for what, holds in {
+            "class_names": _is_list_of(names, str) and 2 <= len(set(names)) == len(names) <= _MOST,
+            "hidden": _is_list_of(widths, int) and all(0 < width <= _MOST for width in widths),
+            "image_size": isinstance(size, int) and size in IMAGE_SIZES,
+            "backbone": isinstance(self.backbone, str),
+            "recipe": isinstance(self.recipe, dict),
+            "pool": self.pool in ("flatten", "avg"),
+            "name": isinstance(self.name, str),
+            "temperature": self.temperature is None or _is_positive(self.temperature),
+            "scores": isinstance(self.scores, dict),
+            "training": isinstance(self.training, dict),
+        }.items():
+            if not holds:
+                raise ValueError(f"its {what} cannot be used")
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any], name: str, scores: Any) -> Self:
@@ -71,11 +99,14 @@ class Description:
             checkpoint: as `read_checkpoint` gives it.
             name: of the run.
             scores: what its `scores.json` says.
+
+        Raises:
+            ValueError: if no model can be built from it.
         """
         made = checkpoint["hyper_parameters"]
         groups = {"model": made, "data": checkpoint["datamodule_hyper_parameters"]}
         training = {f"{group}.{key}": groups[group][key] for group, key in _TRAINING}
-        return cls(
+        said = cls(
             list(made["class_names"]),
             made["image_size"],
             made["backbone"],
@@ -87,3 +118,13 @@ class Description:
             scores,
             training,
         )
+        said.check()
+        return said
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(one) is kind for one in value)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf

@@ -5,6 +5,7 @@ there are hidden layers, then Dense. Logits come out; the softmax lives in the l
 """
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -17,6 +18,7 @@ from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.cpu import spare_slow_kernels
 
 Pool = Literal["flatten", "avg"]
+_OPTIONS = {"pad_type", "bn_eps", "bn_momentum"}  # of timm.create_model that weights may demand
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,20 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Reads what `as_dict` wrote."""
-        return cls(
-            values["source"], tuple(values["mean"]), tuple(values["std"]), dict(values["options"])
-        )
+        """Reads what `as_dict` wrote, which may come from a stranger.
+
+        Raises:
+            ValueError: if it is none, or asks timm for more than these options.
+        """
+        mean, std = (tuple(float(one) for one in values[key]) for key in ("mean", "std"))
+        options = dict(values["options"])
+        if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)):
+            raise ValueError(f"mean {mean} and std {std} are not three numbers each")
+        if not all(one > 0 for one in std):
+            raise ValueError(f"std {std} must be over 0")
+        if others := options.keys() - _OPTIONS:  # timm's checkpoint_path would read any file
+            raise ValueError(f"it asks for {listed(sorted(map(str, others)))}")
+        return cls(str(values["source"]), mean, std, options)
 
 
 class Network(nn.Module):

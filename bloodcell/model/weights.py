@@ -63,7 +63,14 @@ def read_recipe(backbone: str, weights: str) -> Recipe:
     except (SafetensorError, OSError) as error:
         raise InputError(_damaged(path, error)) from error
     if KEY in said:
-        return replace(Recipe.from_dict(_describe(path, said).recipe), source=_shown(weights, path))
+        return replace(_describe(path, said), source=_shown(weights, path))
+    try:
+        return _read_metadata(path.name, recipe, said)
+    except ValueError as error:
+        raise InputError(_damaged(path, error)) from error
+
+
+def _read_metadata(name: str, recipe: Recipe, said: Mapping[str, str]) -> Recipe:
     options: dict[str, str | float] = {}
     if "pad_type" in said:
         options["pad_type"] = said["pad_type"]
@@ -73,7 +80,8 @@ def read_recipe(backbone: str, weights: str) -> Recipe:
         options = KERAS.options  # the same weights as Keras' file: train them as Keras does
     mean = _channels(said["mean"]) if "mean" in said else recipe.mean
     std = _channels(said["std"]) if "std" in said else recipe.std
-    return Recipe(path.name, mean, std, options)
+    found = {"source": name, "mean": mean, "std": std, "options": options}
+    return Recipe.from_dict(found)
 
 
 def read_trained_on(weights: str) -> Tensor | None:
@@ -247,10 +255,10 @@ def _trunk_of(state: State) -> State:
     return {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
 
 
-def _describe(path: Path, metadata: Mapping[str, str]) -> Description:
+def _describe(path: Path, metadata: Mapping[str, str]) -> Recipe:
     try:
-        return Description.from_json(metadata[KEY])
-    except ValueError as error:
+        return Recipe.from_dict(Description.from_json(metadata[KEY]).recipe)
+    except (ValueError, LookupError, TypeError) as error:
         raise InputError(_damaged(path, error)) from error
 
 

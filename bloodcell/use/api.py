@@ -13,12 +13,13 @@ from fastapi import FastAPI, File, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bloodcell import __version__
 from bloodcell.use.opinion import Adviser, Opinion
 
 MOST_IMAGES = 32  # of one request
+SLOWEST = 120.0  # seconds that the body of a request may take
 _TOO_LARGE = 413  # HTTP status
 _NO_IMAGE = 422
 _PATIENCE, _PATIENT = 10, 4  # a body too large is read for so many seconds, so many times the limit
@@ -113,7 +114,7 @@ class Gate:
             await self._discard(receive)  # who still sends may not read the answer
             await _refuse(send, _TOO_LARGE, f"more than {self._most / 1e6:g} MB in one request")
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, _timely(receive), send)
 
     async def _discard(self, receive: Receive) -> None:
         seen = 0
@@ -124,6 +125,26 @@ class Gate:
                     seen += len(message.get("body", b""))
                     if not message.get("more_body"):
                         return
+
+
+def _timely(receive: Receive) -> Receive:
+    """Gives up a body that takes too long: who trickles one in would keep a connection for ever."""
+    end = asyncio.get_running_loop().time() + SLOWEST
+    whole = False
+
+    async def timely() -> Message:
+        nonlocal whole
+        if whole:  # from then on it waits for the end of the connection
+            return await receive()
+        try:
+            async with asyncio.timeout_at(end):
+                message = await receive()
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        whole = not message.get("more_body")
+        return message
+
+    return timely
 
 
 async def _refuse(send: Send, status: int, why: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bloodcell.data.decode import READ_ERRORS, Pixels, decode
-from bloodcell.data.source import IMAGE_SUFFIXES, is_image
+from bloodcell.data.source import IMAGE_SUFFIXES, is_image, read_entry, read_file
 from bloodcell.errors import InputError, reason, require
 
 STDIN = "-"
@@ -116,7 +116,7 @@ def _decode(image: Named, size: int) -> Decoded:
 
 
 def _file(path: str) -> Named:
-    return Named(path, Path(path).read_bytes)
+    return Named(path, lambda: read_file(Path(path)))
 
 
 def _find(word: str, archives: ExitStack) -> Iterator[Named]:
@@ -154,10 +154,10 @@ def _archive(path: Path, inside: str, archives: ExitStack) -> Iterator[Named]:
     """The images of an archive: all, or those below a folder, or those a pattern names."""
     try:
         archive = archives.enter_context(zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{path} cannot be read as a zip archive ({reason(error)}).") from error
     for entry in archive.infolist():
         name = entry.filename
         wanted = inside == "." or name == inside or name.startswith(f"{inside}/")
         if is_image(name) and (wanted or fnmatch(name, inside)):
-            yield Named(f"{path}/{name}", lambda entry=entry: archive.read(entry))  # type: ignore[misc]
+            yield Named(f"{path}/{name}", lambda entry=entry: read_entry(archive, entry))  # type: ignore[misc]

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +49,27 @@ def load_saved(path: Path) -> Saved:
         InputError: if there is none, or it is damaged.
     """
     if path.suffix == ".safetensors":
-        return _from_safetensors(path)
+        with _refusing(path):
+            return _from_safetensors(path)
     file = find_checkpoint(MODEL, path, "best")
-    checkpoint = read_checkpoint(MODEL, file)
+    with _refusing(file):
+        return _from_checkpoint(path, file, read_checkpoint(MODEL, file))
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Names a file that holds something else than it should: it may come from a stranger."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{MODEL} {path} cannot be read as a model ({reason(error)}). Get the file again."
+        ) from error
+
+
+def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Saved:
     folder = file.absolute().parent.parent
     scores = _read_scores(folder / SCORES)
     run = folder.parent.name if re.fullmatch(r"version_\d+", folder.name) else ""
@@ -91,23 +110,16 @@ def write_saved(saved: Saved, path: Path) -> None:
 
 
 def _from_safetensors(path: Path) -> Saved:
-    try:
-        with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if KEY not in said:
-            raise InputError(
-                f"{MODEL} {path} holds weights only, and was not written by bloodcell. To start "
-                "a training from them, use model.weights."
-            )
-        description = Description.from_json(said[KEY])
-        gallery = json.loads(said[GALLERY]) if GALLERY in said else None
-    except (SafetensorError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    with safe_open(path, "pt") as file:
+        said = file.metadata() or {}
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if KEY not in said:
         raise InputError(
-            f"{MODEL} {path} cannot be read as a model ({reason(error)}). Get the file again."
-        ) from error
+            f"{MODEL} {path} holds weights only, and was not written by bloodcell. To start a "
+            "training from them, use model.weights."
+        )
+    description = Description.from_json(said[KEY])
+    gallery = json.loads(said[GALLERY]) if GALLERY in said else None
     if gallery is not None:
         gallery |= {key: state[f"gallery.{key}"].numpy() for key in ("features", "labels")}
     return Saved(
@@ -151,4 +163,4 @@ def _read_scores(path: Path) -> dict[str, Any]:
         scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return {}
-    return scores
+    return scores if isinstance(scores, dict) else {}

@@ -1,5 +1,7 @@
+import asyncio
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ from PIL import Image
 from bloodcell import load
 from bloodcell.data.source import open_source
 from bloodcell.errors import InputError
+from bloodcell.use.api import Gate
 from bloodcell.use.photographs import find_source, open_photographs
 from bloodcell.use.saved import load_saved
 
@@ -133,6 +136,64 @@ def test_pages_of_others_are_kept_out(served: tuple[str, int], images: list[Path
     assert httpx.post(f"{served[0]}/api/predict", files=file, headers=own).status_code == 200
     port = served[0].rpartition(":")[2]
     assert httpx.get(f"http://localhost:{port}/health").status_code == 200
+
+
+def test_200_at_once_beside_connections_that_say_nothing(
+    served: tuple[str, int], images: list[Path]
+) -> None:
+    host, port = served[0].removeprefix("http://").split(":")
+    data = images[0].read_bytes()
+    head = b"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n"
+    with contextlib.ExitStack() as silent, ThreadPoolExecutor(200) as pool:
+        for said in (b"", head, head + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x"):
+            for _ in range(10):
+                line = silent.enter_context(socket.create_connection((host, int(port))))
+                line.sendall(said)
+        answers = list(pool.map(lambda _: post(served[0], ("a.jpeg", data)), range(200)))
+    assert [answer.status_code for answer in answers] == [200] * 200
+    assert len({json.dumps(answer.json()["images"][0]["class"]) for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [b"GET /../../etc/passwd HTTP/1.1", b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1",
+     b"GET /assets/..%2f..%2fetc/passwd HTTP/1.1", b"GET /" + b"a" * 200_000 + b" HTTP/1.1",
+     b"BREW /api/predict HTTP/1.1", b"\0\xff\xfe", b"PUT /api/predict HTTP/1.1",
+     b"GET /gradio_api/file=../../../../etc/passwd HTTP/1.1"],
+)  # fmt: skip
+def test_requests_that_are_none(request_line: bytes, served: tuple[str, int]) -> None:
+    host, port = served[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        end = b"\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        with contextlib.suppress(ConnectionError):  # it may hang up before all was said
+            line.sendall(request_line + end)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while part := line.recv(65_536):
+                answer += part
+    assert b"root:" not in answer
+    assert not answer or int(answer.split()[1]) in (200, 307, 400, 403, 404, 405, 414, 431)
+    if b" 200 " in answer[:20]:  # the page itself, whatever was asked for
+        assert b"<!doctype html>" in answer.lower()
+
+
+def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bloodcell.use.api.SLOWEST", 0.05)
+    seen: list[str] = []
+
+    async def app(_: Any, receive: Any, __: Any) -> None:
+        while not seen or seen[-1] == "http.request":
+            seen.append((await receive())["type"])
+
+    async def trickle() -> dict[str, object]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"-", "more_body": True}
+
+    scope = {"type": "http", "headers": [(b"host", b"localhost")]}
+    gate = Gate(app, frozenset(["localhost"]), 1000)
+    asyncio.run(gate(scope, trickle, None))  # type: ignore[arg-type]
+    assert seen[-1] == "http.disconnect"
+    assert 2 <= len(seen) <= 4
 
 
 def test_nothing_else_is_handed_out(served: tuple[str, int]) -> None:
