@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,52 @@ def test_when_a_process_is_killed_the_others_end(
     assert "Traceback" not in said
     if victim:
         assert "To go on:\n  bloodcell fit --ckpt_path lightning_logs/c/version_0" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is this machine on Linux only")
+def test_two_nodes_by_torchrun(words: list[str]) -> None:
+    """The recipe of the README, on two addresses of one machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        port = str(free.getsockname()[1])
+    recipe = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    recipe += ["--master_addr", "127.0.0.2", "--master_port", port]
+    fit = ["-m", "bloodcell", "fit", *words, "--name", "c", "--trainer.max_epochs", "1"]
+    fit += ["--trainer.num_nodes", "2", *DDP, "1"]
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda n: run(*recipe, "--node_rank", str(n), *fit), range(2)))
+    assert ["learning time" in one for one in said] == [True, False]
+    scores = json.loads(Path("lightning_logs/c/version_0/scores.json").read_text())
+    assert (scores["devices"], scores["files"]["test"]) == (2, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bash")
+def test_two_nodes_by_slurm(words: list[str], tmp_path: Path) -> None:
+    """The script as sbatch would start it; SLURM's own `srun` is played by a loop."""
+    (tmp_path / "bin").mkdir()
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text(
+        "#!/usr/bin/env bash\n"
+        "for rank in 0 1; do\n"
+        "  SLURM_PROCID=$rank SLURM_NODEID=$rank SLURM_LOCALID=0 SLURM_NTASKS=2 "
+        'SLURM_NODELIST=127.0.0.1 "$@" &\n'
+        "done\nwait\n"
+    )
+    srun.chmod(0o755)
+    activate = tmp_path / ".venv" / "bin" / "activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f'export PATH="{tmp_path}/bin:{Path(sys.executable).parent}:$PATH"\n')
+    job = {"SUBMIT_DIR": tmp_path, "JOB_NAME": "cells", "JOB_ID": 29871, "JOB_NUM_NODES": 2}
+    job |= {"NTASKS_PER_NODE": 1, "NNODES": 2, "CPUS_PER_TASK": 1}
+    environment = os.environ | {f"SLURM_{name}": str(value) for name, value in job.items()}
+    script = Path(__file__).parents[1] / "scripts" / "slurm.sh"
+    command = ["bash", str(script), *words, "--trainer.max_epochs", "1"]
+    for again in (False, True):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("is finished: nothing to go on with" in done.stdout) == again
+    runs = list(Path("lightning_logs/cells-29871").iterdir())
+    assert [path.name for path in runs] == ["version_0"]
+    assert json.loads((runs[0] / "scores.json").read_text())["devices"] == 2

@@ -1,12 +1,15 @@
 """What is kept of a run that is stopped, damaged or goes wrong."""
 
+import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bloodcell.__main__ import main
 from bloodcell.data.batches import Batch
@@ -184,3 +187,18 @@ def test_numbers_that_cannot_be_used(refused: Refused, small: list[str]) -> None
     )
     said = refused("fit", "--resume", "auto", "--ckpt_path", "last")
     assert "--resume=auto cannot be used: it must be given alone, without --ckpt_path." in said
+
+
+def test_a_clock_that_goes_back(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a day, between two epochs: times are measured, not read off a clock."""
+    main(["fit", *small, "--trainer.max_epochs", "1"])
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() - 86_400)
+    main(["fit", *small, "--ckpt_path", "last"])
+    run = Path("lightning_logs/c/version_0")
+    history = read_history(run / "metrics.csv")
+    assert [line.epoch for line in history] == [0, 1]
+    assert all(0 < line.seconds < 60 for line in history)
+    assert 0 < json.loads((run / "scores.json").read_text())["learning_time_seconds"] < 120
+    steps = [event.step for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
+    assert sorted(steps) == [10, 21]
