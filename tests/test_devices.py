@@ -62,6 +62,7 @@ def test_every_number_of_devices_predicts_the_same(
         assert ended.statuses == [0] * devices, (folder / "log").read_text()
         said[devices] = read_predictions(folder / "lightning_logs/c/version_0")
         assert said[devices].file == said[1].file
+        print(devices, "devices:", np.abs(said[devices].probability - said[1].probability).max())
         np.testing.assert_allclose(
             said[devices].probability, said[1].probability, rtol=0, atol=2e-5
         )
@@ -92,7 +93,8 @@ def test_two_devices_train_as_one_with_twice_the_batch(
     def furthest(other: dict[str, torch.Tensor]) -> float:
         return max(float((other[key] - whole[key]).abs().max()) for key in whole)
 
-    assert furthest(synced) < 1e-4
+    print("2 x 16 and 1 x 32:", furthest(synced), "without synchronisation:", furthest(apart))
+    assert furthest(synced) < 5e-4  # Adam takes steps of 1e-4 whatever the gradient
     assert furthest(apart) > 1e-2, "what is tested makes no difference"
 
 
