@@ -24,16 +24,19 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Pins for every Python version and platform; run it to take up new releases.
+# Pins and hashes for every Python version and platform; run it to take up new releases.
 constraints: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade \
-	  --no-emit-index-url --no-header --no-annotate pyproject.toml -o constraints.txt
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o constraints.txt
 
+# uv refuses what does not match its hash in constraints.txt; pip, which gets uv, does so too.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "bloodcell needs Python 3.11 or newer. Try: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	sed -n '/^uv==/,/[^\\]$$/p' constraints.txt | $(BIN)/python -m pip install --quiet \
+	  --disable-pip-version-check --require-hashes --requirement /dev/stdin
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt \
+	  --build-constraints constraints.txt --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -27,13 +27,12 @@ def find_source(model: Path) -> Source | None:
     folder = model.parent.parent if model.parent.name == "checkpoints" else model
     if not (folder / CONFIG).is_file():
         return None
-    settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
-    root = str(settings["data"]["root"])
-    if root in (KAGGLE, DRAWN) or not Path(root).expanduser().exists():
-        return None
     try:
-        return open_source(root)
-    except InputError:  # nobody asked for it
+        settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
+        root = str(settings["data"]["root"])
+        there = root not in (KAGGLE, DRAWN) and Path(root).expanduser().exists()
+        return open_source(root) if there else None
+    except (ValueError, LookupError, TypeError, OSError, yaml.YAMLError):  # nobody asked for it
         return None
 
 
