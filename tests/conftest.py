@@ -1,5 +1,6 @@
 """What all tests share: an empty folder each, small drawn pictures, and hardware as a marker."""
 
+import contextlib
 import csv
 import json
 import os
@@ -112,7 +113,8 @@ class Server:
         start, children = time.monotonic(), json.loads(self._from.readline())
         if after is not None:
             time.sleep(after)
-            os.kill(children[0], number)
+            with contextlib.suppress(ProcessLookupError):  # it was done before
+                os.kill(children[0], number)
         return Ended(json.loads(self._from.readline()), time.monotonic() - start)
 
     def close(self) -> None:
