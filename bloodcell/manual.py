@@ -67,7 +67,7 @@ _REPRODUCE = {
     "--seeds N": "how many of them, from 0 (default: 3)",
     "--splits seed,photo": "as published, and by photograph (default: both)",
     "--jobs N": "runs at a time (default: one for each GPU, or one)",
-    "--fast": "for CPUs: 128 pixels, 16 epochs at most, batches and learning rates to suit; says "
+    "--fast": "for CPUs: 128 pixels, 24 epochs at most, batches and learning rates to suit; says "
     "so in all that comes of it",
     "--out DIR": "folder of the runs, tables and figures (default: reproduced, reproduced-fast)",
     "--OPTION VALUE": "any other option of fit, for all runs, e.g. --data.root blood-cells.zip",

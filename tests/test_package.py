@@ -33,9 +33,9 @@ def test_the_wheel_brings_configs_and_photo_table_and_no_more(wheel: Path) -> No
     assert {path.name.partition("-")[0] for path in wheel.iterdir()} == {"bloodcell"}
 
 
-def test_the_wheel_runs_a_published_config_offline(wheel: Path) -> None:
-    """Nothing but the installed files; on drawn smears, without the hub's weights."""
-    command = "fit --config d8.yaml --data.root drawn --trainer.fast_dev_run true"
+def test_the_wheel_runs_a_published_config_offline(wheel: Path, smears: Path) -> None:
+    """Nothing but the installed files, without the hub's weights."""
+    command = f"fit --config d8.yaml --data.root {smears}/images --trainer.fast_dev_run true"
     environment = os.environ | {"PYTHONPATH": str(wheel), "HF_ENDPOINT": "http://127.0.0.1:1"}
     done = subprocess.run(
         [sys.executable, "-m", "bloodcell", *command.split(), "--trainer.accelerator", "cpu"],

@@ -100,7 +100,7 @@ def test_all_runs_their_table_and_their_figures(capsys: pytest.CaptureFixture[st
     for name in (*names, "compared_model_graph.png"):
         assert width(out / name) == 1200
     table = (out / "table.md").read_text().splitlines()
-    assert table[0].startswith("FAST, not as published: 128 pixels; 16 epochs")
+    assert table[0].startswith("FAST, not as published: 128 pixels; 24 epochs")
     assert table[0].endswith("1e-05, 5e-05 and 16 for 5e-05, 0.0001 and 32 for 0.0001 model.lr 1")
     assert [line.split(" | ")[0] for line in table[4:11]] == [f"| {row.name}" for row in PUBLISHED]
     d8 = table[4].split(" | ")
