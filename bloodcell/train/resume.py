@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
 from bloodcell.model.checkpoint import (
@@ -15,8 +17,10 @@ from bloodcell.model.checkpoint import (
     find_checkpoint,
     read_checkpoint,
 )
+from bloodcell.report.experiments import CONFIG
 from bloodcell.report.scores import SCORES
 from bloodcell.train.classifier import FACTS, FINGERPRINT, SO_FAR
+from bloodcell.train.keep import KeepLast
 from bloodcell.train.runs import CKPT_PATH
 
 AUTO = "auto"  # of --resume: go on where there is something to go on with
@@ -137,16 +141,21 @@ def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
 
 
 def is_finished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has nothing left to do: it had all its epochs and was tested.
+    """Whether a run has nothing left to do: it was tested, and had all its epochs or ended early.
 
     Args:
         path: of the checkpoint.
         checkpoint: as read.
         max_epochs: that it shall have.
     """
-    if not (run_folder(path) / SCORES).is_file() or SO_FAR in checkpoint:
+    folder = run_folder(path)
+    if not (folder / SCORES).is_file() or SO_FAR in checkpoint or max_epochs is None:
         return False
-    return max_epochs is not None and 0 <= max_epochs <= checkpoint["epoch"] + 1
+    most = checkpoint["epoch"] + 1
+    if checkpoint.get("callbacks", {}).get(KeepLast.__qualname__, {}).get("ended"):
+        settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        most = max(most, settings["trainer"]["max_epochs"] or 0)
+    return 0 <= max_epochs <= most
 
 
 def check_unfinished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> None:

@@ -85,6 +85,26 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     assert "lightning_logs/c/version_0 is finished: nothing to go on with" in capfd.readouterr().out
 
 
+def test_a_run_that_ended_early_is_finished(
+    small: list[str], refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command trains it no further; more epochs do."""
+    early = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+    early += ["--trainer.callbacks.patience", "0", "--trainer.max_epochs", "9", "--model.lr", "0.1"]
+    main(["fit", *small, *early])
+    run = Path("lightning_logs/c/version_0")
+    done = len(read_history(run / "metrics.csv"))
+    assert done < 9
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *small, *early, "--resume", "auto"])
+    assert stopped.value.code == 0
+    assert "is finished: nothing to go on with" in capsys.readouterr().out
+    said = refused("fit", *small, *early, "--ckpt_path", "last")
+    assert f"this run has finished its {done} epochs (trainer.max_epochs=9)" in said
+    main(["fit", *small, *early, "--ckpt_path", "last", "--trainer.max_epochs", "10"])
+    assert len(read_history(run / "metrics.csv")) > done
+
+
 def test_the_second_ctrl_c_stops_at_once(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at(monkeypatch, 3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(SystemExit) as stopped:
