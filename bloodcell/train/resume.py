@@ -154,7 +154,7 @@ def is_finished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) 
     most = checkpoint["epoch"] + 1
     if checkpoint.get("callbacks", {}).get(KeepLast.__qualname__, {}).get("ended"):
         settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        most = max(most, settings["trainer"]["max_epochs"] or 0)
+        most = max(most, int(settings["trainer"]["max_epochs"] or 0))
     return 0 <= max_epochs <= most
 
 
