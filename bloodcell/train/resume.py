@@ -151,7 +151,7 @@ def is_finished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) 
     folder = run_folder(path)
     if not (folder / SCORES).is_file() or SO_FAR in checkpoint or max_epochs is None:
         return False
-    most = checkpoint["epoch"] + 1
+    most = int(checkpoint["epoch"]) + 1
     if checkpoint.get("callbacks", {}).get(KeepLast.__qualname__, {}).get("ended"):
         settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         most = max(most, int(settings["trainer"]["max_epochs"] or 0))
