@@ -10,11 +10,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from bloodcell.configs import without_repeated
+from bloodcell.configs import check_config, without_repeated
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.errors import InputError, reason, require
-from bloodcell.model.checkpoint import read_checkpoint
+from bloodcell.model.checkpoint import network_state, read_checkpoint, refusing
 from bloodcell.model.weights import IMAGENET, NONE, reach_hub, read_trained_on
 from bloodcell.parser import Parser
 from bloodcell.train import resume, runs
@@ -49,6 +49,7 @@ class Command(LightningCLI):
                 Classifier,
                 BloodCells,
                 trainer_class=BenchmarkTrainer,
+                save_config_callback=runs.SaveConfig,
                 parser_class=Parser,
                 parser_kwargs={"prog": "bloodcell", "allow_abbrev": False},
                 trainer_defaults={
@@ -106,9 +107,11 @@ class Command(LightningCLI):
                 path, self.checkpoint = found
                 self.resumed = resume.run_folder(path)
                 begun = self.resumed / "config.yaml"
+                check_config(begun)
                 args = [verb, "--config", str(begun), *without_repeated(words, begun)]
-        if self.checkpoint and verb != "fit":
-            self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
+        if path and self.checkpoint and verb != "fit":
+            with refusing(runs.CKPT_PATH, path):
+                self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
         if verb == "benchmark":  # any weights are as fast, and none need a download
             self._subcommand_parsers[verb].set_defaults({"model.weights": NONE})
         self.config = parser.parse_args(args)
@@ -120,12 +123,12 @@ class Command(LightningCLI):
         config.ckpt_path = str(path) if path else None
         if path and self.checkpoint:
             if verb == "fit" and auto:
-                if resume.is_finished(path, self.checkpoint, config.trainer.max_epochs):
+                if resume.is_finished(path, config.trainer):
                     run = os.path.relpath(resume.run_folder(path))
                     print(f"{run} is finished: nothing to go on with.")
                     sys.exit(0)
             elif verb == "fit":
-                resume.check_unfinished(path, self.checkpoint, config.trainer.max_epochs)
+                resume.check_unfinished(path, self.checkpoint, config.trainer)
             runs.check_same(self.checkpoint, config.as_dict(), also_data=verb == "fit")
 
     def _parse_ckpt_path(self) -> None:
@@ -157,14 +160,19 @@ class Command(LightningCLI):
         if self.subcommand == "fit":
             config.model.weights, config.ckpt_path = weights, None
         if self.checkpoint:
-            self.model.on_load_checkpoint(self.checkpoint)
-            if self.subcommand == "fit":
-                resume.check_same_data(self.checkpoint, self.datamodule)
-            else:
-                part = "val" if self.subcommand == "validate" else "test"
-                runs.check_unseen(self.checkpoint, self.datamodule, part)
+            with refusing(runs.CKPT_PATH, Path(config.ckpt_path or "")):
+                self._check_data(self.checkpoint)
         elif (trained_on := read_trained_on(weights)) is not None and self.subcommand == "fit":
             runs.check_new_to(trained_on, self.datamodule, weights)
+
+    def _check_data(self, checkpoint: dict[str, Any]) -> None:
+        self.model.on_load_checkpoint(checkpoint)
+        self.model.network.load_state_dict(network_state(checkpoint))
+        if self.subcommand == "fit":
+            resume.check_same_data(checkpoint, self.datamodule)
+        else:
+            part = "val" if self.subcommand == "validate" else "test"
+            runs.check_unseen(checkpoint, self.datamodule, part)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what the settings leave open; only `fit` writes a run folder."""
@@ -206,7 +214,9 @@ class Command(LightningCLI):
         """Runs the verb; of what was not the user's fault it says what to do."""
         try:
             super()._run_subcommand(subcommand)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
             said = explain(error, self.trainer, self.model, self.datamodule)
             if said is None:
                 raise
@@ -241,7 +251,8 @@ class Command(LightningCLI):
             print(self.datamodule.summary())
             print(self.model.summary())
             if self.resumed:
-                print(f"going on with {self.resumed}")
+                step = self.checkpoint["global_step"] if self.checkpoint else 0
+                print(f"going on with {os.path.relpath(self.resumed)} after step {step:,}")
         self.datamodule.trainer = self.trainer
         self.datamodule.setup(str(self.subcommand))
 

@@ -25,7 +25,7 @@ def find_config(name: str) -> Path:
     for folder in (Path(), Path("configs"), SHIPPED):
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if candidate.is_file():
-                _check(candidate)
+                check_config(candidate)
                 return candidate
     known = sorted({p.name for f in (Path("configs"), SHIPPED) for p in f.glob("*.yaml")})
     near = difflib.get_close_matches(Path(name).name, known, n=1, cutoff=0.5)
@@ -96,7 +96,12 @@ def _run_name(path: Path) -> str:
     return folder.parent.name if in_run else path.stem
 
 
-def _check(path: Path) -> None:
+def check_config(path: Path) -> None:
+    """Makes sure that a file holds settings, and no more of them than a person writes.
+
+    Raises:
+        InputError: if it does not.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         _check_size(yaml.compose(text, yaml.SafeLoader))

@@ -40,8 +40,8 @@ _CHECKPOINT = {"--ckpt_path RUN": "a run folder (its best checkpoint) or a .ckpt
 _FIT = {
     "--name NAME": "folder of the run below lightning_logs (default: the config's name)",
     "--ckpt_path last": "go on with the newest run of this name; or a run folder, or a .ckpt file",
-    "--resume auto": "the same if there is one to go on with, else begin: one command for a job "
-    "that is started again until it is done",
+    "--resume auto": "the same, or begin if the newest run has no checkpoint; nothing if it is "
+    "finished: one command for a job that is started again until it is done",
     "--save_every_minutes M": "also within an epoch, besides its end (default: 10; null: never)",
     "--save_every_n_steps N": "likewise (default: none)",
     "--rollbacks N": "how often a loss that is no number takes the run back to its last "

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from bloodcell.command import Command
 from bloodcell.errors import InputError, require
-from bloodcell.report.verified import Check, compare, read_claims
+from bloodcell.report.verified import Check, compare, compare_machines, read_claims
 from bloodcell.train.finish import collect_predictions
 from bloodcell.train.trainer import device_name
 
@@ -41,6 +41,8 @@ def verify(words: list[str]) -> bool:
         line = f"  {check.what:<12} {_VERDICT[check.holds]:<8} {check.says}"
         console.print(Text(line), soft_wrap=True)
     says = "is what its checkpoint says" if good else "is NOT what its checkpoint says"
+    if good:
+        says += "; not verified: how it was trained, its baseline, calibration and learning time"
     console.print(Text(f"{folder} {says}"), soft_wrap=True)
     return good
 
@@ -67,6 +69,9 @@ class Verification(Command):
             return
         folder = Path(self.config_init.test.ckpt_path).parent.parent
         said = collect_predictions(self.model, self.datamodule, "test")
-        device = device_name(self.trainer.strategy.root_device)
+        loss = float(self.trainer.callback_metrics["test/loss"])
         found = self.datamodule.table.fingerprint
-        self.checks = compare(folder, self.claims, said, found, device)
+        self.checks = [
+            *compare(folder, self.claims, said, loss, found),
+            *compare_machines(self.claims, device_name(self.trainer.strategy.root_device)),
+        ]

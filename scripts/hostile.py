@@ -162,6 +162,7 @@ def make_images() -> dict[str, bytes]:
     add("palette.png", image.convert("P"))
     add("one.png", image.resize((1, 1)))
     add("sixteen.png", Image.fromarray(np.full((9, 9), 40_000, np.uint16)))
+    made["program.png"] = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     made["svg.jpg"] = b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
     made["empty.png"] = b""
     made["wrong.bmp"] = made["a.png"]

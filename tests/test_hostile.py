@@ -5,6 +5,7 @@ import csv
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,35 @@ def test_what_is_no_file_of_an_image(
     assert said["pipe.png"] == said["zero.png"] == "no regular file"
     assert said["gone.png"] == "No such file or directory"
     assert "symbolic links" in said["ring.png"]
+
+
+def test_a_picture_that_is_a_program_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would start Ghostscript for it."""
+    ghost = tmp_path / "gs"
+    ghost.write_text(f"#!/bin/sh\ntouch {tmp_path}/evil\n")
+    ghost.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    with pytest.raises(ValueError, match="no image of a known format"):
+        decode(page, 32)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_an_archive_that_unfolds_without_limit(tmp_path: Path) -> None:
+    """Its directory says 100 bytes; there are more."""
+    path = tmp_path / "bomb.zip"
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("a/0.png", bytes(50_000_000))
+        data = bytearray(path.read_bytes())
+        place = data.rfind(b"PK\1\2") + 24
+        data[place : place + 4] = (100).to_bytes(4, "little")
+        path.write_bytes(data)
+        opened = open_source(str(path)).reader()
+        with opened as read, pytest.raises(READ_ERRORS, match=r"CRC|without limit"):
+            read("a/0.png")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bloodcell.__main__ import main
+from bloodcell.report.scores import read_predictions, score, write_predictions
 
 Refused = Callable[..., str]
 
@@ -30,7 +31,7 @@ def test_a_run_is_what_it_claims(claimed: Path, capsys: pytest.CaptureFixture[st
     before = {path: path.read_bytes() for path in claimed.rglob("*") if path.is_file()}
     assert verify(claimed) == 0
     said = capsys.readouterr().out
-    assert "scores       ok       computed from predictions.csv: the same" in said
+    assert "scores       ok       computed from predictions.csv, metrics.csv: the same" in said
     assert "predictions  ok       the same" in said
     assert "tested on    ok       40 files" in said
     assert f"{claimed} is what its checkpoint says" in said
@@ -42,11 +43,12 @@ def test_scores_that_were_written_by_hand(
 ) -> None:
     scores = json.loads((claimed / "scores.json").read_text())
     scores["test"]["by_file"]["accuracy"]["value"] = 0.999
+    scores["test"]["accuracy"] = 0.999
     scores["machine"]["versions"]["torch"] = "1.0"
     (claimed / "scores.json").write_text(json.dumps(scores))
     assert verify(claimed) == 1
     said = capsys.readouterr().out
-    assert "scores       FAILED   computed from predictions.csv: other: by_file accuracy" in said
+    assert "computed from predictions.csv, metrics.csv: other: by_file accuracy, test acc" in said
     assert "versions     differs  torch 1.0 -> " in said
     assert "is NOT what its checkpoint says" in said
 
@@ -62,11 +64,43 @@ def test_predictions_of_another_model(claimed: Path, capsys: pytest.CaptureFixtu
     assert "predictions  FAILED" in said
 
 
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("test", "accuracy"), ("test", "loss"), ("val", "accuracy"), ("train", "loss")],
+)
+def test_single_numbers(
+    part: str, name: str, claimed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = json.loads((claimed / "scores.json").read_text())
+    scores[part][name] += 0.1
+    (claimed / "scores.json").write_text(json.dumps(scores))
+    assert verify(claimed) == 1
+    said = capsys.readouterr().out
+    assert f"other: {part} {name}" in said or "test loss    FAILED" in said
+
+
+def test_labels_that_agree_with_the_model(
+    claimed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The truth turned into what the model says, and scored: all agrees but the data."""
+    said = read_predictions(claimed)
+    write_predictions(claimed, said._replace(true=said.probability.argmax(1)))
+    scores = json.loads((claimed / "scores.json").read_text())
+    scores["test"] |= score(read_predictions(claimed))
+    scores["test"]["accuracy"] = scores["test"]["accuracy_by_photo"] = 1.0
+    (claimed / "scores.json").write_text(json.dumps(scores))
+    assert verify(claimed) == 1
+    assert "others, or of other classes or photographs" in capsys.readouterr().out
+
+
 def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
     assert "verify needs a run folder first" in refused("verify")
     assert "verify needs a run folder first" in refused("verify", "--ckpt_path", str(claimed))
     said = refused("verify", str(claimed), "--ckpt_path", "other")
     assert "left out: verify tests the run's best checkpoint" in said
     assert "it has no scores.json, predictions.csv" in refused("verify", "nowhere")
+    for wrong in ("[", "[" * 100_000, "{}", '{"test": [], "val": {}, "machine": "x"}'):
+        (claimed / "scores.json").write_text(wrong)
+        assert "its scores.json or predictions.csv is damaged" in refused("verify", str(claimed))
     (claimed / "scores.json").write_text("[")
     assert "its scores.json or predictions.csv is damaged" in refused("verify", str(claimed))

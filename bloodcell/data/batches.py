@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from bloodcell.data.placement import Gather
+from bloodcell.errors import InputError
 
 NOT_COUNTED = -100  # target of a padding row: cross-entropy and torchmetrics leave it out
 
@@ -117,12 +118,27 @@ class Loader(DataLoader[Batch]):
         self._batches = batches
 
     def state_dict(self) -> dict[str, int]:
-        """How far the epoch has come."""
-        return {"batches": self._batches.given}
+        """How far the epoch has come, by batches of which size."""
+        return {"batches": self._batches.given, **self._sizes()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Lets the next epoch begin there."""
+        """Lets the next epoch begin there.
+
+        Raises:
+            InputError: if batches are cut otherwise now.
+        """
+        now, then = self._sizes(), {key: state[key] for key in self._sizes()}
+        if now != then:
+            raise InputError(
+                f"data.batch_size={now['batch_size']} on {now['devices']} devices, but the "
+                f"checkpoint lies within an epoch of {then['batch_size']} on {then['devices']}. Go "
+                "on as it was until that epoch ends: from then on they may change."
+            )
         self._batches.skip = state["batches"]
+
+    def _sizes(self) -> dict[str, int]:
+        devices = getattr(self._batches.sampler, "num_replicas", 1)
+        return {"batch_size": self._batches.batch_size, "devices": devices}
 
 
 def _as_it_is(batch: Any) -> Any:

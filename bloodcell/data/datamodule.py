@@ -33,6 +33,9 @@ from bloodcell.errors import InputError, require
 AUTO = "auto"
 
 
+_MOST_FACTS = 2**30  # bytes: of millions of files
+
+
 class BloodCells(LightningDataModule):
     """Photographs of blood cells in class folders, grouped by photograph.
 
@@ -166,7 +169,8 @@ class BloodCells(LightningDataModule):
         Args:
             packed: `packed_facts` of then.
         """
-        text = zlib.decompress(bytes(packed.tolist())).decode("utf-8", "surrogatepass")
+        data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
+        text = data.decode("utf-8", "surrogatepass")
         then, now = dict(json.loads(text)), dict(self.table.facts)
         return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
 

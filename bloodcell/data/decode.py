@@ -29,6 +29,8 @@ READ_ERRORS = (
 )
 IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; past that memory ends
 MOST_PIXELS = 89_000_000  # of one image, where Pillow begins to warn
+# what photographs come in; of Pillow's others, one starts a program (EPS, Ghostscript)
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _BYTES_FREE_NEEDED = 1.1  # of the array's size: decoding needs a little room besides
 
@@ -45,7 +47,7 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
         ValueError: if it is no image, is cut off or too large.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > most_pixels:
                 raise ValueError(
                     f"{image.width:,} x {image.height:,} pixels, more than the "

@@ -101,7 +101,12 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         ValueError: if it would be too large for an image: a small archive can hold it.
     """
     _check_size(entry.file_size)
-    return archive.read(entry)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("compressed in a way that can unfold without limit: pack it with deflate")
+    with archive.open(entry) as file:
+        data = file.read(entry.file_size)  # no more than that, whatever there is
+        file.read(1)  # compares the checksum
+    return data
 
 
 def _check_size(size: int) -> None:

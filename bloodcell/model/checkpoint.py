@@ -2,15 +2,21 @@
 
 import pickle
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bloodcell.errors import InputError, listed, reason
-from bloodcell.model.description import RECIPE
+from bloodcell.model.description import NETWORK, RECIPE
 
 _GROUPS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters")
+_WRONG = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(RuntimeError, MemoryError, RecursionError),
+)
 LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
 
 
@@ -71,9 +77,39 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+@contextmanager
+def refusing(flag: str, path: Path) -> Iterator[None]:
+    """Names a file that holds something else than it should: it may come from a stranger.
+
+    Args:
+        flag: the option that names it.
+        path: the file.
+
+    Raises:
+        InputError: of any error of its content.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _WRONG as error:
+        raise InputError(
+            f"{flag} {path} holds something else than bloodcell writes ({reason(error)}). Get the "
+            "file again, or give another one."
+        ) from error
+
+
+def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of the network, by their names in it."""
+    state = checkpoint["state_dict"]
+    return {k.removeprefix(NETWORK): v for k, v in state.items() if k.startswith(NETWORK)}
+
+
 def _check_whole(path: Path) -> None:
     """Compares what lies on the disk with the checksums that were written with it."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+                raise ValueError("it is compressed, as no checkpoint is")
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"its part {damaged} is damaged")

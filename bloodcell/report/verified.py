@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bloodcell.errors import InputError, listed
+from bloodcell.report.history import FILE_NAME, best, read_history
 from bloodcell.report.machine import describe
 from bloodcell.report.scores import PREDICTIONS, SCORES, Predictions, read_predictions, score
 
-# share of the files that may be named otherwise: another processor rounds in another way
-_OTHERWISE = 0.005
+# another processor rounds in another way: share of the files that may be named otherwise, and how
+# far a probability, or the mean loss, may lie
+_OTHERWISE, _FURTHEST = 0.005, 0.05
 _SAME = 1e-5  # probabilities are written with six digits
 
 
@@ -50,8 +52,11 @@ def read_claims(folder: Path) -> dict[str, Any]:
     try:
         read_predictions(folder)
         claims: dict[str, Any] = json.loads((folder / SCORES).read_text())
-        claims["test"], claims["precision"], claims["data_fingerprint"], claims["machine"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        kinds = {"test": dict, "val": dict, "machine": dict, "precision": str}
+        for key, kind in (kinds | {"data_fingerprint": str}).items():
+            if not isinstance(claims[key], kind):
+                raise TypeError(f"{key} is {claims[key]!r}"[:80])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
             f"verify {folder}: its {SCORES} or {PREDICTIONS} is damaged ({error}), so there is "
             "nothing to compare with. Score it again: bloodcell test --ckpt_path RUN."
@@ -60,35 +65,85 @@ def read_claims(folder: Path) -> dict[str, Any]:
 
 
 def compare(
-    folder: Path, claims: dict[str, Any], now: Predictions, fingerprint: str, device: str
+    folder: Path, claims: dict[str, Any], now: Predictions, loss: float, fingerprint: str
 ) -> list[Check]:
     """Compares a run with what its checkpoint says now.
 
     Args:
         folder: the run's.
         claims: its `scores.json`.
-        now: predictions of the test part.
+        now: predictions of the test part, with the classes and photographs of the data.
+        loss: of the test part, mean cross-entropy.
         fingerprint: of the data they were made on.
-        device: name of what they were made on.
     """
     then = read_predictions(folder)
-    again = score(then)
-    differ = [f"{by} {name}" for by, name in _differences(again, claims["test"])]
+    differ = _false_claims(folder, claims, score(then))
     same = "the same" if not differ else f"other: {listed(differ, 4)}"
-    checks = [Check("scores", not differ, f"computed from {PREDICTIONS}: {same}")]
+    checks = [Check("scores", not differ, f"computed from {PREDICTIONS}, {FILE_NAME}: {same}")]
     known = fingerprint == claims["data_fingerprint"]
     says = fingerprint if known else f"{fingerprint}, not {claims['data_fingerprint']}"
     checks.append(Check("data", known, says))
-    files = sorted(then.file) == sorted(now.file) and then.class_names == now.class_names
-    says = f"{len(now.file):,} files" if files else "others than then, or other classes"
-    checks.append(Check("tested on", files, says))
-    if files:
+    facts = [_facts(one) for one in (then, now)]
+    alike = facts[0] == facts[1] and then.class_names == now.class_names
+    says = f"{len(now.file):,} files" if alike else "others, or of other classes or photographs"
+    checks.append(Check("tested on", alike, says))
+    if alike:
         checks.append(_compare_predictions(then, now))
-    here = describe(device)
-    for key in ("git_commit", "device", "versions"):
-        if (before := claims["machine"].get(key)) != here[key]:
-            checks.append(Check(key.replace("_", " "), None, _both(before, here[key])))
+        claimed = claims["test"].get("loss")
+        holds = isinstance(claimed, float) and abs(claimed - loss) <= _FURTHEST
+        checks.append(Check("test loss", holds, f"{loss:.4f}, {claimed} is claimed"))
     return checks
+
+
+def compare_machines(claims: dict[str, Any], device: str) -> list[Check]:
+    """Says what else is as it was, and need not be.
+
+    Args:
+        claims: the `scores.json`.
+        device: name of what was tested on.
+    """
+    here = describe(device)
+    return [
+        Check(key.replace("_", " "), None, _both(claims["machine"].get(key), here[key]))
+        for key in ("git_commit", "device", "versions")
+        if claims["machine"].get(key) != here[key]
+    ]
+
+
+def _facts(said: Predictions) -> list[tuple[str, str, int]]:
+    """What is true of the files, whatever a model says."""
+    return sorted(zip(said.file, said.photo, said.true.tolist(), strict=True))
+
+
+def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -> list[str]:
+    """Names what stands in the scores and does not follow from predictions and history."""
+    then = claims["test"]
+    false = [
+        f"{by} {name}"
+        for by in ("by_file", "by_photo")
+        for name, value in again[by].items()
+        if not isinstance(then.get(by), dict) or _plain(value) != then[by].get(name)
+    ]
+    epochs = read_history(folder / FILE_NAME)
+    must = {
+        ("test", "accuracy"): again["by_file"]["accuracy"]["value"],
+        ("test", "accuracy_by_photo"): again["by_photo"]["accuracy"]["value"],
+        ("test", "photos"): again["by_photo"]["n"],
+    }
+    if epochs:
+        chosen = best(epochs)
+        must |= {("val", "loss"): chosen.val_loss, ("val", "accuracy"): chosen.val_acc}
+        must |= {("train", "loss"): chosen.train_loss, ("train", "accuracy"): chosen.train_acc}
+        if (claims.get("epochs"), claims.get("best_epoch")) != (len(epochs), chosen.epoch):
+            false.append("epochs")
+    for (part, name), value in must.items():
+        if not isinstance(claims.get(part), dict) or claims[part].get(name) != value:
+            false.append(f"{part} {name}")
+    return false
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def _compare_predictions(then: Predictions, now: Predictions) -> Check:
@@ -101,16 +156,8 @@ def _compare_predictions(then: Predictions, now: Predictions) -> Check:
     says += f"probabilities differ by {furthest:.1g} at most"
     if furthest <= _SAME:
         says = "the same"
-    return Check("predictions", otherwise <= _OTHERWISE * len(order), says)
-
-
-def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (by, name)
-        for by in ("by_file", "by_photo")
-        for name, value in now[by].items()
-        if json.loads(json.dumps(value)) != then.get(by, {}).get(name)
-    ]
+    holds = otherwise <= _OTHERWISE * len(order) and furthest <= _FURTHEST
+    return Check("predictions", holds, says)
 
 
 def _both(then: Any, now: Any) -> str:

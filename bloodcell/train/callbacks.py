@@ -28,26 +28,35 @@ class History(Callback):
     def __init__(self) -> None:
         self._start = self._trained = time.perf_counter()
         self._images = 0
-        self._validated = False
+        self._validation: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What an epoch has cost so far."""
-        return {"seconds": time.perf_counter() - self._start, "images": self._images}
+        """What an epoch has cost so far, and its validation, if it had one within."""
+        seconds = time.perf_counter() - self._start
+        return {"seconds": seconds, "images": self._images, "validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up."""
         self._start = self._trained = time.perf_counter() - state_dict["seconds"]
-        self._images = state_dict["images"]
+        self._images, self._validation = state_dict["images"], state_dict["validation"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives an epoch that goes on the validation that it had: the best may be that."""
+        found = {key: torch.tensor(value) for key, value in self._validation.items()}
+        trainer._logger_connector._callback_metrics.update(found)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the epoch and of its training part."""
         self._start = self._trained = time.perf_counter()
         self._images = 0
-        self._validated = False
+        self._validation = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that the epoch has validation metrics of its own."""
-        self._validated = True
+        if trainer.sanity_checking:
+            return
+        found = trainer.callback_metrics.items()
+        self._validation = {key: float(value) for key, value in found if key.startswith("val/")}
 
     def on_train_batch_end(
         self,
@@ -79,7 +88,7 @@ class History(Callback):
     def _report(
         self, trainer: Trainer, folder: Path, values: dict[str, float], speed: float
     ) -> None:
-        if not self._validated:
+        if not self._validation:
             values |= {"val/loss": math.nan, "val/acc": math.nan}
         epoch = Epoch(
             epoch=trainer.current_epoch,

@@ -47,8 +47,8 @@ class Mean(Metric):
         self.count += count
 
     def compute(self) -> Tensor:
-        """Returns the mean, 0 of no images."""
-        return self.total / self.count.clamp(min=1)
+        """Returns the mean, NaN of no images."""
+        return self.total / self.count
 
 
 class Metrics(nn.Module):

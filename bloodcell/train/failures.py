@@ -10,7 +10,13 @@ from bloodcell.train.classifier import Classifier
 
 # words of PyTorch, which has no exceptions of their own for these
 _CPU_IS_FULL = ("can't allocate memory", "not enough memory")
-_NO_ANSWER = ("by peer", "Broken pipe", "gloo", "NCCL", "Timed out", "TCPStore")
+_NO_ANSWER = ("by peer", "Broken pipe", "Timed out", "timed out", "TCPStore", "heartbeat")
+_KNOWN = {
+    "val_check_interval": "Give a share of the epoch, such as 0.5, or fewer batches.",
+    "more than 1 value per channel": "The epoch's last batch has one image only, which BatchNorm "
+    "cannot train on where the map is 1x1: use another data.batch_size, or a larger "
+    "data.image_size.",
+}
 
 
 def explain(
@@ -28,6 +34,9 @@ def explain(
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _has(text, _CPU_IS_FULL):
         error.__traceback__ = None  # whose frames hold the tensors of the step
         return _explain_full(trainer, model, data)
+    for words, advice in _KNOWN.items():
+        if words in text:
+            return f"{reason(error)}. {advice}"
     if trainer.world_size > 1 and _has(text, _NO_ANSWER):
         return (
             f"another of the {trainer.world_size} processes has ended or does not answer "

@@ -1,5 +1,6 @@
 """Losses and weights that are no numbers: noticed, and told with the images that were seen."""
 
+import os
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from bloodcell.data.batches import Batch
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
 from bloodcell.model.checkpoint import LAST, SUFFIX
+from bloodcell.report.summary import command
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.runs import run_folder_of
 
@@ -24,16 +26,16 @@ class Finite(Callback):
     """
 
     def __init__(self, rollbacks: int = 0) -> None:
-        self._left = rollbacks
+        self._most, self._used = rollbacks, 0
         self._first = torch.tensor(_NEVER)  # batch of this epoch; it stays on the device
 
     def state_dict(self) -> dict[str, Any]:
-        """How often the run may still be taken back."""
-        return {"left": self._left}
+        """How often the run was taken back."""
+        return {"used": self._used}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up."""
-        self._left = state_dict["left"]
+        self._used = state_dict["used"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins anew: nothing was wrong."""
@@ -81,9 +83,9 @@ class Finite(Callback):
     def _mend(self, trainer: Trainer, pl_module: LightningModule, said: str) -> None:
         if not said:
             return
-        if not self._left or not _roll_back(trainer, pl_module):
+        if self._used >= self._most or not _roll_back(trainer, pl_module):
             raise InputError(f"{said} {_way_out(trainer)}")
-        self._left -= 1
+        self._used += 1
         self.on_train_epoch_start(trainer, pl_module)
         trainer.print(f"{said} Back to the last checkpoint, with model.lr={_lr(trainer):g}.")
 
@@ -99,7 +101,9 @@ class Finite(Callback):
 
 
 def _wrong_weight(trainer: Trainer) -> str:
-    if all(bool(torch.isfinite(one).all()) for one in trainer.lightning_module.parameters()):
+    network = trainer.lightning_module
+    values = (*network.parameters(), *network.buffers())
+    if all(bool(torch.isfinite(one).all()) for one in values):
         return ""
     return f"a weight of the network is no finite number in {_epoch(trainer)}."
 
@@ -115,8 +119,11 @@ def _lr(trainer: Trainer) -> float:
 def _way_out(trainer: Trainer) -> str:
     folder = run_folder_of(trainer)
     last = folder / "checkpoints" / f"{LAST}{SUFFIX}" if folder else None
-    kept = f" {last} is from before it." if last and last.is_file() else ""
-    return f"Use a lower --model.lr, or --rollbacks 3, which halves it by itself.{kept}"
+    anew = "Start anew with a lower --model.lr"
+    if not last or not last.is_file():
+        return f"{anew}: there is no checkpoint to go back to."
+    words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(last.parents[1]))
+    return f"{anew}, or halve it from the last checkpoint on: {words} --rollbacks 3"
 
 
 def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
@@ -134,6 +141,7 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
     pl_module.load_state_dict(checkpoint["state_dict"])
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
         optimizer.load_state_dict(state)
+        optimizer.zero_grad(set_to_none=True)  # of the batches before, which are added up
         for group in optimizer.param_groups:
             group["lr"] = rate
     assert isinstance(pl_module, Classifier)

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import (
 )
 
 from bloodcell.data.batches import Batch
+from bloodcell.errors import InputError
 from bloodcell.model.checkpoint import BEFORE, LAST, SUFFIX
 from bloodcell.report.scores import SCORES
 from bloodcell.report.summary import command
@@ -101,7 +102,10 @@ class KeepLast(Checkpoint):
         """Ends a run at once that had come to its end when it was stopped in its test."""
         self._saved_at, self._saved = trainer.global_step, time.monotonic()
         folder = run_folder_of(trainer)
-        if self._ended and folder and not (folder / SCORES).is_file():
+        tested = trainer.strategy.broadcast(folder is not None and (folder / SCORES).is_file())
+        if tested and folder and trainer.is_global_zero:  # of an end that is none any more
+            (folder / SCORES).unlink()
+        elif self._ended and not tested:
             trainer.should_stop = True
 
     def on_train_batch_end(
@@ -113,7 +117,7 @@ class KeepLast(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Writes it if it is time."""
-        if self._may(trainer, batch_idx + 1) and self._is_due(trainer, batch_idx + 1):
+        if between_steps(trainer, batch_idx + 1) and self._is_due(trainer, batch_idx + 1):
             self._save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,7 +133,7 @@ class KeepLast(Checkpoint):
         if isinstance(exception, SIGTERMException) and trainer.training and whole:
             self._save(trainer, pl_module)
         folder = run_folder_of(trainer)
-        if folder is None or not trainer.is_global_zero:
+        if folder is None or not trainer.is_global_zero or isinstance(exception, InputError):
             return
         if not (folder / "checkpoints" / f"{LAST}{SUFFIX}").is_file():
             print("\nStopped before a checkpoint was written: there is nothing to resume.")
@@ -144,12 +148,8 @@ class KeepLast(Checkpoint):
         if folder and trainer.is_global_zero:
             (folder / "checkpoints" / f"{BEFORE}{SUFFIX}").unlink(missing_ok=True)
 
-    def _may(self, trainer: Trainer, batches: int) -> bool:
-        """Whether the state after so many batches of an epoch is one to go on from."""
-        return between_steps(trainer, batches) and not trainer.fit_loop._should_accumulate()
-
     def _is_due(self, trainer: Trainer, batches: int) -> bool:
-        if self._steps and trainer.global_step % self._steps == 0:
+        if self._steps and trainer.global_step // self._steps > self._saved_at // self._steps:
             return True
         alone = trainer.world_size == 1
         if not self._minutes or not (alone or batches % CLOCK_EVERY == 0):

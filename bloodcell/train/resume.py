@@ -1,7 +1,8 @@
 """Going on with a run: which checkpoint, and whether it may."""
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from bloodcell.model.checkpoint import (
 )
 from bloodcell.report.experiments import CONFIG
 from bloodcell.report.scores import SCORES
-from bloodcell.train.classifier import FACTS, FINGERPRINT, SO_FAR
-from bloodcell.train.keep import KeepLast
+from bloodcell.train.classifier import FACTS, FINGERPRINT
 from bloodcell.train.runs import CKPT_PATH
 
 AUTO = "auto"  # of --resume: go on where there is something to go on with
@@ -140,33 +140,35 @@ def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
         )
 
 
-def is_finished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has nothing left to do: it was tested, and had all its epochs or ended early.
+def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a run has nothing left to do: it was tested, and may train no longer than then.
+
+    Its scores are deleted when it goes on (`KeepLast`), so that they are those of its end.
 
     Args:
         path: of the checkpoint.
-        checkpoint: as read.
-        max_epochs: that it shall have.
+        wanted: the `trainer` group of the settings.
     """
     folder = run_folder(path)
-    if not (folder / SCORES).is_file() or SO_FAR in checkpoint or max_epochs is None:
+    if not (folder / SCORES).is_file():
         return False
-    most = int(checkpoint["epoch"]) + 1
-    if checkpoint.get("callbacks", {}).get(KeepLast.__qualname__, {}).get("ended"):
-        settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        most = max(most, int(settings["trainer"]["max_epochs"] or 0))
-    return 0 <= max_epochs <= most
+    begun = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["trainer"]
+    return not any(_limit(wanted[key]) > _limit(begun[key]) for key in ("max_epochs", "max_steps"))
 
 
-def check_unfinished(path: Path, checkpoint: dict[str, Any], max_epochs: int | None) -> None:
+def _limit(most: int | None) -> float:
+    return math.inf if most is None or most < 0 else most
+
+
+def check_unfinished(path: Path, checkpoint: dict[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuses to go on with a run that has nothing left to do.
 
     Raises:
         InputError: if the checkpoint has had all its epochs and the run was tested.
     """
-    if is_finished(path, checkpoint, max_epochs):
+    if is_finished(path, wanted):
         raise InputError(
             f"--ckpt_path {path}: this run has finished its {checkpoint['epoch'] + 1} epochs "
-            f"(trainer.max_epochs={max_epochs}). Raise --trainer.max_epochs to go on, or leave "
-            "--ckpt_path out to start a new run."
+            f"(trainer.max_epochs={wanted['max_epochs']}). Raise --trainer.max_epochs to go on, "
+            "or leave --ckpt_path out to start a new run."
         )

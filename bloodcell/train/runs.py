@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -18,6 +19,7 @@ from bloodcell.model.checkpoint import (
     find_checkpoint,
 )
 from bloodcell.model.description import TRAINED_ON
+from bloodcell.report.whole import write_whole
 
 CKPT_PATH = "--ckpt_path"
 # settings that may change: where the data lies, how it is fed
@@ -60,6 +62,18 @@ class RunLogger(TensorBoardLogger):
     def save(self) -> None:
         """Flushes; config.yaml already holds what TensorBoardLogger would write once more."""
         self.experiment.flush()
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes `config.yaml` whole: a resumed run replaces it, and may be killed meanwhile."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes it before the training."""
+        folder = run_folder_of(trainer)
+        if folder is not None and trainer.is_global_zero and stage == "fit":
+            folder.mkdir(parents=True, exist_ok=True)
+            with write_whole(folder / "config.yaml") as file:
+                file.write(self.parser.dump(self.config, skip_none=False))
 
 
 def best_checkpoint(verb: str, path: str | None) -> Path:

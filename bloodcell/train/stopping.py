@@ -23,15 +23,19 @@ _SAYS = "\nstopping after this step, or this validation; Ctrl-C once more stops 
 
 
 def between_steps(trainer: Trainer, batches: int) -> bool:
-    """Whether the next thing after so many batches of an epoch is another batch.
+    """Whether the next thing after so many batches of an epoch is another step.
+
+    Not if a validation is due, the epoch ends, or gradients are still being added up.
 
     Args:
         trainer: that trains.
         batches: that it has done in this epoch.
     """
     every: float | None = trainer.val_check_batch
+    if trainer.check_val_every_n_epoch is None:  # then batches are counted across epochs
+        batches = trainer.fit_loop.total_batch_idx + 1
     validates = every is None or batches % every == 0  # None: by the clock, so it may
-    return not (trainer.is_last_batch or validates)
+    return not (trainer.is_last_batch or validates or trainer.fit_loop._should_accumulate())
 
 
 class StopGently(Callback):

@@ -47,7 +47,7 @@ def _forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     with torch.no_grad():
         momentum = norm.momentum or 0.0
         norm.running_mean.lerp_(mean, momentum)
-        norm.running_var.lerp_(variance * (n / (n - 1)), momentum)
+        norm.running_var.lerp_(variance * (n / max(n - 1, 1)), momentum)
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked += 1
     scale = (variance + norm.eps).rsqrt() * norm.weight

@@ -63,6 +63,8 @@ def check(given: Any) -> None:
         )
     rule = "1 or more, or -1 for no end"
     require(given.max_epochs != 0, "trainer.max_epochs", 0, rule)
+    batches = given.accumulate_grad_batches
+    require(batches > 0, "trainer.accumulate_grad_batches", batches, "1 or more")
     for part in ("train", "val", "test"):
         limit = given[f"limit_{part}_batches"]
         rule = "over 0: every part is needed"

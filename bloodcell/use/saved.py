@@ -2,18 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from bloodcell.errors import InputError, listed, reason
-from bloodcell.model.checkpoint import find_checkpoint, read_checkpoint
+from bloodcell.model.checkpoint import find_checkpoint, read_checkpoint, refusing
 from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
 from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import Network, Recipe
@@ -49,24 +48,11 @@ def load_saved(path: Path) -> Saved:
         InputError: if there is none, or it is damaged.
     """
     if path.suffix == ".safetensors":
-        with _refusing(path):
+        with refusing(MODEL, path):
             return _from_safetensors(path)
     file = find_checkpoint(MODEL, path, "best")
-    with _refusing(file):
+    with refusing(MODEL, file):
         return _from_checkpoint(path, file, read_checkpoint(MODEL, file))
-
-
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Names a file that holds something else than it should: it may come from a stranger."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{MODEL} {path} cannot be read as a model ({reason(error)}). Get the file again."
-        ) from error
 
 
 def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Saved:
@@ -131,6 +117,10 @@ def _from_safetensors(path: Path) -> Saved:
 
 
 def _build(path: Path, description: Description, state: Mapping[str, Tensor]) -> Network:
+    heads = [key for key in state if re.fullmatch(rf"{NETWORK}head\.\d+\.weight", key)]
+    widths = [len(state[key]) for key in sorted(heads, key=lambda key: int(key.split(".")[-2]))]
+    if widths != [*description.hidden, len(description.class_names)]:  # before memory is taken
+        raise InputError(f"{MODEL} {path}: its weights do not fit it (dense layers {widths}).")
     network = Network(
         description.backbone,
         len(description.class_names),
@@ -161,6 +151,6 @@ def _read_scores(path: Path) -> dict[str, Any]:
         return {}
     try:
         scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return scores if isinstance(scores, dict) else {}
