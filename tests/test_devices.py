@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -111,7 +112,7 @@ def test_when_a_process_is_killed_the_others_end(
     assert "bloodcell: another of the 2 processes has ended" in said
     assert "Traceback" not in said
     if victim:
-        assert "To go on:\n  bloodcell fit --ckpt_path lightning_logs/c/version_0" in said
+        assert re.search(r"To go on:\n  \S*bloodcell fit --ckpt_path lightning_logs/c/v", said)
 
 
 @pytest.mark.slow

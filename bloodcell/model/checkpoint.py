@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.description import NETWORK, RECIPE
 
 _GROUPS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters")
-_WRONG = (
+_WRONG = (  # what reading and building from it may raise
+    SafetensorError,
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
     *(RuntimeError, MemoryError, RecursionError),
 )
@@ -94,8 +96,8 @@ def refusing(flag: str, path: Path) -> Iterator[None]:
         raise
     except _WRONG as error:
         raise InputError(
-            f"{flag} {path} holds something else than bloodcell writes ({reason(error)}). Get the "
-            "file again, or give another one."
+            f"{flag} {path} cannot be read as a model ({reason(error)}). Get the file again, or "
+            "give another one."
         ) from error
 
 

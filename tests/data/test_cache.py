@@ -105,8 +105,12 @@ def test_an_image_that_was_away_is_read_when_it_is_back(
 ) -> None:
     source = open_source(str(smears_copy / "images"))
     names = list(source.sizes)
+
+    def gone(*_: object) -> bytes:
+        raise PermissionError(13, "no")
+
     with monkeypatch.context() as away:
-        away.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(PermissionError(13, "no")))
+        away.setattr("bloodcell.data.source.read_file", gone)
         assert len(open_cached(source, names, 32, 1.0)[1]) == len(names)
     pixels, unreadable = open_cached(source, names, 32, 1.0)
     assert unreadable == {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -73,7 +74,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     assert stopped.value.code == status
     said = capfd.readouterr()
     assert "stopping after this step, or this validation; Ctrl-C once more" in said.err
-    assert "To go on:\n  bloodcell fit --ckpt_path lightning_logs/c/version_0\n" in said.out
+    assert re.search(r"To go on:\n  \S*bloodcell fit --ckpt_path lightning_logs/c/v", said.out)
     assert checkpoint("last")["global_step"] == steps
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     main(["fit", *small, "--resume", "auto"])
