@@ -143,8 +143,8 @@ def test_killed_at_random(make_server: Any, smears: Path, tmp_path: Path) -> Non
     server = make_server(tmp_path / "cache", True)
     scene = make_scene(server, smears, tmp_path)
     draw = random.Random(0)
-    killed = 0
-    for number in range(KILLS):
+    killed = number = 0
+    while killed < KILLS:
         folder = tmp_path / str(number)
         if number % 5 == 0:
             shutil.rmtree(tmp_path / "cache")
@@ -152,5 +152,5 @@ def test_killed_at_random(make_server: Any, smears: Path, tmp_path: Path) -> Non
             ended = server.run(folder, scene.words, draw.uniform(0, scene.seconds))
             killed += ended.statuses == [-signal.SIGKILL]
         scene.assert_same(folder)
-    print(f"{killed} kills of {KILLS} runs, all equal to the whole run")
-    assert killed >= KILLS
+        number += 1
+    print(f"{killed} kills in {number} runs, all equal to the whole run")
