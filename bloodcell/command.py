@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,9 @@ class Command(LightningCLI):
         weights = config.model.weights
         if self.checkpoint:
             config.model.weights = NONE  # the checkpoint brings its own
-        super().instantiate_classes()
+        asked = self.checkpoint and self.subcommand != "fit"  # then its settings hold
+        with refusing(runs.CKPT_PATH, Path(config.ckpt_path)) if asked else nullcontext():
+            super().instantiate_classes()
         # what is written into config.yaml repeats the whole run, not only its last stretch
         if self.subcommand == "fit":
             config.model.weights, config.ckpt_path = weights, None

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import re
 import sys
 import time
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,3 +177,23 @@ def test_an_archive_that_unfolds_without_limit(tmp_path: Path) -> None:
 def test_recipes_of_strangers(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe.from_dict(Recipe().as_dict() | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"callbacks": [1]}, "is not as bloodcell writes it: callbacks cannot be used"),
+        ({"trained_on": "all"}, r"cannot be read as a model \(isin"),
+        ({"recipe": {"mean": 1}}, "cannot be read as a model"),
+        ({"hyper_parameters": {"lr": "much"}}, "cannot be read as a model"),
+    ],
+)
+def test_checkpoints_of_strangers(
+    change: dict[str, Any], message: str, run: Path, refused: Callable[..., str]
+) -> None:
+    whole = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    for key, value in change.items():
+        whole[key] = whole[key] | value if key == "hyper_parameters" else value
+    torch.save(whole, "odd.ckpt")
+    said = refused("test", "--ckpt_path", "odd.ckpt", "--trainer.accelerator", "cpu")
+    assert re.search(f"--ckpt_path odd.ckpt {message}", said)

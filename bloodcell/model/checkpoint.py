@@ -13,7 +13,12 @@ from safetensors import SafetensorError
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.description import NETWORK, RECIPE
 
-_GROUPS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters")
+_KINDS = {  # of what a checkpoint holds
+    **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
+    **dict.fromkeys(("loops", "callbacks"), dict),
+    **dict.fromkeys(("epoch", "global_step"), int),
+    "optimizer_states": list,
+}
 _WRONG = (  # what reading and building from it may raise
     SafetensorError,
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
@@ -70,11 +75,11 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
             f"{flag} {path} was not written by bloodcell. To start from the weights of "
             "another program, use model.weights."
         )
-    groups = [checkpoint.get(key) for key in _GROUPS]
-    steps = [checkpoint.get(key) for key in ("epoch", "global_step")]
-    if not all(isinstance(one, dict) for one in groups) or not all(type(n) is int for n in steps):
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(checkpoint.get(key), kind)]
+    if wrong:
         raise InputError(
-            f"{flag} {path} is not as bloodcell writes it: part of it is missing. Give another one."
+            f"{flag} {path} is not as bloodcell writes it: {listed(wrong)} cannot be used. Give "
+            "another one."
         )
     return checkpoint
 

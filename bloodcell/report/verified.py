@@ -1,6 +1,7 @@
 """Whether a run's scores are what its checkpoint says: both computed again, and compared."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def compare(
         checks.append(_compare_predictions(then, now))
         claimed = claims["test"].get("loss")
         holds = isinstance(claimed, float) and abs(claimed - loss) <= _FURTHEST
-        checks.append(Check("test loss", holds, f"{loss:.4f}, {claimed} is claimed"))
+        checks.append(Check("test loss", holds, f"{loss:.4f}, {claimed!s:.6} is claimed"))
     return checks
 
 
@@ -122,7 +123,7 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
         f"{by} {name}"
         for by in ("by_file", "by_photo")
         for name, value in again[by].items()
-        if not isinstance(then.get(by), dict) or _plain(value) != then[by].get(name)
+        if not isinstance(then.get(by), dict) or not _alike(value, then[by].get(name))
     ]
     epochs = read_history(folder / FILE_NAME)
     must = {
@@ -137,13 +138,19 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
         if (claims.get("epochs"), claims.get("best_epoch")) != (len(epochs), chosen.epoch):
             false.append("epochs")
     for (part, name), value in must.items():
-        if not isinstance(claims.get(part), dict) or claims[part].get(name) != value:
+        if not isinstance(claims.get(part), dict) or not _alike(value, claims[part].get(name)):
             false.append(f"{part} {name}")
     return false
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _alike(now: Any, then: Any) -> bool:
+    """Whether two scores are equal but for the order in which a processor adds up."""
+    if isinstance(now, dict):
+        same = isinstance(then, dict) and now.keys() == then.keys()
+        return same and all(_alike(value, then[key]) for key, value in now.items())
+    if isinstance(now, float) and isinstance(then, float):
+        return math.isclose(now, then, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(now == then)
 
 
 def _compare_predictions(then: Predictions, now: Predictions) -> Check:
