@@ -170,7 +170,7 @@ class Command(LightningCLI):
 
     def _check_data(self, checkpoint: dict[str, Any]) -> None:
         self.model.on_load_checkpoint(checkpoint)
-        self.model.network.load_state_dict(network_state(checkpoint))
+        self.model.network.load_state_dict(network_state(checkpoint["state_dict"]))
         if self.subcommand == "fit":
             resume.check_same_data(checkpoint, self.datamodule)
         else:
@@ -187,8 +187,6 @@ class Command(LightningCLI):
             root = Path(given.default_root_dir or ".") / "lightning_logs"
             step = self.checkpoint["global_step"] if self.checkpoint else None
             logger = runs.RunLogger(root, self._name(self.config.fit), self.resumed, step)
-        if self.resumed:
-            self.save_config_kwargs = {"overwrite": True}
         kwargs |= complete(given, logger)
         if self.subcommand == "benchmark":
             kwargs |= BENCHMARKED

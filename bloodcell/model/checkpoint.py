@@ -106,9 +106,8 @@ def refusing(flag: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def network_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """The weights of the network, by their names in it."""
-    state = checkpoint["state_dict"]
     return {k.removeprefix(NETWORK): v for k, v in state.items() if k.startswith(NETWORK)}
 
 

@@ -9,10 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bloodcell.data.batches import Batch
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
-from bloodcell.model.checkpoint import LAST, SUFFIX
 from bloodcell.report.summary import command
 from bloodcell.train.classifier import Classifier
-from bloodcell.train.runs import run_folder_of
+from bloodcell.train.runs import last_of
 
 EVERY = 64  # batches: reading a number from a GPU makes the host wait for it
 _NEVER = torch.iinfo(torch.int64).max
@@ -117,8 +116,7 @@ def _lr(trainer: Trainer) -> float:
 
 
 def _way_out(trainer: Trainer) -> str:
-    folder = run_folder_of(trainer)
-    last = folder / "checkpoints" / f"{LAST}{SUFFIX}" if folder else None
+    last = last_of(trainer)
     anew = "Start anew with a lower --model.lr"
     if not last or not last.is_file():
         return f"{anew}: there is no checkpoint to go back to."
@@ -132,8 +130,7 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
     The run goes on with the next batch, not with that of the checkpoint: those in between did
     harm once.
     """
-    folder = run_folder_of(trainer)
-    path = folder / "checkpoints" / f"{LAST}{SUFFIX}" if folder else None
+    path = last_of(trainer)
     if path is None or not path.is_file():
         return False
     rate = _lr(trainer) / 2  # of what is used now: a checkpoint may be older than the last rollback

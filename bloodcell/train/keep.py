@@ -16,12 +16,12 @@ from lightning.pytorch.utilities.exceptions import (
 
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError
-from bloodcell.model.checkpoint import BEFORE, LAST, SUFFIX
+from bloodcell.model.checkpoint import BEFORE
 from bloodcell.report.scores import SCORES
 from bloodcell.report.summary import command
 from bloodcell.report.whole import beside
 from bloodcell.train.finite import Finite
-from bloodcell.train.runs import run_folder_of
+from bloodcell.train.runs import last_of, run_folder_of
 from bloodcell.train.stopping import between_steps
 
 CLOCK_EVERY = 32  # batches; several devices must agree on the time, which makes them wait
@@ -132,21 +132,21 @@ class KeepLast(Checkpoint):
         whole = trainer.global_step > self._saved_at and not trainer.fit_loop._should_accumulate()
         if isinstance(exception, SIGTERMException) and trainer.training and whole:
             self._save(trainer, pl_module)
-        folder = run_folder_of(trainer)
-        if folder is None or not trainer.is_global_zero or isinstance(exception, InputError):
+        last = last_of(trainer)
+        if last is None or not trainer.is_global_zero or isinstance(exception, InputError):
             return
-        if not (folder / "checkpoints" / f"{LAST}{SUFFIX}").is_file():
+        if not last.is_file():
             print("\nStopped before a checkpoint was written: there is nothing to resume.")
             return
-        words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(folder))
+        words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(last.parents[1]))
         when = "the test" if trainer.testing else f"epoch {trainer.current_epoch + 1}"
         print(f"\nStopped in {when}. To go on:\n  {words}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes what was kept in case: the last is whole."""
-        folder = run_folder_of(trainer)
-        if folder and trainer.is_global_zero:
-            (folder / "checkpoints" / f"{BEFORE}{SUFFIX}").unlink(missing_ok=True)
+        last = last_of(trainer)
+        if last and trainer.is_global_zero:
+            last.with_stem(BEFORE).unlink(missing_ok=True)
 
     def _is_due(self, trainer: Trainer, batches: int) -> bool:
         if self._steps and trainer.global_step // self._steps > self._saved_at // self._steps:
@@ -158,13 +158,12 @@ class KeepLast(Checkpoint):
         return late if alone else trainer.strategy.reduce_boolean_decision(late, all=False)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = run_folder_of(trainer)
-        if folder is None:
+        last = last_of(trainer)
+        if last is None:
             return
         self._finite.look(trainer, pl_module)
         for logger in trainer.loggers:  # what it has logged must not be lost with the process
             logger.save()
-        last = folder / "checkpoints" / f"{LAST}{SUFFIX}"
         if trainer.is_global_zero and last.is_file():
             _keep_before(last)
         trainer.save_checkpoint(last, weights_only=False)

@@ -15,9 +15,7 @@ from torch import Tensor
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import PARTS
 from bloodcell.errors import InputError
-from bloodcell.model.checkpoint import (
-    find_checkpoint,
-)
+from bloodcell.model.checkpoint import LAST, SUFFIX, find_checkpoint
 from bloodcell.model.description import TRAINED_ON
 from bloodcell.report.whole import write_whole
 
@@ -62,6 +60,12 @@ class RunLogger(TensorBoardLogger):
     def save(self) -> None:
         """Flushes; config.yaml already holds what TensorBoardLogger would write once more."""
         self.experiment.flush()
+
+
+def last_of(trainer: Trainer) -> Path | None:
+    """Where the run's last checkpoint lies, or will lie; None without a run folder."""
+    folder = run_folder_of(trainer)
+    return folder / "checkpoints" / f"{LAST}{SUFFIX}" if folder else None
 
 
 class SaveConfig(SaveConfigCallback):

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bloodcell.errors import InputError, listed, reason
-from bloodcell.model.checkpoint import find_checkpoint, read_checkpoint, refusing
+from bloodcell.model.checkpoint import find_checkpoint, network_state, read_checkpoint, refusing
 from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
 from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import Network, Recipe
@@ -131,9 +131,8 @@ def _build(path: Path, description: Description, state: Mapping[str, Tensor]) ->
         Recipe.from_dict(description.recipe),
     )
     given = {
-        key.removeprefix(NETWORK): value.float() if value.is_floating_point() else value
-        for key, value in state.items()
-        if key.startswith(NETWORK)
+        key: value.float() if value.is_floating_point() else value
+        for key, value in network_state(state).items()
     }
     try:
         missing, extra = network.load_state_dict(given, strict=False)
