@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bloodcell.data.decode import squeeze
+from bloodcell.data.crop import show
 from bloodcell.data.smears import CLASS_NAMES, HEIGHT, WIDTH, draw_photograph
 from bloodcell.use.heat import find_heat
 from bloodcell.use.saved import load_saved
@@ -20,11 +20,12 @@ _SEED = 10_000_000  # far from those that anything was trained on
 
 def measure(run: Path) -> None:
     saved = load_saved(run)
-    size = saved.description.image_size
+    look = saved.description.look
+    size = look.size
     print("class: share of the heat in the cell's box, of the picture in the box, right answers")
     for name in CLASS_NAMES:
         drawn = [draw_photograph(name, _SEED + n) for n in range(_EACH)]
-        seen = find_heat(saved, np.stack([squeeze(Image.fromarray(d.pixels), size) for d in drawn]))
+        seen = find_heat(saved, np.stack([show(Image.fromarray(d.pixels), look) for d in drawn]))
         y, x = (np.mgrid[:size, :size] + 0.5) / size
         inside, area = [], []
         for photograph, heat in zip(drawn, seen.heat, strict=True):

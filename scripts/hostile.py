@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from bloodcell.__main__ import main as bloodcell
 from bloodcell.data import photos
 from bloodcell.data.cache import open_cached
+from bloodcell.data.crop import Look
 from bloodcell.data.decode import READ_ERRORS, decode
 from bloodcell.data.smears import write_smears
 from bloodcell.data.source import open_source, read_file
@@ -45,7 +46,7 @@ class Kind(NamedTuple):
 
 def read_image(path: Path) -> object:
     try:
-        return decode(read_file(path), 32)
+        return decode(read_file(path), Look(32))
     except READ_ERRORS as error:  # the row of this image says why
         raise InputError(str(error)) from error
 
@@ -54,7 +55,7 @@ def read_archive(path: Path) -> object:
     source = open_source(str(path))
     table = build_table(source)
     names = [row.path for row in table.rows]
-    return open_cached(source, names, 32, 1.0, path.parent / "cache")
+    return open_cached(source, names, Look(32), 1.0, path.parent / "cache")
 
 
 def read_settings(path: Path) -> object:

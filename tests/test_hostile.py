@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from bloodcell.__main__ import main
 from bloodcell.configs import find_config
 from bloodcell.data import photos, source
+from bloodcell.data.crop import Look
 from bloodcell.data.decode import READ_ERRORS, decode
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
@@ -79,7 +80,7 @@ def test_an_image_cut_and_continued_anywhere(place: int, rest: bytes) -> None:
         "0000001049444154789c63f8cfc0c0f09f8101000cfd02fe"
     )
     with contextlib.suppress(*READ_ERRORS):
-        assert decode(whole[:place] + rest, 32).shape == (32, 32, 3)
+        assert decode(whole[:place] + rest, Look(32)).shape == (32, 32, 3)
 
 
 @settings(max_examples=100, deadline=None)
@@ -146,7 +147,7 @@ def test_a_picture_that_is_a_program_is_none(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     with pytest.raises(ValueError, match="no image of a known format"):
-        decode(page, 32)
+        decode(page, Look(32))
     assert not (tmp_path / "evil").exists()
 
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
+from bloodcell.data.crop import Look, Pixels, show
 from bloodcell.data.source import Source
 from bloodcell.errors import InputError, listed, reason
 
-Pixels = NDArray[np.uint8]
 Unreadable = Literal["stop", "skip"]
 # what reading and decoding one image may raise
 READ_ERRORS = (
@@ -63,34 +62,27 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
         raise ValueError(str(error)) from error
 
 
-def decode(data: bytes, size: int) -> Pixels:
-    """Decodes one image file and squeezes it to a square, as the published experiments do.
+def decode(data: bytes, look: Look | None) -> Pixels:
+    """Decodes one image file into what the network is shown of it.
 
     Args:
         data: the file's bytes.
-        size: side of the square in pixels.
-
-    Returns:
-        (size, size, 3) RGB.
+        look: what of it; None: all of it, as it is.
 
     Raises:
         ValueError: if it is no image or is cut off.
     """
-    return squeeze(open_rgb(data), size)
+    return show(open_rgb(data), look)
 
 
-def squeeze(image: Image.Image, size: int) -> Pixels:
-    """An RGB image as the square (size, size, 3) that networks are given."""
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def decode_into(pixels: Pixels, source: Source, names: Sequence[str]) -> dict[str, str]:
+def decode_into(pixels: Pixels, source: Source, names: Sequence[str], look: Look) -> dict[str, str]:
     """Decodes images into an array, on all cores: Pillow works outside of Python's lock.
 
     Args:
         pixels: (n, size, size, 3), filled in the order of `names`.
         source: where the images lie.
         names: n of them.
+        look: what of each picture.
 
     Returns:
         The names of those that cannot be read, each with the reason.
@@ -99,7 +91,7 @@ def decode_into(pixels: Pixels, source: Source, names: Sequence[str]) -> dict[st
 
         def fill(place: int) -> str | None:
             try:
-                pixels[place] = decode(read(names[place]), pixels.shape[1])
+                pixels[place] = decode(read(names[place]), look)
             except READ_ERRORS as error:
                 return reason(error)
             return None

@@ -4,8 +4,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, get_args
 
+from bloodcell.data.crop import Crop, Look
 from bloodcell.data.decode import IMAGE_SIZES
 
 # keys in a checkpoint
@@ -25,7 +26,7 @@ class Description:
 
     Attributes:
         class_names: the classes, in the order of the outputs.
-        image_size: side of the square that images are squeezed to, in pixels.
+        image_size: side of the square that the network is shown, in pixels.
         backbone: timm's name of the trunk.
         hidden: widths of the dense layers before the last.
         pool: `flatten` or `avg`.
@@ -34,6 +35,7 @@ class Description:
         name: of the run.
         scores: what its `scores.json` says; empty if there is none.
         training: settings it was trained with, by their keys on the command line.
+        crop: what is cut out of a picture, `none` or `cell`.
     """
 
     class_names: list[str]
@@ -46,6 +48,12 @@ class Description:
     name: str = ""
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    crop: Crop = "none"
+
+    @property
+    def look(self) -> Look:
+        """What of a picture the network is shown."""
+        return Look(self.image_size, self.crop)
 
     def as_json(self) -> str:
         """For the metadata of a file."""
@@ -87,6 +95,7 @@ class Description:
             "temperature": self.temperature is None or _is_positive(self.temperature),
             "scores": isinstance(self.scores, dict),
             "training": isinstance(self.training, dict),
+            "crop": self.crop in get_args(Crop),
         }.items():
             if not holds:
                 raise ValueError(f"its {what} cannot be used")
@@ -117,6 +126,7 @@ class Description:
             name,
             scores,
             training,
+            groups["data"].get("crop", "none"),  # the first checkpoints say nothing of it
         )
         said.check()
         return said

@@ -24,6 +24,7 @@ _METRICS = {
     "brier": "Brier score",
     "ece": "expected calibration error",
 }
+_SHOWN = {"none": "squeezed to", "cell": "cut around the white cell and shown in"}
 _BY = {"by_file": "by file", "by_photo": "by photograph"}
 
 
@@ -67,8 +68,8 @@ def _head(of: Description) -> list[str]:
     return [
         f"# Model card: {of.name}",
         "",
-        f"Tells {', '.join(of.class_names)} apart in photographs squeezed to {of.image_size} x "
-        f"{of.image_size} pixels.",
+        f"Tells {', '.join(of.class_names)} apart in photographs {_SHOWN[of.crop]} "
+        f"{of.image_size} x {of.image_size} pixels.",
         "",
         f"- network: {of.backbone} (weights at the start: {of.recipe['source']}), {of.pool}, "
         f"{head}{parameters}",

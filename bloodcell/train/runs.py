@@ -120,7 +120,7 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
         InputError: naming the first difference.
     """
     for key, now, then in _differences(checkpoint, config):
-        if also_data or key.startswith("model.") or key == "data.image_size":
+        if also_data or key.startswith("model.") or key in ("data.image_size", "data.crop"):
             raise InputError(
                 f"{key}={now}, but the checkpoint was made with {then}, which cannot change now. "
                 "Leave it out, or start a new run without --ckpt_path."

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bloodcell.data.decode import Pixels
+from bloodcell.data.crop import Pixels
+from bloodcell.data.locate import cut, find_cell
 from bloodcell.errors import InputError
 from bloodcell.use.model import Probabilities
 from bloodcell.use.saved import Saved
@@ -30,7 +31,7 @@ class Deployed(nn.Module):
     def __init__(self, saved: Saved) -> None:
         super().__init__()
         self.network = saved.network
-        self.size = saved.description.image_size
+        self.look = saved.description.look
         self.temperature = saved.description.temperature
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -43,8 +44,11 @@ class Deployed(nn.Module):
             (B, classes) probabilities.
         """
         x = pixels.permute(0, 3, 1, 2).float()
-        # triangles as wide as the reduction, as Pillow's bilinear filter has them
-        x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        if self.look.crop == "cell":
+            x = cut(x, find_cell(x), self.look.size).round()
+        else:  # triangles as wide as the reduction, as Pillow's bilinear filter has them
+            size = (self.look.size, self.look.size)
+            x = F.interpolate(x, size, mode="bilinear", antialias=True)
         return soften(self.network(x), self.temperature)
 
     def classify(self, pixels: Pixels) -> Probabilities:
@@ -75,7 +79,8 @@ def capture(deployed: Deployed) -> torch.export.ExportedProgram:
     """The computation as a graph, for any number of images of any size."""
     dim = torch.export.Dim
     free = {0: dim("batch"), 1: dim("height", min=2), 2: dim("width", min=2)}
-    example = torch.zeros(2, deployed.size + 16, deployed.size + 48, 3, dtype=torch.uint8)
+    size = deployed.look.size
+    example = torch.zeros(2, size + 16, size + 48, 3, dtype=torch.uint8)
     return torch.export.export(deployed.eval(), (example,), dynamic_shapes=(free,))
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bloodcell.data.decode import READ_ERRORS, Pixels, open_rgb
+from bloodcell.data.crop import Pixels
+from bloodcell.data.decode import READ_ERRORS, open_rgb
 from bloodcell.errors import InputError, reason, require
 from bloodcell.model.description import KEY, Description
 from bloodcell.report.card import CARD, write_card

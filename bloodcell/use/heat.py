@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from bloodcell.data.decode import Pixels
+from bloodcell.data.crop import Pixels
 from bloodcell.model.gallery import Features
 from bloodcell.use.saved import Saved
 from bloodcell.use.torch_model import as_images, soften

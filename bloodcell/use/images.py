@@ -13,7 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from bloodcell.data.decode import READ_ERRORS, Pixels, decode
+from bloodcell.data.crop import Look, Pixels
+from bloodcell.data.decode import READ_ERRORS, decode
 from bloodcell.data.source import IMAGE_SUFFIXES, is_image, read_entry, read_file
 from bloodcell.errors import InputError, reason, require
 
@@ -38,7 +39,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         name: as it is called in the answer.
-        pixels: (size, size, 3); None if it cannot be read.
+        pixels: (H, W, 3), as the model wants it; None if it cannot be read.
         error: why; empty if it can.
     """
 
@@ -81,13 +82,13 @@ def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
 
 
 def decode_batches(
-    images: Iterable[Named], image_size: int, batch_size: int
+    images: Iterable[Named], look: Look | None, batch_size: int
 ) -> Iterator[list[Decoded]]:
     """Reads and decodes on all cores, a few batches ahead.
 
     Args:
         images: what is to be read.
-        image_size: side of the square they are squeezed to.
+        look: what of each picture the model wants; None: the whole, as it is.
         batch_size: images in each list; the last may have fewer.
     """
     waiting: deque[list[Future[Decoded]]] = deque()
@@ -95,7 +96,7 @@ def decode_batches(
         try:
             coming = iter(images)
             while chunk := list(islice(coming, batch_size)):
-                waiting.append([pool.submit(_decode, image, image_size) for image in chunk])
+                waiting.append([pool.submit(_decode, image, look) for image in chunk])
                 if len(waiting) > _AHEAD:
                     yield [future.result() for future in waiting.popleft()]
             while waiting:
@@ -104,12 +105,12 @@ def decode_batches(
             pool.shutdown(cancel_futures=True)
 
 
-def _decode(image: Named, size: int) -> Decoded:
+def _decode(image: Named, look: Look | None) -> Decoded:
     try:
         data = image.read()
         if not data:
             return Decoded(image.name, None, "empty file")
-        return Decoded(image.name, decode(data, size), "")
+        return Decoded(image.name, decode(data, look), "")
     except READ_ERRORS as error:
         said = error.strerror if isinstance(error, OSError) else None
         return Decoded(image.name, None, said or reason(error))

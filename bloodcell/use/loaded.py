@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bloodcell.data.decode import squeeze
+from bloodcell.data.crop import show
 from bloodcell.errors import require
 from bloodcell.use.answers import Answer, flat
 from bloodcell.use.images import Decoded, decode_batches, find_images
@@ -118,11 +118,11 @@ class LoadedModel:
     def _decode(
         self, given: list[Place | Array], batch_size: int, archives: ExitStack
     ) -> Iterator[list[Decoded]]:
-        size = self.description.image_size
+        look = self._model.look
         arrays = [one for one in given if isinstance(one, np.ndarray)]
         if not arrays:
             paths = [os.fspath(one) for one in given if not isinstance(one, np.ndarray)]
-            yield from decode_batches(find_images(paths, archives), size, batch_size)
+            yield from decode_batches(find_images(paths, archives), look, batch_size)
             return
         require(len(arrays) == len(given), "images", "paths and arrays", "one kind at a time")
         for array in arrays:
@@ -131,7 +131,7 @@ class LoadedModel:
             require(shaped and array.dtype == np.uint8, "images", _kind(array), rule)
         for start in range(0, len(arrays), batch_size):
             some = enumerate(arrays[start : start + batch_size], start)
-            yield [Decoded(str(n), squeeze(Image.fromarray(array), size), "") for n, array in some]
+            yield [Decoded(str(n), show(Image.fromarray(array), look), "") for n, array in some]
 
 
 def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:

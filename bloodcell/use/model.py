@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodcell.data.decode import Pixels
+from bloodcell.data.crop import Look, Pixels
 from bloodcell.errors import InputError
 from bloodcell.model.bundled import find_bundled
 from bloodcell.model.description import Description
@@ -23,7 +23,7 @@ class Asked(Protocol):
         """Classifies a batch; from any thread.
 
         Args:
-            pixels: (B, size, size, 3) RGB, of the model's image size.
+            pixels: (B, H, W, 3) RGB, as `show` makes them of pictures.
 
         Returns:
             (B, classes), calibrated if a temperature was fitted.
@@ -37,10 +37,12 @@ class Model(Asked, Protocol):
     Attributes:
         description: what it is.
         n_devices: how many batches it can work on at a time.
+        look: what of a picture it is given; None: the picture as it is, of which it cuts the cell.
     """
 
     description: Description
     n_devices: int
+    look: Look | None
 
 
 def open_model(given: str | None, devices: str = AUTO) -> Model:

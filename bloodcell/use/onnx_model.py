@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bloodcell.data.decode import Pixels
+from bloodcell.data.crop import Look, Pixels
 from bloodcell.errors import InputError, reason
 from bloodcell.model.description import KEY, Description
 from bloodcell.use.model import Probabilities
@@ -48,6 +48,8 @@ class OnnxModel:
             )
         try:
             self.description = Description.from_json(said[KEY])
+            cuts = self.description.crop != "none"
+            self.look: Look | None = None if cuts else self.description.look
         except ValueError as error:
             raise InputError(f"--model {path}: {error}. Export it again.") from error
 

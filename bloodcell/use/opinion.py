@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, Pixels, open_rgb, squeeze
+from bloodcell.data.crop import Pixels, show
+from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, open_rgb
 from bloodcell.errors import reason
 from bloodcell.model.gallery import Gallery
 from bloodcell.use.heat import find_heat
@@ -60,6 +61,7 @@ class Opinion(NamedTuple):
         name: of the file.
         error: why it cannot be read; empty if it can, and all that follows is None if not.
         picture: small, to be shown.
+        seen: what the model was shown of it, likewise.
         heat: (size, size), 0 to 1: what spoke for the class.
         pixels: (size, size, 3), as the model saw it.
         probability: of each class, the most probable first.
@@ -69,6 +71,7 @@ class Opinion(NamedTuple):
     name: str
     error: str = ""
     picture: Image.Image | None = None
+    seen: Image.Image | None = None
     heat: NDArray[np.float32] | None = None
     pixels: Pixels | None = None
     probability: dict[str, float] | None = None
@@ -113,9 +116,11 @@ class Adviser:
             picture = open_rgb(data, self._most_pixels)
         except READ_ERRORS as error:
             return Opinion(name, reason(error))
-        pixels = squeeze(picture, self.saved.description.image_size)
+        look = self.saved.description.look
+        pixels = show(picture, look)
         picture.thumbnail((_SIDE, _SIDE))  # of many large ones, one at a time is in memory
-        return Opinion(name, picture=picture, pixels=pixels)
+        seen = picture if look.crop == "none" else Image.fromarray(pixels)
+        return Opinion(name, picture=picture, seen=seen, pixels=pixels)
 
     def _judge(
         self,

@@ -113,12 +113,12 @@ def _head(of: Description) -> str:
 
 def _card(opinion: Opinion, photographs: Photographs) -> str:
     title = f"<h3>{html.escape(opinion.name)}</h3>"
-    if opinion.probability is None or opinion.picture is None or opinion.heat is None:
+    if opinion.probability is None or opinion.seen is None or opinion.heat is None:
         return f'<div class="bc-card">{title}{_note("bad", html.escape(opinion.error))}</div>'
     name, probability = next(iter(opinion.probability.items()))
     bars = "".join(_bar(*one) for one in opinion.probability.items())
-    warm = _warm(opinion.picture, opinion.heat)
-    pictures = _figure(opinion.picture, "the image")
+    warm = _warm(opinion.seen, opinion.heat)
+    pictures = _figure(opinion.picture or opinion.seen, "the image")
     pictures += _figure(warm, "in colour: what spoke for the class")
     return (
         f'<div class="bc-card">{title}<div class="bc-row">{pictures}<div class="bc-bars">'

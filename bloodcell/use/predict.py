@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from bloodcell.data.crop import Pixels
 from bloodcell.report.whole import check_place
 from bloodcell.use.answers import SUFFIXES, Answer, load_pyarrow, open_writer
 from bloodcell.use.images import STDIN, Decoded, check_given, decode_batches, find_images
@@ -65,7 +66,7 @@ def predict(
     ):
         task = bar.add_task("classifying", total=total)
         images = find_images(given, archives)
-        batches = decode_batches(images, opened.description.image_size, batch_size)
+        batches = decode_batches(images, opened.look, batch_size)
         for answer in answer_batches(opened, batches, abstain, tta):
             write(answer)
             counts[answer.class_name or (UNREADABLE if answer.error else "unsure")] += 1
@@ -116,11 +117,16 @@ def _on_all_devices(
     """Hands a batch to each device, and gives the answers back in order."""
     waiting: deque[tuple[list[Decoded], Future[Probabilities]]] = deque()
 
+    def ask_one(pixels: Pixels) -> Probabilities:
+        return classify_views(model, pixels) if tta else model.classify(pixels)
+
     def ask(batch: list[Decoded]) -> Probabilities:
         pixels = [image.pixels for image in batch if image.pixels is not None]
         if not pixels:
             return np.empty((0, 0), np.float32)
-        return classify_views(model, np.stack(pixels)) if tta else model.classify(np.stack(pixels))
+        if len({image.shape for image in pixels}) > 1:  # whole pictures, cut by the model itself
+            return np.concatenate([ask_one(image[None]) for image in pixels])
+        return ask_one(np.stack(pixels))
 
     with ThreadPoolExecutor(model.n_devices) as pool:
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bloodcell.data.decode import Pixels
+from bloodcell.data.crop import Pixels
 from bloodcell.errors import InputError
 
 # activations with their convolution, or the range would be that before they cut it

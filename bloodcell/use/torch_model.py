@@ -7,7 +7,7 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor
 
-from bloodcell.data.decode import Pixels
+from bloodcell.data.crop import Look, Pixels
 from bloodcell.errors import InputError, reason
 from bloodcell.model.description import Description
 from bloodcell.model.network import Network
@@ -25,6 +25,7 @@ class TorchModel:
 
     def __init__(self, saved: Saved, devices: Sequence[torch.device]) -> None:
         self.description: Description = saved.description
+        self.look: Look | None = saved.description.look
         self.n_devices = len(devices)
         self._free: SimpleQueue[tuple[Network, torch.device]] = SimpleQueue()
         try:

@@ -1,0 +1,93 @@
+"""What of a picture the network is shown: all of it, or the white cell and what lies around it."""
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bloodcell.data.locate import Cell
+
+Crop = Literal["none", "cell"]
+Pixels = NDArray[np.uint8]
+
+_LARGEST = 2048  # pixels of a longer side; more are reduced before a cell is sought: memory
+
+
+class Look(NamedTuple):
+    """What of a picture the network is shown.
+
+    Attributes:
+        size: side of the square in pixels.
+        crop: `none` squeezes the whole picture to it; `cell` cuts it out around the white cell.
+    """
+
+    size: int
+    crop: Crop = "none"
+
+
+def show(image: Image.Image, look: Look | None) -> Pixels:
+    """Makes what the network is given.
+
+    Args:
+        image: RGB.
+        look: what of it; None: the picture as it is, for a model that cuts it itself.
+
+    Returns:
+        (size, size, 3).
+    """
+    if look is None:
+        return np.asarray(image)
+    if look.crop == "none":
+        return np.asarray(image.resize((look.size, look.size), Image.Resampling.BILINEAR))
+    import torch  # not before it is needed: exported models do without
+
+    from bloodcell.data.locate import cut, find_cell
+
+    picture, _ = _reduce(image)
+    with torch.inference_mode():
+        square: Pixels = _as_pixels(cut(picture, find_cell(picture), look.size))[0]
+    return square
+
+
+def show_cells(image: Image.Image, size: int, field: float = 1.0) -> "list[tuple[Cell, Pixels]]":
+    """Finds the white cells of a picture, and makes what the network is given of each.
+
+    Args:
+        image: RGB.
+        size: side of the squares in pixels.
+        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+
+    Returns:
+        Where each cell lies, in pixels of the picture, and its square (size, size, 3); the clearest
+        cell first.
+    """
+    import torch
+
+    from bloodcell.data.locate import cut, find_cells
+
+    picture, factor = _reduce(image)
+    found = []
+    with torch.inference_mode():
+        for cell in find_cells(picture[0], field):
+            square = _as_pixels(cut(picture, torch.tensor([cell[:2]]), size, field))[0]
+            place = cell._replace(x=cell.x * factor, y=cell.y * factor, side=cell.side * factor)
+            found.append((place, square))
+    return found
+
+
+def _reduce(image: Image.Image) -> "tuple[Tensor, int]":
+    """The picture as (1, 3, H, W), and how many of its pixels one of them is wide."""
+    import torch
+
+    factor = -(-max(image.size) // _LARGEST)
+    pixels = torch.from_numpy(np.array(image.reduce(factor) if factor > 1 else image))
+    return pixels.permute(2, 0, 1)[None].float(), factor
+
+
+def _as_pixels(images: "Tensor") -> Pixels:
+    pixels: Pixels = images.permute(0, 2, 3, 1).round().byte().contiguous().numpy()
+    return pixels

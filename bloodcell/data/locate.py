@@ -1,0 +1,159 @@
+"""Finds the white cells of a picture, and cuts them out.
+
+Nothing is trained. The dye of a nucleus takes red out of the light and lets blue pass; haemoglobin
+does the reverse. So where the optical density of red exceeds that of blue, against the light that
+passes through the slide where no cell lies, there is a white cell or a platelet, whatever the lamp
+and the camera. Smoothed over the size of a nucleus its peaks are the cells: platelets are too
+small to leave one.
+
+All lengths are shares of the picture's longer side, which in the Kaggle set, taken through a 100x
+lens, is about 8 red cells long; `field` says how many times more of the smear another picture
+shows. Every step is one that ONNX knows: an exported model finds the cell as the training did.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SHARE = 0.35  # of the longer side: what is cut out shows the largest cells nearly whole
+
+_SIDE = 160  # pixels of the longer side when cells are sought
+_DARK = 25.0  # of 255: below it is no slide, but the black beside a turned or shifted copy
+_LEAST_LIGHT = 8.0  # of 255: how dense what is darker is cannot be told
+_SMOOTHED = 17  # pixels, twice: together about as wide as a nucleus
+_PEAK = 16  # pixels within which a peak is the highest
+_REACH = 28  # pixels around a peak that belong to its cell
+_APART = 30  # pixels between two cells at least: the lobes of one nucleus are nearer
+# of a peak, as a share of the highest, and at all: the photographs of TRAIN have .18 and more
+_LEAST_SHARE, _LEAST = 0.4, 0.08
+
+
+class Cell(NamedTuple):
+    """A white cell.
+
+    Attributes:
+        x: of its centre, pixels from the left.
+        y: likewise, from the top.
+        side: of the square that is cut out around it, in pixels.
+        strength: how purple its surroundings are, 0 to 1.
+    """
+
+    x: float
+    y: float
+    side: float
+    strength: float
+
+
+def find_cell(images: Tensor) -> Tensor:
+    """Finds the white cell of each picture, of several the clearest.
+
+    Args:
+        images: (B, 3, H, W), 0 to 255, float.
+
+    Returns:
+        (B, 2), x and y of its centre in pixels; of the picture, if nothing on it is purple.
+    """
+    height, width = images.shape[2:]
+    purple = _find_purple(images, _SIDE)
+    smooth = _smooth(purple)
+    # column and row of the maximum one by one: in ONNX a width is no number to divide by
+    x, y = smooth.amax(2).argmax(2), smooth.amax(3).argmax(2)  # (B, 1)
+    centre = _move_to_middle(purple, torch.cat([x, y], 1).float())
+    middle = torch.cat([torch.full_like(x, width), torch.full_like(y, height)], 1) / 2
+    found = smooth.amax((2, 3)) > 0  # (B, 1)
+    return torch.where(found, (centre + 0.5) * (torch.sym_max(height, width) / _SIDE), middle)
+
+
+def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
+    """Finds all white cells of a picture, the clearest first.
+
+    Args:
+        image: (3, H, W), 0 to 255, float.
+        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+    """
+    longer = max(image.shape[1:])
+    side = max(1, round(_SIDE * field))
+    purple = _find_purple(image[None], side)
+    smooth = _smooth(purple)
+    highest = F.max_pool2d(smooth, 2 * _PEAK + 1, 1, _PEAK)
+    least = (_LEAST_SHARE * smooth.amax()).clamp(min=_LEAST)
+    places = ((smooth == highest) & (smooth >= least))[0, 0].nonzero()  # (n, 2), rows and columns
+    centres = _move_to_middle(purple.expand(len(places), -1, -1, -1), places.flip(1).float())
+    strengths = smooth[0, 0][places[:, 0], places[:, 1]]
+    kept: list[Cell] = []
+    for place in strengths.argsort(descending=True).tolist():
+        x, y = ((centres[place] + 0.5) * (longer / side)).tolist()
+        if all(math.dist((x, y), cell[:2]) >= _APART * longer / side for cell in kept):
+            kept.append(Cell(x, y, SHARE * longer / field, float(strengths[place])))
+    return kept
+
+
+def cut(images: Tensor, centres: Tensor, size: int, field: float = 1.0) -> Tensor:
+    """Cuts a square out of each picture, `SHARE` of its longer side wide.
+
+    Args:
+        images: (B, 3, H, W), 0 to 255, float.
+        centres: (B, 2), x and y of the squares' centres in pixels.
+        size: side of the squares that are made of them, in pixels.
+        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+
+    Returns:
+        (B, 3, size, size), 0 to 255, black where the picture ends.
+    """
+    height, width = images.shape[2:]
+    longer = torch.sym_max(height, width)
+    # first the whole picture to the scale of the square, which filters, then the cut
+    scaled = _resize(images, max(1, round(size * field / SHARE)))
+    side = SHARE / field * longer
+    offset = (torch.arange(size, device=images.device) + 0.5) / size - 0.5  # of the square's side
+    xs = (centres[:, :1] + side * offset) * (2 / width) - 1  # (B, size), -1 to 1 on the picture
+    ys = (centres[:, 1:] + side * offset) * (2 / height) - 1
+    grid = torch.stack(
+        [xs[:, None, :].expand(-1, size, -1), ys[:, :, None].expand(-1, -1, size)], 3
+    )
+    return F.grid_sample(scaled, grid, padding_mode="zeros", align_corners=False)
+
+
+def _resize(images: Tensor, side: int) -> Tensor:
+    """Makes the longer side so many pixels long."""
+    height, width = images.shape[2:]
+    longer = torch.sym_max(height, width)
+    sizes = [torch.sym_max(length * side // longer, 1) for length in (height, width)]
+    return F.interpolate(images, sizes, mode="bilinear", antialias=True)  # type: ignore[arg-type]
+
+
+def _find_purple(images: Tensor, side: int) -> Tensor:
+    """How purple each pixel of the reduced pictures is: (B, 1, h, w), 0 to 1."""
+    small = _resize(images, side)
+    slide = (small.amax(1, keepdim=True) > _DARK).float()
+    brightness = small.mean(1, keepdim=True)
+    bright = slide
+    for _ in range(2):  # what is brighter than the mean, twice: there lies no cell
+        bright = bright * (brightness >= _mean(brightness, bright)).float()
+    light = _mean(small, bright).clamp(min=_LEAST_LIGHT)  # (B, 3, 1, 1)
+    density = -(small.clamp(min=_LEAST_LIGHT) / light).log()
+    return (density[:, :1] - density[:, 2:]).clamp(0, 1) * slide
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    """The mean over each picture, of where there are ones."""
+    return (values * where).sum((2, 3), keepdim=True) / where.sum((2, 3), keepdim=True).clamp(min=1)
+
+
+def _smooth(purple: Tensor) -> Tensor:
+    for _ in range(2):
+        purple = F.avg_pool2d(purple, _SMOOTHED, 1, _SMOOTHED // 2)
+    return purple
+
+
+def _move_to_middle(purple: Tensor, centres: Tensor) -> Tensor:
+    """Moves centres (B, 2) to the middle of the purple around them."""
+    height, width = purple.shape[2:]
+    dx = (torch.arange(width, device=purple.device) - centres[:, :1])[:, None, :]
+    dy = (torch.arange(height, device=purple.device) - centres[:, 1:])[:, :, None]
+    weight = purple[:, 0] * (dx**2 + dy**2 <= _REACH**2).float()  # (B, h, w)
+    steps = torch.stack([(weight * dx).sum((1, 2)), (weight * dy).sum((1, 2))], 1)
+    return centres + steps / weight.sum((1, 2)).clamp(min=1e-6)[:, None]
