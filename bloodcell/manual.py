@@ -96,6 +96,10 @@ _PREDICT = _IMAGES | {
     "--out FILE": "a .csv, .jsonl or .parquet file (default: CSV on the standard output)",
     "--abstain P": "leave images unnamed whose most probable class is less probable than P",
     "--tta": "average over flips and quarter turns: eight times the work",
+    "--cells": "find every white cell of each picture: a row a cell, and the differential count",
+    "--field N": "with --cells: how many times as wide a field the pictures show as those of the "
+    "Kaggle set, about 8 red cells (default: 1)",
+    "--draw FOLDER": "with --cells: write each picture with its cells boxed and named",
     "--batch_size N": "images the model takes at a time (default: 32)",
     "--devices NAMES": "cpu, cuda, cuda:0,cuda:1 ... (default: all GPUs, or what there is)",
 }

@@ -4,9 +4,10 @@ What they need is imported where they are called: they must not wait for what ot
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from bloodcell import manual
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, require
 from bloodcell.words import Options
 
 
@@ -56,8 +57,13 @@ def _export(given: Options) -> bool:
 
 
 def _predict(given: Options) -> bool:
+    from bloodcell.use.cells import Cells
     from bloodcell.use.predict import BATCH_SIZE, predict
 
+    draw = given.get("--draw")
+    for flag in ("--field", "--draw"):
+        require(given.has("--cells") or not given.has(flag), flag, given.get(flag), "with --cells")
+    cells = Cells(given.number("--field", 1.0, 0.1, 50.0), Path(draw) if draw else None)
     return predict(
         given.words,
         model=given.get("--model"),
@@ -66,6 +72,7 @@ def _predict(given: Options) -> bool:
         tta=given.has("--tta"),
         batch_size=given.whole("--batch_size", BATCH_SIZE),
         devices=given.get("--devices"),
+        cells=cells if given.has("--cells") else None,
     )
 
 

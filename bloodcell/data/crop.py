@@ -9,8 +9,6 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bloodcell.data.locate import Cell
-
 Crop = Literal["none", "cell"]
 Pixels = NDArray[np.uint8]
 
@@ -27,6 +25,22 @@ class Look(NamedTuple):
 
     size: int
     crop: Crop = "none"
+
+
+class Cell(NamedTuple):
+    """A white cell.
+
+    Attributes:
+        x: of its centre, pixels from the left.
+        y: likewise, from the top.
+        side: of the square that is cut out around it, in pixels.
+        strength: how purple its surroundings are, 0 to 1.
+    """
+
+    x: float
+    y: float
+    side: float
+    strength: float
 
 
 def show(image: Image.Image, look: Look | None) -> Pixels:
@@ -53,7 +67,7 @@ def show(image: Image.Image, look: Look | None) -> Pixels:
     return square
 
 
-def show_cells(image: Image.Image, size: int, field: float = 1.0) -> "list[tuple[Cell, Pixels]]":
+def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[Cell, Pixels]]:
     """Finds the white cells of a picture, and makes what the network is given of each.
 
     Args:

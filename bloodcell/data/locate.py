@@ -12,11 +12,12 @@ shows. Every step is one that ONNX knows: an exported model finds the cell as th
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from bloodcell.data.crop import Cell
 
 SHARE = 0.35  # of the longer side: what is cut out shows the largest cells nearly whole
 
@@ -29,22 +30,6 @@ _REACH = 28  # pixels around a peak that belong to its cell
 _APART = 30  # pixels between two cells at least: the lobes of one nucleus are nearer
 # of a peak, as a share of the highest, and at all: the photographs of TRAIN have .18 and more
 _LEAST_SHARE, _LEAST = 0.4, 0.08
-
-
-class Cell(NamedTuple):
-    """A white cell.
-
-    Attributes:
-        x: of its centre, pixels from the left.
-        y: likewise, from the top.
-        side: of the square that is cut out around it, in pixels.
-        strength: how purple its surroundings are, 0 to 1.
-    """
-
-    x: float
-    y: float
-    side: float
-    strength: float
 
 
 def find_cell(images: Tensor) -> Tensor:

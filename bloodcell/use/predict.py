@@ -15,11 +15,19 @@ from rich.progress import Progress
 from bloodcell.data.crop import Pixels
 from bloodcell.report.whole import check_place
 from bloodcell.use.answers import SUFFIXES, Answer, load_pyarrow, open_writer
-from bloodcell.use.images import STDIN, Decoded, check_given, decode_batches, find_images
+from bloodcell.use.cells import UNREADABLE, UNSURE, Cells, differential
+from bloodcell.use.images import (
+    NO_CELL,
+    STDIN,
+    Decoded,
+    check_given,
+    decode_batches,
+    decode_cells,
+    find_images,
+)
 from bloodcell.use.model import AUTO, Model, Probabilities, classify_views, open_model
 
 BATCH_SIZE = 32
-UNREADABLE = "unreadable"
 
 
 def predict(
@@ -30,6 +38,7 @@ def predict(
     tta: bool = False,
     batch_size: int = BATCH_SIZE,
     devices: str | None = None,
+    cells: Cells | None = None,
 ) -> bool:
     """Classifies images, writes a table and says what was found.
 
@@ -41,6 +50,7 @@ def predict(
         tta: whether to average over the eight ways an image can lie.
         batch_size: images the model takes at a time.
         devices: as `--devices`; None: all GPUs, or what there is.
+        cells: how the white cells of each picture are found; None: a picture is one cell.
 
     Returns:
         Whether each image could be read.
@@ -55,6 +65,8 @@ def predict(
     total = None if STDIN in given else _count(given)
     opened = open_model(model, devices or AUTO)
     names = opened.description.class_names
+    if cells:
+        cells.check(opened)
     start = time.perf_counter()
     counts: Counter[str] = Counter()
     with (
@@ -62,22 +74,36 @@ def predict(
         Progress(
             console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
         ) as bar,
-        open_writer(Path(out) if out else None, sys.stdout, names) as write,
+        open_writer(Path(out) if out else None, sys.stdout, names, cells is not None) as write,
     ):
-        task = bar.add_task("classifying", total=total)
+        task = bar.add_task("classifying", total=None if cells else total)
         images = find_images(given, archives)
-        batches = decode_batches(images, opened.look, batch_size)
-        for answer in answer_batches(opened, batches, abstain, tta):
+        if cells:
+            size = opened.description.image_size
+            batches = decode_cells(images, size, cells.field, batch_size)
+        else:
+            batches = decode_batches(images, opened.look, batch_size)
+        answers = answer_batches(opened, batches, abstain, tta)
+        for answer in cells.draw_each(answers, names, given) if cells else answers:
             write(answer)
-            counts[answer.class_name or (UNREADABLE if answer.error else "unsure")] += 1
+            counts[_kind(answer)] += 1
             bar.advance(task)
     seconds, n = time.perf_counter() - start, counts.total()
-    kinds = [kind for kind in (*names, "unsure", UNREADABLE) if counts[kind]]
-    said = ", ".join(f"{kind} {counts[kind]:,}" for kind in kinds) or "none"
-    print(f"{n:,} images: {said} ({n / seconds:,.0f} images/s)", file=sys.stderr)
+    if cells:
+        print(differential(counts, names), file=sys.stderr)
+    else:
+        kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if counts[kind]]
+        said = ", ".join(f"{kind} {counts[kind]:,}" for kind in kinds) or "none"
+        print(f"{n:,} images: {said} ({n / seconds:,.0f} images/s)", file=sys.stderr)
     if out:
         print(out, file=sys.stderr)
     return not counts[UNREADABLE]
+
+
+def _kind(answer: Answer) -> str:
+    if answer.error:
+        return NO_CELL if answer.error == NO_CELL else UNREADABLE
+    return answer.class_name or UNSURE
 
 
 def answer_batches(
@@ -108,7 +134,7 @@ def answer_batch(
         best = int(probability.argmax())
         sure = probability[best] >= abstain
         named = dict(zip(names, probability.tolist(), strict=True))
-        yield Answer(image.name, names[best] if sure else None, named)
+        yield Answer(image.name, names[best] if sure else None, named, "", image.cell)
 
 
 def _on_all_devices(
