@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler, Sampler
 
 from bloodcell.data.augment import Augment, augment_batch
+from bloodcell.data.balance import Balance, BalancedSampler, photo_shares
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import Crop, Look, Pixels
@@ -42,16 +43,19 @@ class BloodCells(LightningDataModule):
     Args:
         root: a folder of class folders, a .zip of one, `kaggle` (downloaded once) or `drawn`.
         split: `photo` keeps a photograph in one part; `seed` draws files, as published, and leaks;
-            `folds` tests one fifth of the photographs.
-        fold: which fifth `folds` tests, 0 to 4.
+            `folds` tests one fifth of the photographs, `train_folds` one of those that `photo`
+            trains on: what a recipe is chosen by.
+        fold: which fifth `folds` or `train_folds` tests, 0 to 4.
         photos: CSV with columns file, photo and, if known, cell, for data of your own.
         image_size: side in pixels, 32 to 1024; images are squeezed to a square.
         crop: `none` takes the whole picture; `cell` finds the white cell and takes the square
-            around it, 0.35 of the picture's longer side wide.
+            around it, 0.4 of the picture's longer side wide.
         batch_size: images a step on each device; `auto`: the largest power of two that fits into
             the GPU, 512 at most, or 32 on a CPU.
         augment: `none`; `flips`: left-right and top-bottom, at random; or `full`: also any
             rotation, shift, scale, shear, brightness, contrast and colour.
+        balance: `none`: each training file once an epoch; `photos`: as many files, drawn so that
+            a class' photographs come equally often, and a class as the root of their number.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
         cache_gib: limit of the decoded images kept on disk, for all data sets together; 0 decodes
             into memory at each start.
@@ -76,6 +80,7 @@ class BloodCells(LightningDataModule):
         crop: Crop = "none",
         batch_size: int | Literal["auto"] = 32,
         augment: Augment = "none",
+        balance: Balance = "none",
         unreadable: Unreadable = "stop",
         cache_gib: float = 20.0,
         on_device: OnDevice = "auto",
@@ -93,6 +98,7 @@ class BloodCells(LightningDataModule):
         self.look = Look(image_size, crop)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until it is found
         self.augment: Augment = augment
+        self.balance: Balance = balance
         self.unreadable: Unreadable = unreadable
         self.cache_gib = cache_gib
         self.on_device: OnDevice = on_device
@@ -228,6 +234,10 @@ class BloodCells(LightningDataModule):
         # Lightning looks for another kind of sampler when it switches shuffling off
         shuffle = not (self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
         train = self.datasets["train"]
+        if self.balance == "photos" and shuffle:
+            rows = [self.table.rows[i] for i in train.rows.tolist()]
+            shares = photo_shares([row.photo for row in rows], [row.class_name for row in rows])
+            return BalancedSampler(train, world, rank, self.seed, shares)
         return DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
 
     def val_dataloader(self) -> Loader:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from bloodcell.data.crop import Cell
 
-SHARE = 0.35  # of the longer side: what is cut out shows the largest cells nearly whole
+SHARE = 0.4  # of the longer side: what is cut out shows the largest cells whole
 
 _SIDE = 160  # pixels of the longer side when cells are sought
 _DARK = 25.0  # of 255: below it is no slide, but the black beside a turned or shifted copy

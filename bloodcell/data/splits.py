@@ -16,7 +16,7 @@ from bloodcell.errors import InputError
 
 PARTS = ("train", "val", "test")
 N_FOLDS = 5
-Split = Literal["photo", "seed", "folds"]
+Split = Literal["photo", "seed", "folds", "train_folds"]
 Parts = dict[str, list[int]]
 
 
@@ -27,8 +27,9 @@ def make_parts(table: Table, split: Split, fold: int = 0, seed: int = 0) -> Part
         table: the data set.
         split: `photo`: the official parts, what they lack taken from train by cell, and train
             without the cells that are tested; `seed`: files at random, 64/16/20; `folds`: a fifth
-            of the photographs tested, a fifth of the others validated, by cell.
-        fold: which fifth `folds` tests, 0 to 4.
+            of the photographs tested, a fifth of the others validated, by cell; `train_folds`:
+            likewise, of what `photo` trains on and validates with: its test part is never seen.
+        fold: which fifth the last two test, 0 to 4.
         seed: decides every random choice.
 
     Returns:
@@ -43,7 +44,10 @@ def make_parts(table: Table, split: Split, fold: int = 0, seed: int = 0) -> Part
     pool = [i for i, row in enumerate(table.rows) if row.official != "test_simple"]
     if split == "seed":
         parts = _files_at_random(pool, seed)
-    elif split == "folds":
+    elif split in ("folds", "train_folds"):
+        if split == "train_folds":
+            official = _official(table, pool, seed)
+            pool = sorted(official["train"] + official["val"])
         test = _a_fifth(table, pool, seed, fold)
         rest = _without(pool, test)
         val = _a_fifth(table, rest, seed)

@@ -15,8 +15,11 @@ KEY = "bloodcell"  # in the metadata of a file: the description as JSON
 NETWORK = "network."  # names of a network's tensors begin with it, in a checkpoint and in a file
 _MOST = 65_536  # classes, and units of a dense layer
 _TRAINING = (  # settings that say how the weights came about
-    *(("model", key) for key in ("dropout", "freeze", "lr")),
-    *(("data", key) for key in ("batch_size", "augment", "seed")),
+    *(
+        ("model", key)
+        for key in ("dropout", "freeze", "lr", "schedule", "weight_decay", "smoothing")
+    ),
+    *(("data", key) for key in ("batch_size", "augment", "balance", "seed")),
 )
 
 
@@ -114,7 +117,9 @@ class Description:
         """
         made = checkpoint["hyper_parameters"]
         groups = {"model": made, "data": checkpoint["datamodule_hyper_parameters"]}
-        training = {f"{group}.{key}": groups[group][key] for group, key in _TRAINING}
+        training = {
+            f"{group}.{key}": groups[group][key] for group, key in _TRAINING if key in groups[group]
+        }
         said = cls(
             list(made["class_names"]),
             made["image_size"],

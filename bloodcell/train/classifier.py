@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from bloodcell.data.augment import random_bits
 from bloodcell.data.batches import NOT_COUNTED, Batch
@@ -20,43 +19,12 @@ from bloodcell.model.compiled import Compile, CompiledPass
 from bloodcell.model.description import RECIPE, TRAINED_ON
 from bloodcell.model.network import Network, Pool, Recipe
 from bloodcell.model.weights import NONE, load_trunk, read_recipe
+from bloodcell.train.metrics import Mean, Metrics
+from bloodcell.train.schedule import FULL_RATE, Schedule, rate_share
 
 # keys in a checkpoint
 FINGERPRINT, FACTS, SO_FAR = "data_fingerprint", "data_facts", "epoch_so_far"
 _DROPOUT = 2**40  # rows of no table: dropout draws what augmentation does not
-
-
-class Mean(Metric):
-    """Mean over all images, however their batches are cut; NaN stays NaN.
-
-    torchmetrics' own MeanMetric leaves NaN out, or (1.9, `nan_strategy="disable"`) the weights, and
-    its accuracy makes the host wait for a GPU at each step.
-    """
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, count: Tensor) -> None:
-        """Adds the sum over some images, and their number."""
-        self.total += total
-        self.count += count
-
-    def compute(self) -> Tensor:
-        """Returns the mean, NaN of no images."""
-        return self.total / self.count
-
-
-class Metrics(nn.Module):
-    """Loss and accuracy over one part of the data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loss, self.acc = Mean(), Mean()
 
 
 class Classifier(LightningModule):
@@ -73,6 +41,10 @@ class Classifier(LightningModule):
         pool: `flatten` the trunk's map, as published, or `avg` over it.
         freeze: leave the trunk as it came and train the head only.
         lr: learning rate of Adam.
+        schedule: `constant`, or `cosine`: the rate rises over the first tenth of all steps, and
+            falls to 0 along a cosine.
+        weight_decay: share of each weight taken away at each step, times the rate (AdamW).
+        smoothing: share of each training label spread over all classes, 0 to under 1.
         compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
             takes long; `default`, `reduce-overhead`, `max-autotune` (modes of torch.compile)
             compile anywhere, false nowhere.
@@ -95,16 +67,25 @@ class Classifier(LightningModule):
         pool: Pool = "flatten",
         freeze: bool = False,
         lr: float = 1e-5,
+        schedule: Schedule = "constant",
+        weight_decay: float = 0.0,
+        smoothing: float = 0.0,
         compile: Compile = "auto",
     ) -> None:
         super().__init__()
         require(0 <= dropout < 1, "model.dropout", dropout, "0 or more and less than 1, e.g. 0.5")
         require(min(hidden, default=1) > 0, "model.hidden", hidden, "widths over 0, e.g. [8, 8]")
         require(lr > 0, "model.lr", lr, "over 0, e.g. 1e-4")
+        require(
+            0 <= weight_decay < 1, "model.weight_decay", weight_decay, "0 to under 1, e.g. 0.02"
+        )
+        require(0 <= smoothing < 1, "model.smoothing", smoothing, "0 to under 1, e.g. 0.1")
         self.save_hyperparameters(logger=False)
         self.class_names = class_names
         self.freeze_trunk = freeze
-        self.lr = lr
+        self.lr, self.weight_decay = lr, weight_decay
+        self.schedule: Schedule = schedule
+        self.smoothing = smoothing
         self.compile_how: Compile = compile
         self.recipe = read_recipe(backbone, weights)
         self.network = self._build()
@@ -148,11 +129,18 @@ class Classifier(LightningModule):
         self.trainer.fit_loop._load_combined_loader_states()  # for which loaders were made too soon
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes dropout a function of (seed, epoch, step, device), never of what ran before."""
+        """Makes dropout a function of (seed, epoch, step, device), and the rate one of the step.
+
+        Neither depends on what ran before: a run that goes on draws and learns as it would have.
+        """
         trainer = self.trainer
         place = torch.tensor([_DROPOUT + batch_idx * trainer.world_size + trainer.global_rank])
         data: BloodCells = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
         torch.manual_seed(int(random_bits(place, data.seed, trainer.current_epoch)))
+        if self.schedule == "cosine":
+            share = rate_share(trainer.global_step, float(trainer.estimated_stepping_batches))
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = group[FULL_RATE] * share
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean loss of a batch."""
@@ -181,9 +169,11 @@ class Classifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, with Keras' epsilon."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.Adam(parameters, lr=self.lr, eps=1e-7, fused=self._fused())
+        """Adam, with Keras' epsilon and decoupled weight decay."""
+        group = {"params": [p for p in self.parameters() if p.requires_grad], FULL_RATE: self.lr}
+        return torch.optim.AdamW(
+            [group], self.lr, eps=1e-7, weight_decay=self.weight_decay, fused=self._fused()
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint enough: it says how to build the network, and needs no weights."""
@@ -214,6 +204,7 @@ class Classifier(LightningModule):
         for optimizer in checkpoint["optimizer_states"] if self._trainer else []:
             for group in optimizer["param_groups"]:
                 group["fused"] = self._fused()  # as the optimizer is now, not as it was
+                group.setdefault(FULL_RATE, self.lr)  # the first checkpoints have none
         if SO_FAR in checkpoint and self._trainer and self.trainer.is_global_zero:
             for (metric, name), value in zip(self._train_sums(), checkpoint[SO_FAR], strict=True):
                 setattr(metric, name, value.to(self.device))
@@ -263,7 +254,13 @@ class Classifier(LightningModule):
         """Returns the mean loss; the metrics stay on the device until the epoch ends."""
         logits, target = logits.float(), batch["target"]
         count = (target != NOT_COUNTED).sum()
-        total = F.cross_entropy(logits, target, ignore_index=NOT_COUNTED, reduction="sum")
+        total = F.cross_entropy(
+            logits,
+            target,
+            ignore_index=NOT_COUNTED,
+            reduction="sum",
+            label_smoothing=self.smoothing if part == "train" else 0.0,
+        )
         metrics.loss.update(total.detach(), count)
         metrics.acc.update((logits.argmax(1) == target).sum(), count)
         if metrics.loss.update_count == 1:  # Lightning keeps them and reads them after the epoch

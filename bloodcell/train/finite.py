@@ -12,6 +12,7 @@ from bloodcell.errors import InputError, listed
 from bloodcell.report.summary import command
 from bloodcell.train.classifier import Classifier
 from bloodcell.train.runs import last_of
+from bloodcell.train.schedule import FULL_RATE
 
 EVERY = 64  # batches: reading a number from a GPU makes the host wait for it
 _NEVER = torch.iinfo(torch.int64).max
@@ -134,6 +135,7 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
     if path is None or not path.is_file():
         return False
     rate = _lr(trainer) / 2  # of what is used now: a checkpoint may be older than the last rollback
+    full = trainer.optimizers[0].param_groups[0][FULL_RATE]
     checkpoint = torch.load(path, map_location=pl_module.device, weights_only=True)
     pl_module.load_state_dict(checkpoint["state_dict"])
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -141,6 +143,7 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
         optimizer.zero_grad(set_to_none=True)  # of the batches before, which are added up
         for group in optimizer.param_groups:
             group["lr"] = rate
+            group[FULL_RATE] = full / 2
     assert isinstance(pl_module, Classifier)
     pl_module.forget_epoch()
     return True
