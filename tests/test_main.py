@@ -67,7 +67,9 @@ def test_a_wrong_verb(refused: Refused) -> None:
 
 def test_a_wrong_config(refused: Refused) -> None:
     said = refused("fit", "--config", "d8_d9.yaml")
-    assert "--config d8_d9.yaml: no such file. Did you mean d8_d8.yaml? Shipped: best.yaml, " in said
+    assert (
+        "--config d8_d9.yaml: no such file. Did you mean d8_d8.yaml? Shipped: best.yaml, " in said
+    )
     assert "--config stands without a name" in refused("fit", "--config")
 
 
@@ -80,7 +82,7 @@ def test_a_wrong_key(refused: Refused) -> None:
 def test_a_wrong_value(refused: Refused) -> None:
     said = refused("fit", "--data.split", "random")
     assert "data.split" in said
-    assert "one of photo, seed, folds. Got value: random." in said
+    assert "one of photo, seed, folds, train_folds. Got value: random." in said
     assert "Did you mean" not in said
     assert "model.lr" in refused("fit", "--model.lr", "fast")
 

@@ -43,7 +43,7 @@ class Classifier(LightningModule):
         lr: learning rate of Adam.
         schedule: `constant`, or `cosine`: the rate rises over the first tenth of all steps, and
             falls to 0 along a cosine.
-        weight_decay: share of each weight taken away at each step, times the rate (AdamW).
+        weight_decay: share of each weight taken away at each step, times the rate.
         smoothing: share of each training label spread over all classes, 0 to under 1.
         compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
             takes long; `default`, `reduce-overhead`, `max-autotune` (modes of torch.compile)
@@ -169,10 +169,15 @@ class Classifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, with Keras' epsilon and decoupled weight decay."""
+        """Adam, with Keras' epsilon and decoupled weight decay (Loshchilov and Hutter, 2019)."""
         group = {"params": [p for p in self.parameters() if p.requires_grad], FULL_RATE: self.lr}
-        return torch.optim.AdamW(
-            [group], self.lr, eps=1e-7, weight_decay=self.weight_decay, fused=self._fused()
+        return torch.optim.Adam(
+            [group],
+            self.lr,
+            eps=1e-7,
+            weight_decay=self.weight_decay,
+            decoupled_weight_decay=True,
+            fused=self._fused(),
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
