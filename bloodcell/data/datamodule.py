@@ -46,6 +46,8 @@ class BloodCells(LightningDataModule):
             `folds` tests one fifth of the photographs, `train_folds` one of those that `photo`
             trains on: what a recipe is chosen by.
         fold: which fifth `folds` or `train_folds` tests, 0 to 4.
+        val_share: of the photographs that are not tested, how many validate, .05 to .5; one in
+            whole numbers: .2 is one in five. `seed` has its own.
         photos: CSV with columns file, photo and, if known, cell, for data of your own.
         image_size: side in pixels, 32 to 1024; images are squeezed to a square.
         crop: `none` takes the whole picture; `cell` finds the white cell and takes the square
@@ -75,6 +77,7 @@ class BloodCells(LightningDataModule):
         root: str = "kaggle",
         split: Split = "photo",
         fold: int = 0,
+        val_share: float = 0.2,
         photos: str | None = None,
         image_size: int = 224,
         crop: Crop = "none",
@@ -91,6 +94,8 @@ class BloodCells(LightningDataModule):
         require(image_size in IMAGE_SIZES, "data.image_size", image_size, rule)
         holds = batch_size == "auto" or batch_size > 0
         require(holds, "data.batch_size", batch_size, "1 or more, e.g. 32, or auto")
+        rule = "0.05 to 0.5, e.g. 0.2 for one photograph in five"
+        require(0.05 <= val_share <= 0.5, "data.val_share", val_share, rule)
         require(cache_gib >= 0, "data.cache_gib", cache_gib, "0 or more, e.g. 20")
         self.save_hyperparameters(logger=False)
         self.split: Split = split
@@ -106,7 +111,7 @@ class BloodCells(LightningDataModule):
         self.source = open_source(root)
         self.table = build_table(self.source, Path(photos) if photos else None)
         self.class_names = list(self.table.class_names)
-        self.parts = make_parts(self.table, split, fold, seed)
+        self.parts = make_parts(self.table, split, fold, seed, val_share)
         self.datasets: dict[str, ImageDataset] = {}
         self.left_out = 0
 

@@ -20,7 +20,9 @@ Split = Literal["photo", "seed", "folds", "train_folds"]
 Parts = dict[str, list[int]]
 
 
-def make_parts(table: Table, split: Split, fold: int = 0, seed: int = 0) -> Parts:
+def make_parts(
+    table: Table, split: Split, fold: int = 0, seed: int = 0, val_share: float = 1 / N_FOLDS
+) -> Parts:
     """Divides the rows of a table into train, val and test.
 
     Args:
@@ -31,6 +33,7 @@ def make_parts(table: Table, split: Split, fold: int = 0, seed: int = 0) -> Part
             likewise, of what `photo` trains on and validates with: its test part is never seen.
         fold: which fifth the last two test, 0 to 4.
         seed: decides every random choice.
+        val_share: of the photographs that are not tested, how many validate; `seed` has its own.
 
     Returns:
         Row numbers of each part, ascending.
@@ -40,20 +43,21 @@ def make_parts(table: Table, split: Split, fold: int = 0, seed: int = 0) -> Part
     """
     if not 0 <= fold < N_FOLDS:
         raise InputError(f"data.fold={fold} is not one of the {N_FOLDS} folds: give 0 to 4.")
+    n_val = round(1 / val_share)  # parts, of which one validates
     # TEST_SIMPLE repeats TEST's photographs: it belongs to no part
     pool = [i for i, row in enumerate(table.rows) if row.official != "test_simple"]
     if split == "seed":
         parts = _files_at_random(pool, seed)
     elif split in ("folds", "train_folds"):
         if split == "train_folds":
-            official = _official(table, pool, seed)
+            official = _official(table, pool, seed, n_val)
             pool = sorted(official["train"] + official["val"])
-        test = _a_fifth(table, pool, seed, fold)
+        test = _one_part(table, pool, seed, N_FOLDS, fold)
         rest = _without(pool, test)
-        val = _a_fifth(table, rest, seed)
+        val = _one_part(table, rest, seed, n_val)
         parts = _parts(_without(rest, val), val, test)
     else:
-        parts = _official(table, pool, seed)
+        parts = _official(table, pool, seed, n_val)
     _check_classes(table, parts, split)
     return parts
 
@@ -75,31 +79,31 @@ def _files_at_random(pool: list[int], seed: int) -> Parts:
     return _parts(order[n_test + n_val :], order[n_test : n_test + n_val], order[:n_test])
 
 
-def _official(table: Table, pool: list[int], seed: int) -> Parts:
+def _official(table: Table, pool: list[int], seed: int, n_val: int) -> Parts:
     given = {part: [i for i in pool if table.rows[i].official == part] for part in PARTS}
     given["train"] += [i for i in pool if table.rows[i].official == ""]
-    test = given["test"] or _a_fifth(table, given["train"], seed)
+    test = given["test"] or _one_part(table, given["train"], seed, N_FOLDS)
     train = _without_cells(table, _without(given["train"], test), test)
-    val = _without_cells(table, given["val"], test) or _a_fifth(table, train, seed)
+    val = _without_cells(table, given["val"], test) or _one_part(table, train, seed, n_val)
     return _parts(_without_cells(table, _without(train, val), val), val, test)
 
 
-def _a_fifth(table: Table, rows: list[int], seed: int, fold: int = 0) -> list[int]:
-    """Takes a fifth of the photographs, grouped by cell and stratified by class."""
+def _one_part(table: Table, rows: list[int], seed: int, n_parts: int, which: int = 0) -> list[int]:
+    """Takes one of equal parts of the photographs, grouped by cell and stratified by class."""
     first = {table.rows[i].photo: i for i in reversed(rows)}
     photos = sorted(first)
     classes = np.array([table.rows[first[photo]].class_name for photo in photos])
     cells = np.array([table.rows[first[photo]].cell for photo in photos])
     own_cells = {name: len(set(cells[classes == name])) for name in np.unique(classes)}
     rarest = min(own_cells, key=lambda name: own_cells[name], default="")
-    if own_cells.get(rarest, 0) < N_FOLDS:
+    if own_cells.get(rarest, 0) < n_parts:
         raise InputError(
             f"Class {rarest} has only {own_cells.get(rarest, 0)} photographs of different cells to "
-            f"divide; a fifth of them needs {N_FOLDS}. "
+            f"divide; one of {n_parts} parts needs {n_parts}. "
             "Add images of it, leave the class out, or divide the folders into train, val and test."
         )
-    folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
-    chosen = list(folds.split(photos, classes, cells))[fold][1]
+    folds = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
+    chosen = list(folds.split(photos, classes, cells))[which][1]
     taken = {photos[i] for i in chosen}
     return [i for i in rows if table.rows[i].photo in taken]
 
