@@ -30,6 +30,7 @@ _REACH = 28  # pixels around a peak that belong to its cell
 _APART = 30  # pixels between two cells at least: the lobes of one nucleus are nearer
 # of a peak, as a share of the highest, and at all: the photographs of TRAIN have .18 and more
 _LEAST_SHARE, _LEAST = 0.4, 0.08
+_NOTHING = 1e-3  # what rounding makes of a plain picture is less
 
 
 def find_cell(images: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ def find_cell(images: Tensor) -> Tensor:
     x, y = smooth.amax(2).argmax(2), smooth.amax(3).argmax(2)  # (B, 1)
     centre = _move_to_middle(purple, torch.cat([x, y], 1).float())
     middle = torch.cat([torch.full_like(x, width), torch.full_like(y, height)], 1) / 2
-    found = smooth.amax((2, 3)) > 0  # (B, 1)
+    found = smooth.amax((2, 3)) > _NOTHING  # (B, 1)
     return torch.where(found, (centre + 0.5) * (torch.sym_max(height, width) / _SIDE), middle)
 
 

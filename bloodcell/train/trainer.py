@@ -15,6 +15,7 @@ from bloodcell.model.cpu import has_fast_bfloat16
 from bloodcell.report import machine
 from bloodcell.train.callbacks import Bar, FirstBatch, History
 from bloodcell.train.finite import Finite
+from bloodcell.train.forecast import Forecast
 from bloodcell.train.keep import KeepBest, KeepLast, WholeFiles
 from bloodcell.train.runs import RunLogger
 from bloodcell.train.stopping import StopGently
@@ -117,7 +118,7 @@ def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Cal
     if keeping is None:
         return chosen
     finite = Finite(keeping.rollbacks)
-    chosen += [History(), FirstBatch(), finite, stop]
+    chosen += [History(), FirstBatch(), Forecast(), finite, stop]
     if given.logger is not False and not given.fast_dev_run:
         chosen.append(LearningRateMonitor("epoch"))
         if given.enable_checkpointing is not False:  # best first, so that last knows it

@@ -1,0 +1,64 @@
+"""Says near its beginning how long a run will take."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from bloodcell.data.batches import Batch
+from bloodcell.report.summary import clock
+
+_SKIPPED = 5  # batches: the first ones compile and fill memory
+_TIMED = 20
+_SHORT = 60  # seconds: less needs no forecast
+_VALIDATION = 1 / 3  # of the time that training takes for as many images: there is no way back
+
+
+class Forecast(Callback):
+    """Times a few batches, and tells how long all that are left will take."""
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._start = 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Starts the clock, or reads it and says what follows."""
+        self._batches += 1
+        if self._batches == _SKIPPED:
+            self._start = time.perf_counter()
+        elif self._batches == _SKIPPED + _TIMED:
+            each = (time.perf_counter() - self._start) / _TIMED
+            seconds = each * batches_left(trainer, batch_idx + 1)
+            if seconds > _SHORT:
+                sooner = "; early stopping may end it sooner" * bool(
+                    trainer.early_stopping_callback
+                )
+                trainer.print(f"about {clock(seconds)} to go, {each * 1e3:,.0f} ms a batch{sooner}")
+
+
+def batches_left(trainer: Trainer, done: int) -> float:
+    """How many training batches take as long as what is left, validations included.
+
+    Args:
+        trainer: while it trains.
+        done: batches of this epoch.
+
+    Returns:
+        0 if the run has no end.
+    """
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    each = float(trainer.num_training_batches)
+    left = each * (epochs - trainer.current_epoch) - done if epochs and epochs > 0 else float("inf")
+    if steps > 0:
+        left = min(left, (steps - trainer.global_step) * trainer.accumulate_grad_batches)
+    if left == float("inf"):
+        return 0.0
+    validation = sum(float(n) for n in trainer.num_val_batches) * _VALIDATION
+    return left + validation * left / each

@@ -1,0 +1,173 @@
+"""A model of single cells: asked about pictures, about all cells of a slide, and exported."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bloodcell
+from bloodcell.__main__ import main
+from bloodcell.data.crop import Look, show
+from bloodcell.data.smears import CLASS_NAMES, draw_photograph
+from bloodcell.model.description import Description
+from bloodcell.model.network import Network, Recipe
+from bloodcell.use.saved import Saved, write_saved
+
+Refused = Callable[..., str]
+NAMES = list(CLASS_NAMES)
+SIZE = 48
+
+
+def rows_of(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A network of single cells with random weights, that is not equally unsure of all."""
+    torch.manual_seed(0)
+    network = Network("test_efficientnet", 4, SIZE, [], 0.0, "avg", Recipe()).eval()
+    *_, last = network.head.children()
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.normal_(last.weight)
+    described = Description(
+        NAMES, SIZE, "test_efficientnet", [], "avg", Recipe().as_dict(), name="cells", crop="cell"
+    )
+    path = tmp_path / "cells.safetensors"
+    write_saved(Saved(described, network, None), path)
+    return str(path)
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    """Three pictures with a cell each, and one without any."""
+    folder = tmp_path / "slide"
+    (folder / "second").mkdir(parents=True)
+    drawn = [draw_photograph(name, (9, n)).pixels for n, name in enumerate(NAMES)]
+    Image.fromarray(drawn[0]).save(folder / "a.png")
+    Image.fromarray(drawn[1]).save(folder / "second" / "a.png")
+    Image.fromarray(drawn[2]).save(folder / "b.png")
+    Image.new("RGB", (320, 240), (230, 225, 228)).save(folder / "c.png")
+    return folder
+
+
+def test_a_row_a_cell_and_the_differential_count(
+    model: str, slide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.csv"])
+    rows = rows_of("cells.csv")
+    assert [(Path(row["file"]).name, row["error"]) for row in rows] == [
+        ("a.png", ""), ("b.png", ""), ("c.png", "no white cell found"), ("a.png", ""),
+    ]  # fmt: skip
+    named = [row for row in rows if row["class"]]
+    for row in named:
+        with Image.open(row["file"]) as image:
+            width, height = image.size
+        assert 0 < float(row["x"]) < width
+        assert 0 < float(row["y"]) < height
+        assert float(row["side"]) == pytest.approx(0.4 * width, abs=0.1)
+        assert sum(float(row[f"p_{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-4)
+    said = capsys.readouterr().err
+    assert "3 white cells" in said
+    assert "pictures without a white cell: 1" in said
+    for name in NAMES:
+        count = sum(row["class"] == name for row in named)
+        line = next(line for line in said.splitlines() if line.strip().startswith(name))
+        assert line.split()[1:3] == [str(count), f"{count / 3:.1%}"]
+
+
+def test_a_wider_field_shows_more_cells(model: str) -> None:
+    drawn = [draw_photograph(name, (9, n)).pixels for n, name in enumerate(NAMES[:3])]
+    Image.fromarray(np.concatenate(drawn, axis=1)).save("wide.png")
+    words = ["predict", "wide.png", "--model", model, "--out", "cells.csv", "--cells"]
+    main([*words, "--field", "3"])
+    rows = rows_of("cells.csv")
+    width = drawn[0].shape[1]
+    assert sorted(int(float(row["x"]) // width) for row in rows) == [0, 1, 2]
+    assert {row["side"] for row in rows} == {str(round(0.4 * width, 1))}
+
+
+def test_other_formats_say_the_same(model: str, slide: Path) -> None:
+    main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.csv"])
+    main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.jsonl"])
+    lines = [json.loads(line) for line in Path("cells.jsonl").read_text().splitlines()]
+    as_text = [{k: "" if v is None else str(v) for k, v in line.items()} for line in lines]
+    assert as_text == rows_of("cells.csv")
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.parquet"])
+    table = parquet.read_table("cells.parquet").to_pylist()
+    assert [row["x"] for row in table] == pytest.approx([line["x"] for line in lines])
+
+
+def test_a_cell_of_a_picture_is_what_predict_alone_takes(model: str, slide: Path) -> None:
+    main(["predict", str(slide / "a.png"), "--model", model, "--out", "one.csv"])
+    main(["predict", str(slide / "a.png"), "--model", model, "--cells", "--out", "cells.csv"])
+    (one,), (cell,) = rows_of("one.csv"), rows_of("cells.csv")
+    assert {k: v for k, v in cell.items() if k not in ("x", "y", "side")} == one
+    with Image.open(slide / "a.png") as image:
+        answers = bloodcell.load(model).predict(np.asarray(image))
+    assert answers.probability[0] == pytest.approx([float(one[f"p_{n}"]) for n in NAMES], abs=1e-5)
+
+
+def test_pictures_with_boxes(model: str, slide: Path) -> None:
+    main(["predict", str(slide), "--model", model, "--cells", "--draw", "drawn", "--out", "c.csv"])
+    assert sorted(path.name for path in Path("drawn").iterdir()) == [
+        "a-2.png", "a.png", "b.png", "c.png",
+    ]  # fmt: skip
+    cell = rows_of("c.csv")[0]
+    with Image.open("drawn/a.png") as image, Image.open(cell["file"]) as before:
+        factor = image.width / before.width
+        pixels = np.asarray(image).astype(int)
+        plain = np.asarray(before.resize(image.size)).astype(int)
+    changed = np.abs(pixels - plain).max(2) > 60
+    x, y, side = (float(cell[k]) * factor for k in ("x", "y", "side"))
+    left, right = max(0, int(x - side / 2) - 2), int(x + side / 2) + 3
+    assert changed.any()
+    assert not changed[:, :left].any()
+    assert not changed[:, right:].any()
+    assert changed[int(min(y + side / 2, image.height - 1)) - 3 :].any()  # its lower edge
+
+
+def test_the_exported_file_cuts_the_cell_by_itself(
+    model: str, slide: Path, refused: Refused
+) -> None:
+    Image.open(slide / "b.png").reduce(2).save(slide / "half.jpg")
+    main(["export", str(slide), "--model", model, "--out", "m.onnx"])
+    main(["predict", str(slide), "--model", model, "--out", "torch.csv"])
+    main(["predict", str(slide), "--model", "m.onnx", "--out", "onnx.csv"])
+    for one, other in zip(rows_of("torch.csv"), rows_of("onnx.csv"), strict=True):
+        for name in NAMES:
+            assert float(one[f"p_{name}"]) == pytest.approx(float(other[f"p_{name}"]), abs=1e-3)
+    said = refused("predict", str(slide), "--model", "m.onnx", "--cells")
+    assert "cuts one cell of a picture by itself" in said
+
+
+def test_words_that_cannot_be_used(run: Path, model: str, slide: Path, refused: Refused) -> None:
+    picture = str(slide / "a.png")
+    assert "was trained on whole pictures" in refused(
+        "predict", picture, "--model", str(run), "--cells"
+    )
+    assert "--draw=drawn" in refused("predict", picture, "--model", model, "--draw", "drawn")
+    assert "--field=0" in refused("predict", picture, "--model", model, "--cells", "--field", "0")
+    assert not Path("drawn").exists()
+
+
+def test_training_on_cells(words: list[str]) -> None:
+    main(["fit", *words, "--data.crop", "cell", "--trainer.max_epochs", "1", "--name", "cells",
+          "--data.balance", "photos", "--model.schedule", "cosine", "--model.smoothing", "0.1",
+          "--model.weight_decay", "0.02"])  # fmt: skip
+    folder = Path("lightning_logs/cells/version_0")
+    assert "cut around the white cell" in (folder / "MODEL_CARD.md").read_text()
+    description = bloodcell.load(folder).description
+    assert description.look == Look(32, "cell")
+    assert description.training["model.schedule"] == "cosine"
+    drawn = Image.fromarray(draw_photograph(NAMES[0], 3).pixels)
+    assert show(drawn, description.look).shape == (32, 32, 3)
