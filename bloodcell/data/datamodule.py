@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler, Sampler
 
 from bloodcell.data.augment import Augment, augment_batch
-from bloodcell.data.balance import Balance, BalancedSampler, photo_shares
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import Crop, Look, Pixels
@@ -56,8 +55,6 @@ class BloodCells(LightningDataModule):
             the GPU, 512 at most, or 32 on a CPU.
         augment: `none`; `flips`: left-right and top-bottom, at random; or `full`: also any
             rotation, shift, scale, shear, brightness, contrast and colour.
-        balance: `none`: each training file once an epoch; `photos`: as many files, drawn so that
-            a class' photographs come equally often, and a class as the root of their number.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
         cache_gib: limit of the decoded images kept on disk, for all data sets together; 0 decodes
             into memory at each start.
@@ -83,7 +80,6 @@ class BloodCells(LightningDataModule):
         crop: Crop = "none",
         batch_size: int | Literal["auto"] = 32,
         augment: Augment = "none",
-        balance: Balance = "none",
         unreadable: Unreadable = "stop",
         cache_gib: float = 20.0,
         on_device: OnDevice = "auto",
@@ -103,7 +99,6 @@ class BloodCells(LightningDataModule):
         self.look = Look(image_size, crop)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until it is found
         self.augment: Augment = augment
-        self.balance: Balance = balance
         self.unreadable: Unreadable = unreadable
         self.cache_gib = cache_gib
         self.on_device: OnDevice = on_device
@@ -239,10 +234,6 @@ class BloodCells(LightningDataModule):
         # Lightning looks for another kind of sampler when it switches shuffling off
         shuffle = not (self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
         train = self.datasets["train"]
-        if self.balance == "photos" and shuffle:
-            rows = [self.table.rows[i] for i in train.rows.tolist()]
-            shares = photo_shares([row.photo for row in rows], [row.class_name for row in rows])
-            return BalancedSampler(train, world, rank, self.seed, shares)
         return DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
 
     def val_dataloader(self) -> Loader:

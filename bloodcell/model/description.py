@@ -19,7 +19,7 @@ _TRAINING = (  # settings that say how the weights came about
         ("model", key)
         for key in ("dropout", "freeze", "lr", "schedule", "weight_decay", "smoothing")
     ),
-    *(("data", key) for key in ("batch_size", "augment", "balance", "seed")),
+    *(("data", key) for key in ("batch_size", "augment", "seed")),
 )
 
 

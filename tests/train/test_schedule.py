@@ -21,7 +21,6 @@ def test_a_run_that_goes_on_learns_at_the_same_rate(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words += ["--model.schedule", "cosine", "--model.lr", "1e-3", "--trainer.max_epochs", "3"]
-    words += ["--data.balance", "photos"]
     main(["fit", *words, "--name", "whole"])
     with monkeypatch.context() as stopping:
         started = Finite.on_train_epoch_start

@@ -162,7 +162,7 @@ def test_words_that_cannot_be_used(run: Path, model: str, slide: Path, refused: 
 
 def test_training_on_cells(words: list[str]) -> None:
     main(["fit", *words, "--data.crop", "cell", "--trainer.max_epochs", "1", "--name", "cells",
-          "--data.balance", "photos", "--model.schedule", "cosine", "--model.smoothing", "0.1",
+          "--model.schedule", "cosine", "--model.smoothing", "0.1",
           "--model.weight_decay", "0.02"])  # fmt: skip
     folder = Path("lightning_logs/cells/version_0")
     assert "cut around the white cell" in (folder / "MODEL_CARD.md").read_text()
