@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bloodcell.data.augment import random_bits
@@ -44,6 +44,8 @@ class Classifier(LightningModule):
         schedule: `constant`, or `cosine`: the rate rises over the first tenth of all steps, and
             falls to 0 along a cosine.
         weight_decay: share of each weight taken away at each step, times the rate.
+        bn_momentum: weight of a batch in BatchNorm's running statistics, over 0 to 1; null: as the
+            weights demand, for Keras' 0.01, which needs a thousand steps to follow.
         smoothing: share of each training label spread over all classes, 0 to under 1.
         compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
             takes long; `default`, `reduce-overhead`, `max-autotune` (modes of torch.compile)
@@ -69,6 +71,7 @@ class Classifier(LightningModule):
         lr: float = 1e-5,
         schedule: Schedule = "constant",
         weight_decay: float = 0.0,
+        bn_momentum: float | None = None,
         smoothing: float = 0.0,
         compile: Compile = "auto",
     ) -> None:
@@ -80,6 +83,8 @@ class Classifier(LightningModule):
             0 <= weight_decay < 1, "model.weight_decay", weight_decay, "0 to under 1, e.g. 0.02"
         )
         require(0 <= smoothing < 1, "model.smoothing", smoothing, "0 to under 1, e.g. 0.1")
+        rule = "over 0 to 1, e.g. 0.1, or null"
+        require(bn_momentum is None or 0 < bn_momentum <= 1, "model.bn_momentum", bn_momentum, rule)
         self.save_hyperparameters(logger=False)
         self.class_names = class_names
         self.freeze_trunk = freeze
@@ -235,7 +240,7 @@ class Classifier(LightningModule):
 
     def _build(self) -> Network:
         hp = self.hparams
-        return Network(
+        network = Network(
             hp["backbone"],
             len(self.class_names),
             hp["image_size"],
@@ -244,6 +249,11 @@ class Classifier(LightningModule):
             hp["pool"],
             self.recipe,
         )
+        if hp["bn_momentum"] is not None:
+            for module in network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.momentum = hp["bn_momentum"]
+        return network
 
     def _train_sums(self) -> list[tuple[Mean, str]]:
         """What the training metrics have added up, by metric and name of the state."""
