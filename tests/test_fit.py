@@ -69,6 +69,7 @@ def finished(smears: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_shipped_config_runs(
     config: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    words += ["--data.val_share", "0.2"]  # a tenth of so few photographs lacks a class
     main(["fit", "--config", config, *words, "--trainer.fast_dev_run", "true"])
     assert "fast_dev_run: train and validation ran; nothing was written." in capsys.readouterr().out
     assert list(Path().rglob("*.ckpt")) == []
@@ -294,6 +295,15 @@ def test_bad_settings_leave_nothing_behind(refused: Refused, words: list[str]) -
     said = refused("fit", *words, "--model.lr=-1")
     assert "model.lr=-1.0 cannot be used: it must be over 0" in said
     assert "model.dropout=1.0" in refused("fit", *words, "--model.dropout", "1")
+    for key, value, rule in (
+        ("model.weight_decay", "1", "0 to under 1"),
+        ("model.smoothing", "1", "0 to under 1"),
+        ("model.bn_momentum", "0", "over 0 to 1"),
+        ("data.val_share", "0.6", "0.05 to 0.5"),
+    ):
+        said = refused("fit", *words, f"--{key}", value)
+        assert f"{key}={float(value)}" in said
+        assert rule in said
     assert "model.hidden=[0]" in refused("fit", *words, "--model.hidden", "[0]")
     assert not Path("lightning_logs").exists()
 

@@ -165,7 +165,7 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
             f"model.weights={weights} were trained on {seen['test']:,} of the "
             f"{len(data.parts['test']):,} test images: the test would measure memory. Divide "
             "the data as they were then (data.split, data.fold, seed_everything; the bundled ones: "
-            "photo, seed 0), or use other weights."
+            "photo, val_share 0.1, seed 0), or use other weights."
         )
     if seen["val"]:
         warnings.warn(

@@ -83,6 +83,25 @@ def test_folds_test_every_photograph_once(smears: Path) -> None:
     assert tested == Counter(pool)
 
 
+def test_train_folds_never_open_the_test_part(smears: Path) -> None:
+    table = build_table(open_source(str(smears / "images")), smears / "photos.csv")
+    official = make_parts(table, "photo")
+    allowed = sorted(official["train"] + official["val"])
+    tested: Counter[int] = Counter()
+    for fold in range(5):
+        parts = make_parts(table, "train_folds", fold)
+        assert sorted(chain.from_iterable(parts.values())) == allowed
+        assert shared_photos(table, parts) == 0
+        tested.update(parts["test"])
+    assert tested == Counter(allowed)
+
+
+def test_the_share_that_validates() -> None:
+    rows = [Row(f"{i}", "ab"[i % 2], "", str(i), str(i)) for i in range(100)]
+    for share, count in ((0.5, 40), (0.2, 16), (0.1, 8)):
+        assert len(make_parts(table_of(rows), "photo", val_share=share)["val"]) == count
+
+
 def test_photo_tests_the_official_part_without_its_cells_in_training(smears: Path) -> None:
     table = build_table(open_source(str(smears / "images")), smears / "photos.csv")
     parts = make_parts(table, "photo")
