@@ -100,8 +100,8 @@ def _one_part(table: Table, rows: list[int], seed: int, n_parts: int, which: int
         raise InputError(
             f"Class {rarest} has only {own_cells.get(rarest, 0)} photographs of different cells to "
             f"divide; one of {n_parts} parts needs {n_parts}. "
-            "Add images of it, leave the class out, divide the folders into train, val and test, or "
-            "raise data.val_share, of which 0.5 makes 2 parts."
+            "Add images of it, leave the class out, divide the folders into train, val and test, "
+            "or raise data.val_share, of which 0.5 makes 2 parts."
         )
     folds = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
     chosen = list(folds.split(photos, classes, cells))[which][1]
