@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bloodcell import manual
-from bloodcell.errors import InputError, require
+from bloodcell.errors import InputError
 from bloodcell.words import Options
 
 
@@ -62,7 +62,10 @@ def _predict(given: Options) -> bool:
 
     draw = given.get("--draw")
     for flag in ("--field", "--draw"):
-        require(given.has("--cells") or not given.has(flag), flag, given.get(flag), "with --cells")
+        if given.has(flag) and not given.has("--cells"):
+            raise InputError(
+                f"{flag} {given.get(flag)} is for --cells. Add it, or leave {flag} out."
+            )
     cells = Cells(given.number("--field", 1.0, 0.1, 50.0), Path(draw) if draw else None)
     return predict(
         given.words,

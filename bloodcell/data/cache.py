@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ _DECODING = ("decode.py", "crop.py", "locate.py")
 _METHOD = "\n".join(
     [
         *(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _DECODING),
-        f"Pillow {PIL.__version__}",
+        f"Pillow {PIL.__version__} torch {version('torch')}",
     ]
 )
 

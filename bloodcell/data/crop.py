@@ -1,5 +1,6 @@
 """What of a picture the network is shown: all of it, or the white cell and what lies around it."""
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -48,13 +49,13 @@ def show(image: Image.Image, look: Look | None) -> Pixels:
 
     Args:
         image: RGB.
-        look: what of it; None: the picture as it is, for a model that cuts it itself.
+        look: what of it; None: all of it, reduced if it is large, for a model that cuts it itself.
 
     Returns:
         (size, size, 3).
     """
     if look is None:
-        return np.asarray(image)
+        return np.asarray(image.reduce(_factor(image, _LARGEST)))
     if look.crop == "none":
         return np.asarray(image.resize((look.size, look.size), Image.Resampling.BILINEAR))
     import torch  # not before it is needed: exported models do without
@@ -78,28 +79,40 @@ def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[
     Returns:
         Where each cell lies, in pixels of the picture, and its square (size, size, 3); the clearest
         cell first.
+
+    Raises:
+        ValueError: if the picture is too small to show so wide a field.
     """
     import torch
 
-    from bloodcell.data.locate import cut, find_cells
+    from bloodcell.data.locate import cut_all, find_cells
 
-    picture, factor = _reduce(image)
-    found = []
+    picture, factor = _reduce(image, _LARGEST * max(1.0, field))
     with torch.inference_mode():
-        for cell in find_cells(picture[0], field):
-            square = _as_pixels(cut(picture, torch.tensor([cell[:2]]), size, field))[0]
-            place = cell._replace(x=cell.x * factor, y=cell.y * factor, side=cell.side * factor)
-            found.append((place, square))
-    return found
+        cells = find_cells(picture[0], field)
+        if not cells:
+            return []
+        centres = torch.tensor([cell[:2] for cell in cells])
+        squares = _as_pixels(cut_all(picture[0], centres, size, field))
+    places = [
+        cell._replace(x=cell.x * factor, y=cell.y * factor, side=cell.side * factor)
+        for cell in cells
+    ]
+    return list(zip(places, squares, strict=True))
 
 
-def _reduce(image: Image.Image) -> "tuple[Tensor, int]":
+def _reduce(image: Image.Image, most: float = _LARGEST) -> "tuple[Tensor, int]":
     """The picture as (1, 3, H, W), and how many of its pixels one of them is wide."""
     import torch
 
-    factor = -(-max(image.size) // _LARGEST)
+    factor = _factor(image, most)
     pixels = torch.from_numpy(np.array(image.reduce(factor) if factor > 1 else image))
     return pixels.permute(2, 0, 1)[None].float(), factor
+
+
+def _factor(image: Image.Image, most: float) -> int:
+    """By which whole number a picture is reduced for its longer side to have so many pixels."""
+    return max(1, math.ceil(max(image.size) / most))
 
 
 def _as_pixels(images: "Tensor") -> Pixels:

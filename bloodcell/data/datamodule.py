@@ -45,12 +45,12 @@ class BloodCells(LightningDataModule):
             `folds` tests one fifth of the photographs, `train_folds` one of those that `photo`
             trains on: what a recipe is chosen by.
         fold: which fifth `folds` or `train_folds` tests, 0 to 4.
-        val_share: of the photographs that are not tested, how many validate, .05 to .5; one in
-            whole numbers: .2 is one in five. `seed` has its own.
+        val_share: of the photographs that are not tested, how many validate: 0.5, 0.33, 0.25, 0.2
+            ... 0.05, for one in 2 to 20. `seed` has its own.
         photos: CSV with columns file, photo and, if known, cell, for data of your own.
-        image_size: side in pixels, 32 to 1024; images are squeezed to a square.
-        crop: `none` takes the whole picture; `cell` finds the white cell and takes the square
-            around it, 0.4 of the picture's longer side wide.
+        image_size: side in pixels, 32 to 1024, of the square that the network is shown.
+        crop: `none` squeezes the whole picture to it; `cell` finds the white cell and takes what
+            lies around it, a square 0.4 of the picture's longer side wide.
         batch_size: images a step on each device; `auto`: the largest power of two that fits into
             the GPU, 512 at most, or 32 on a CPU.
         augment: `none`; `flips`: left-right and top-bottom, at random; or `full`: also any
@@ -90,8 +90,9 @@ class BloodCells(LightningDataModule):
         require(image_size in IMAGE_SIZES, "data.image_size", image_size, rule)
         holds = batch_size == "auto" or batch_size > 0
         require(holds, "data.batch_size", batch_size, "1 or more, e.g. 32, or auto")
-        rule = "0.05 to 0.5, e.g. 0.2 for one photograph in five"
-        require(0.05 <= val_share <= 0.5, "data.val_share", val_share, rule)
+        rule = "0.05 to 0.5 and one in a whole number, e.g. 0.2, 0.25, 0.33"
+        whole = abs(val_share * round(1 / max(val_share, 0.01)) - 1) < 0.02
+        require(0.05 <= val_share <= 0.5 and whole, "data.val_share", val_share, rule)
         require(cache_gib >= 0, "data.cache_gib", cache_gib, "0 or more, e.g. 20")
         self.save_hyperparameters(logger=False)
         self.split: Split = split

@@ -28,6 +28,7 @@ _SMOOTHED = 17  # pixels, twice: together about as wide as a nucleus
 _PEAK = 16  # pixels within which a peak is the highest
 _REACH = 28  # pixels around a peak that belong to its cell
 _APART = 30  # pixels between two cells at least: the lobes of one nucleus are nearer
+_MOST_ENLARGED = 4  # times: of a smaller picture nothing can be told
 # of a peak, as a share of the highest, and at all: the photographs of TRAIN have .18 and more
 _LEAST_SHARE, _LEAST = 0.4, 0.08
 _NOTHING = 1e-3  # what rounding makes of a plain picture is less
@@ -59,42 +60,72 @@ def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
     Args:
         image: (3, H, W), 0 to 255, float.
         field: how many times as wide as on the Kaggle set's pictures the field of view is.
+
+    Raises:
+        ValueError: if the picture is too small to show so wide a field.
     """
     longer = max(image.shape[1:])
     side = max(1, round(_SIDE * field))
+    if side > _MOST_ENLARGED * max(longer, _SIDE):
+        raise ValueError(f"{longer} pixels are too few to show cells in a field of {field:g}")
     purple = _find_purple(image[None], side)
     smooth = _smooth(purple)
     highest = F.max_pool2d(smooth, 2 * _PEAK + 1, 1, _PEAK)
     least = (_LEAST_SHARE * smooth.amax()).clamp(min=_LEAST)
     places = ((smooth == highest) & (smooth >= least))[0, 0].nonzero()  # (n, 2), rows and columns
-    centres = _move_to_middle(purple.expand(len(places), -1, -1, -1), places.flip(1).float())
     strengths = smooth[0, 0][places[:, 0], places[:, 1]]
     kept: list[Cell] = []
-    for place in strengths.argsort(descending=True).tolist():
-        x, y = ((centres[place] + 0.5) * (longer / side)).tolist()
+    seen: set[tuple[int, int]] = set()
+    for place in strengths.argsort(descending=True, stable=True).tolist():
+        row, column = places[place].tolist()
+        if (tile := (row // _PEAK, column // _PEAK)) in seen:  # of a flat peak, one point
+            continue
+        seen.add(tile)
+        x, y = ((_middle_near(purple, column, row) + 0.5) * (longer / side)).tolist()
         if all(math.dist((x, y), cell[:2]) >= _APART * longer / side for cell in kept):
             kept.append(Cell(x, y, SHARE * longer / field, float(strengths[place])))
     return kept
 
 
-def cut(images: Tensor, centres: Tensor, size: int, field: float = 1.0) -> Tensor:
+def cut(images: Tensor, centres: Tensor, size: int) -> Tensor:
     """Cuts a square out of each picture, `SHARE` of its longer side wide.
 
     Args:
         images: (B, 3, H, W), 0 to 255, float.
         centres: (B, 2), x and y of the squares' centres in pixels.
         size: side of the squares that are made of them, in pixels.
-        field: how many times as wide as on the Kaggle set's pictures the field of view is.
 
     Returns:
         (B, 3, size, size), 0 to 255, black where the picture ends.
     """
-    height, width = images.shape[2:]
-    longer = torch.sym_max(height, width)
     # first the whole picture to the scale of the square, which filters, then the cut
-    scaled = _resize(images, max(1, round(size * field / SHARE)))
-    side = SHARE / field * longer
-    offset = (torch.arange(size, device=images.device) + 0.5) / size - 0.5  # of the square's side
+    scaled = _resize(images, max(1, round(size / SHARE)))
+    return _sample(scaled, images.shape[2], images.shape[3], centres, size, SHARE)
+
+
+def cut_all(image: Tensor, centres: Tensor, size: int, field: float) -> Tensor:
+    """Cuts several squares out of one picture.
+
+    Args:
+        image: (3, H, W), 0 to 255, float.
+        centres: (n, 2), x and y of the squares' centres in pixels.
+        size: side of the squares that are made of them, in pixels.
+        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+
+    Returns:
+        (n, 3, size, size), 0 to 255, black where the picture ends.
+    """
+    scaled = _resize(image[None], max(1, round(size * field / SHARE)))
+    each = scaled.expand(len(centres), -1, -1, -1)
+    return _sample(each, image.shape[1], image.shape[2], centres, size, SHARE / field)
+
+
+def _sample(
+    scaled: Tensor, height: int, width: int, centres: Tensor, size: int, share: float
+) -> Tensor:
+    """Squares of pictures that were height x width before they were scaled."""
+    side = share * torch.sym_max(height, width)
+    offset = (torch.arange(size, device=scaled.device) + 0.5) / size - 0.5  # of the square's side
     xs = (centres[:, :1] + side * offset) * (2 / width) - 1  # (B, size), -1 to 1 on the picture
     ys = (centres[:, 1:] + side * offset) * (2 / height) - 1
     grid = torch.stack(
@@ -133,6 +164,14 @@ def _smooth(purple: Tensor) -> Tensor:
     for _ in range(2):
         purple = F.avg_pool2d(purple, _SMOOTHED, 1, _SMOOTHED // 2)
     return purple
+
+
+def _middle_near(purple: Tensor, column: int, row: int) -> Tensor:
+    """As `_move_to_middle` of one point, (2,), from its surroundings alone."""
+    left, top = max(0, column - _REACH), max(0, row - _REACH)
+    around = purple[:, :, top : row + _REACH + 1, left : column + _REACH + 1]
+    corner = torch.tensor([left, top])
+    return _move_to_middle(around, torch.tensor([[column, row]]) - corner.float())[0] + corner
 
 
 def _move_to_middle(purple: Tensor, centres: Tensor) -> Tensor:

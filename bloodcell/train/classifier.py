@@ -115,13 +115,17 @@ class Classifier(LightningModule):
     def on_fit_start(self) -> None:
         """Compiles the network, which a checkpoint may have rebuilt until now."""
         trainer = self.trainer
+        steps = trainer.estimated_stepping_batches
+        rule = "constant where the run has no last step: give trainer.max_epochs for cosine"
+        ends = self.schedule == "constant" or steps < float("inf")
+        require(ends, "model.schedule", self.schedule, rule)
         data: BloodCells = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
         batch = data.batch_size * data.image_size**2
         accumulates = trainer.accumulate_grad_batches != 1 or any(
             isinstance(one, GradientAccumulationScheduler)
             for one in trainer.callbacks  # type: ignore[attr-defined]
         )
-        n_pixels = batch * trainer.estimated_stepping_batches
+        n_pixels = batch * steps
         compiled = CompiledPass(self.network, self.compile_how, self.device, n_pixels, accumulates)
         self.training_pass = compiled
         if compiled.mode:

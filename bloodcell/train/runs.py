@@ -97,9 +97,17 @@ def run_folder_of(trainer: Trainer) -> Path | None:
     return Path(logger.log_dir) if isinstance(logger, TensorBoardLogger) else None
 
 
+# what the first checkpoints were made with, which say nothing of it
+_MODEL_BEFORE = {
+    "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
+}  # fmt: skip
+_DATA_BEFORE = {"crop": "none", "val_share": 0.2}
+
+
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The settings a checkpoint was made with, by their keys on the command line."""
-    model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+    model = _MODEL_BEFORE | checkpoint["hyper_parameters"]
+    data = _DATA_BEFORE | checkpoint["datamodule_hyper_parameters"]
     keys = {f"model.{key}": value for key, value in model.items()}
     keys |= {f"data.{key}": value for key, value in data.items()}
     keys["seed_everything"] = keys.pop("data.seed")
@@ -143,8 +151,8 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
     if seen:
         raise InputError(
             f"{seen:,} of the {len(wanted):,} images to be scored were trained on. The data must "
-            "be divided as it was then: leave out data.split, data.fold, data.photos and "
-            "seed_everything, or give data.root other images."
+            "be divided as it was then: leave out data.split, data.fold, data.val_share, "
+            "data.photos and seed_everything, or give data.root other images."
         )
 
 

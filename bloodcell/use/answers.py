@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
@@ -25,6 +25,7 @@ class Answer(NamedTuple):
         probability: of each class; None if the image cannot be read.
         error: why it cannot be read; empty if it can.
         cell: where it lies on the picture, if it is a cell of it.
+        read: gives the picture's bytes again; the same object for all cells of a picture.
     """
 
     file: str
@@ -32,6 +33,7 @@ class Answer(NamedTuple):
     probability: dict[str, float] | None
     error: str = ""
     cell: Cell | None = None
+    read: Callable[[], bytes] | None = None
 
 
 class Writer(Protocol):

@@ -1,19 +1,20 @@
 """The white cells of a slide: found on its pictures, drawn there, and counted by class."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from bloodcell.data.decode import open_rgb
-from bloodcell.errors import InputError
+from bloodcell.data.crop import Cell
+from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.errors import InputError, reason
 from bloodcell.report.figures.cells import draw_cells
 from bloodcell.report.metrics import independent_interval
 from bloodcell.report.whole import write_whole_bytes
 from bloodcell.use.answers import Answer
-from bloodcell.use.images import NO_CELL, find_images
+from bloodcell.use.images import NO_CELL
 from bloodcell.use.model import Model
 
 UNSURE, UNREADABLE = "unsure", "unreadable"
@@ -34,6 +35,28 @@ class Cells(NamedTuple):
     field: float = 1.0
     draw: Path | None = None
 
+    def check_folder(self, given: Sequence[str]) -> None:
+        """Makes sure that drawings go where they are not taken for pictures of the slide.
+
+        Args:
+            given: what is to be read.
+
+        Raises:
+            InputError: if `--draw` is a file, or lies in a folder that is read.
+        """
+        if self.draw is None:
+            return
+        if self.draw.exists() and not self.draw.is_dir():
+            raise InputError(f"--draw {self.draw} is a file. Give a folder for the drawings.")
+        place = self.draw.resolve()
+        for word in given:
+            folder = Path(word).expanduser().resolve()
+            if folder.is_dir() and (place == folder or folder in place.parents):
+                raise InputError(
+                    f"--draw {self.draw} lies in {word}, where it would be read as pictures of the "
+                    "slide the next time. Give a folder beside it."
+                )
+
     def check(self, model: Model) -> None:
         """Makes sure that a model can be asked about cut out cells.
 
@@ -43,8 +66,8 @@ class Cells(NamedTuple):
         if model.description.crop != "cell":
             raise InputError(
                 f"--cells needs a model of single cells; {model.description.name} was trained on "
-                "whole pictures (data.crop=none). Leave --model out for the one that comes along, "
-                "or train one with --data.crop cell."
+                "whole pictures (data.crop=none). Give --model one that was trained with "
+                "--data.crop cell, or leave it out for the one that comes along."
             )
         if model.look is None:
             raise InputError(
@@ -52,36 +75,37 @@ class Cells(NamedTuple):
                 "the run folder it was made from, or its .safetensors."
             )
 
-    def draw_each(
-        self, answers: Iterable[Answer], names: Sequence[str], given: Sequence[str]
-    ) -> Iterator[Answer]:
+    def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
         """Passes answers on, and draws each picture when all its cells are named.
 
         Args:
             answers: of cells, those of a picture one after another.
             names: the classes.
-            given: what was named on the command line: the pictures are read again.
         """
         if self.draw is None:
             yield from answers
             return
         self.draw.mkdir(parents=True, exist_ok=True)
         taken: set[str] = set()
-        with ExitStack() as archives:
-            pictures = find_images(given, archives)
-            for name, group in groupby(answers, lambda answer: answer.file):
-                of_picture = list(group)
-                picture = next(one for one in pictures if one.name == name)
-                yield from of_picture
-                cells = [(answer.cell, answer) for answer in of_picture if answer.cell]
-                if of_picture[0].error not in ("", NO_CELL):
-                    continue
-                labels = [
-                    (cell, said.class_name or UNSURE, max((said.probability or {"": 0.0}).values()))
-                    for cell, said in cells
-                ]
-                drawn = draw_cells(open_rgb(picture.read()), labels, names)
-                write_whole_bytes(self.draw / _free_name(Path(name).stem, taken), drawn)
+        for read, group in groupby(answers, lambda answer: answer.read):
+            of_picture = list(group)
+            yield from of_picture
+            first = of_picture[0]
+            if read is None or first.error not in ("", NO_CELL):
+                continue
+            path = self.draw / _free_name(Path(first.file).stem, taken)
+            try:
+                drawn = draw_cells(open_rgb(read()), list(_labels(of_picture)), names)
+            except READ_ERRORS as error:  # it could be read a moment ago
+                print(f"{path} is not drawn ({reason(error)})", file=sys.stderr)
+                continue
+            write_whole_bytes(path, drawn)
+
+
+def _labels(answers: Iterable[Answer]) -> Iterator[tuple[Cell, str, float]]:
+    for answer in answers:
+        if answer.cell and answer.probability:
+            yield answer.cell, answer.class_name or UNSURE, max(answer.probability.values())
 
 
 def differential(counts: Counter[str], names: Sequence[str]) -> str:
@@ -94,7 +118,7 @@ def differential(counts: Counter[str], names: Sequence[str]) -> str:
     kinds = [*names, *([UNSURE] if counts[UNSURE] else [])]
     total = sum(counts[kind] for kind in kinds)
     wide = max(map(len, kinds))
-    lines = [f"{total:,} white cells"]
+    lines = [f"{total:,} white cell{'s' * (total != 1)}"]
     for kind in kinds if total else []:
         low, high = independent_interval(counts[kind], total)
         share = counts[kind] / total
@@ -115,4 +139,4 @@ def _free_name(stem: str, taken: set[str]) -> str:
         number += 1
         name = f"{stem}-{number}"
     taken.add(name)
-    return f"{name}.png"
+    return f"{name}.cells.png"

@@ -45,7 +45,7 @@ class Deployed(nn.Module):
         """
         x = pixels.permute(0, 3, 1, 2).float()
         if self.look.crop == "cell":
-            x = cut(x, find_cell(x), self.look.size).round()
+            x = cut(x, find_cell(x), self.look.size)
         else:  # triangles as wide as the reduction, as Pillow's bilinear filter has them
             size = (self.look.size, self.look.size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True)

@@ -43,12 +43,14 @@ class Decoded(NamedTuple):
         pixels: (H, W, 3), as the model wants it; None if there are none.
         error: why; empty if there are.
         cell: where it lies on the picture, if it is a cell of it.
+        read: gives the picture's bytes again; the same object for all cells of a picture.
     """
 
     name: str
     pixels: Pixels | None
     error: str
     cell: Cell | None = None
+    read: Callable[[], bytes] | None = None
 
 
 def check_given(given: Sequence[str]) -> None:
@@ -146,11 +148,11 @@ def _decode(image: Named, make: Callable[[str, bytes], list[Decoded]]) -> list[D
     try:
         data = image.read()
         if not data:
-            return [Decoded(image.name, None, "empty file")]
-        return make(image.name, data)
+            return [Decoded(image.name, None, "empty file", read=image.read)]
+        return [one._replace(read=image.read) for one in make(image.name, data)]
     except READ_ERRORS as error:
         said = error.strerror if isinstance(error, OSError) else None
-        return [Decoded(image.name, None, said or reason(error))]
+        return [Decoded(image.name, None, said or reason(error), read=image.read)]
 
 
 def _file(path: str) -> Named:

@@ -60,6 +60,8 @@ def predict(
     """
     check_given(given)
     check_place("--out", out, *SUFFIXES)
+    if cells:
+        cells.check_folder(given)
     if out and Path(out).suffix == ".parquet":
         load_pyarrow()  # before any work is done for it
     total = None if STDIN in given else _count(given)
@@ -84,13 +86,13 @@ def predict(
         else:
             batches = decode_batches(images, opened.look, batch_size)
         answers = answer_batches(opened, batches, abstain, tta)
-        for answer in cells.draw_each(answers, names, given) if cells else answers:
+        for answer in cells.draw_each(answers, names) if cells else answers:
             write(answer)
             counts[_kind(answer)] += 1
             bar.advance(task)
     seconds, n = time.perf_counter() - start, counts.total()
     if cells:
-        print(differential(counts, names), file=sys.stderr)
+        print(f"{differential(counts, names)}\n{n / seconds:,.0f} cells/s", file=sys.stderr)
     else:
         kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if counts[kind]]
         said = ", ".join(f"{kind} {counts[kind]:,}" for kind in kinds) or "none"
@@ -128,13 +130,13 @@ def answer_batch(
     coming = iter(said)
     for image in batch:
         if image.pixels is None:
-            yield Answer(image.name, None, None, image.error)
+            yield Answer(image.name, None, None, image.error, None, image.read)
             continue
         probability = next(coming)
         best = int(probability.argmax())
         sure = probability[best] >= abstain
         named = dict(zip(names, probability.tolist(), strict=True))
-        yield Answer(image.name, names[best] if sure else None, named, "", image.cell)
+        yield Answer(image.name, names[best] if sure else None, named, "", image.cell, image.read)
 
 
 def _on_all_devices(
@@ -150,7 +152,7 @@ def _on_all_devices(
         pixels = [image.pixels for image in batch if image.pixels is not None]
         if not pixels:
             return np.empty((0, 0), np.float32)
-        if len({image.shape for image in pixels}) > 1:  # whole pictures, cut by the model itself
+        if model.look is None:  # whole pictures, of many sizes and perhaps large
             return np.concatenate([ask_one(image[None]) for image in pixels])
         return ask_one(np.stack(pixels))
 

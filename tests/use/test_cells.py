@@ -1,6 +1,7 @@
 """A model of single cells: asked about pictures, about all cells of a slide, and exported."""
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -120,10 +121,10 @@ def test_a_cell_of_a_picture_is_what_predict_alone_takes(model: str, slide: Path
 def test_pictures_with_boxes(model: str, slide: Path) -> None:
     main(["predict", str(slide), "--model", model, "--cells", "--draw", "drawn", "--out", "c.csv"])
     assert sorted(path.name for path in Path("drawn").iterdir()) == [
-        "a-2.png", "a.png", "b.png", "c.png",
+        "a-2.cells.png", "a.cells.png", "b.cells.png", "c.cells.png",
     ]  # fmt: skip
     cell = rows_of("c.csv")[0]
-    with Image.open("drawn/a.png") as image, Image.open(cell["file"]) as before:
+    with Image.open("drawn/a.cells.png") as image, Image.open(cell["file"]) as before:
         factor = image.width / before.width
         pixels = np.asarray(image).astype(int)
         plain = np.asarray(before.resize(image.size)).astype(int)
@@ -155,7 +156,11 @@ def test_words_that_cannot_be_used(run: Path, model: str, slide: Path, refused: 
     assert "was trained on whole pictures" in refused(
         "predict", picture, "--model", str(run), "--cells"
     )
-    assert "--draw=drawn" in refused("predict", picture, "--model", model, "--draw", "drawn")
+    assert "--draw drawn is for --cells" in refused("predict", picture, "--draw", "drawn")
+    Path("file").touch()
+    for place, said in ((str(slide / "boxed"), "lies in"), ("file", "is a file")):
+        words = ("predict", str(slide), "--model", model, "--cells", "--draw", place)
+        assert said in refused(*words)
     assert "--field=0" in refused("predict", picture, "--model", model, "--cells", "--field", "0")
     assert not Path("drawn").exists()
 
@@ -171,3 +176,42 @@ def test_training_on_cells(words: list[str]) -> None:
     assert description.training["model.schedule"] == "cosine"
     drawn = Image.fromarray(draw_photograph(NAMES[0], 3).pixels)
     assert show(drawn, description.look).shape == (32, 32, 3)
+
+
+def test_paths_from_the_standard_input_are_drawn_too(
+    model: str, slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = str(slide / "a.png")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{picture}\n{picture}\n"))
+    main(["predict", "-", "--model", model, "--cells", "--draw", "drawn", "--out", "c.csv"])
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["a-2.cells.png", "a.cells.png"]
+    assert len(rows_of("c.csv")) == 2
+
+
+def test_a_picture_too_small_for_its_field(model: str, slide: Path) -> None:
+    words = ["predict", str(slide / "a.png"), "--model", model, "--cells", "--field", "50"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--out", "c.csv"])
+    assert stopped.value.code == 1
+    assert "too few to show cells in a field of 50" in rows_of("c.csv")[0]["error"]
+
+
+def test_a_checkpoint_of_before_keeps_what_it_was_made_with(
+    run: Path, words: list[str], refused: Refused
+) -> None:
+    old = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    for key in ("schedule", "weight_decay", "bn_momentum", "smoothing"):
+        del old["hyper_parameters"][key]
+    for key in ("crop", "val_share"):
+        del old["datamodule_hyper_parameters"][key]
+    torch.save(old, "old.ckpt")
+    main(["test", "--ckpt_path", "old.ckpt"])
+    said = refused("test", "--ckpt_path", "old.ckpt", "--data.crop", "cell")
+    assert "data.crop=cell, but the checkpoint was made with none" in said
+
+
+def test_a_cosine_needs_an_end(words: list[str], refused: Refused) -> None:
+    words += ["--model.schedule", "cosine", "--trainer.max_epochs", "-1"]
+    said = refused("fit", *words, "--trainer.max_time", "00:00:00:05")
+    assert "model.schedule=cosine" in said
+    assert "give trainer.max_epochs" in said

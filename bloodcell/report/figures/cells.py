@@ -10,7 +10,8 @@ from bloodcell.data.crop import Cell
 # Okabe and Ito's colours; the name in each box says the same
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 _UNSURE = "#6e6e6e"
-_TEXT, _LINE = 1 / 36, 1 / 240  # of the picture's longer side
+_TEXT, _LINE = 1 / 14, 1 / 96  # of a box' side
+_LEAST_TEXT = 11  # pixels
 _LEAST_SIDE = 640  # pixels: a smaller picture is enlarged, so that the names can be read
 
 
@@ -29,16 +30,16 @@ def draw_cells(
     """
     factor = max(1, -(-_LEAST_SIDE // max(picture.size)))
     drawn = picture.resize((picture.width * factor, picture.height * factor))
-    longer = max(drawn.size)
     pen = ImageDraw.Draw(drawn)
-    font = ImageFont.load_default(size=longer * _TEXT)
     for cell, name, probability in cells:
         place = names.index(name) % len(_COLOURS) if name in names else None
         colour = _UNSURE if place is None else _COLOURS[place]
-        x, y, half = cell.x * factor, cell.y * factor, cell.side * factor / 2
+        side = cell.side * factor
+        font = ImageFont.load_default(size=max(_LEAST_TEXT, side * _TEXT))
+        x, y, half = cell.x * factor, cell.y * factor, side / 2
         box = [max(0.0, x - half), max(0.0, y - half)]
         box += [min(drawn.width - 1.0, x + half), min(drawn.height - 1.0, y + half)]
-        pen.rectangle(box, outline=colour, width=max(2, round(longer * _LINE)))
+        pen.rectangle(box, outline=colour, width=max(1, round(side * _LINE)))
         text = f"{name} {probability:.0%}"
         left, top, right, bottom = pen.textbbox((0, 0), text, font)
         wide, high = right - left + 8, bottom - top + 8
