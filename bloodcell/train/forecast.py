@@ -20,6 +20,11 @@ class Forecast(Callback):
     def __init__(self) -> None:
         self._batches = 0
         self._start = 0.0
+        self._said = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins anew: what was timed is not training alone."""
+        self._batches = 0
 
     def on_train_batch_end(
         self,
@@ -30,10 +35,11 @@ class Forecast(Callback):
         batch_idx: int,
     ) -> None:
         """Starts the clock, or reads it and says what follows."""
-        self._batches += 1
+        self._batches += 1  # since the start, or since the validation that came between
         if self._batches == _SKIPPED:
             self._start = time.perf_counter()
-        elif self._batches == _SKIPPED + _TIMED:
+        elif self._batches == _SKIPPED + _TIMED and not self._said:
+            self._said = True
             each = (time.perf_counter() - self._start) / _TIMED
             seconds = each * batches_left(trainer, batch_idx + 1)
             if seconds > _SHORT:
