@@ -8,20 +8,21 @@ from bloodcell.__main__ import main
 def test_a_run_says_how_long_it_will_take(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """3 epochs of 44 images, and of 12 for validation, which count a third."""
+    """3 epochs of 22 batches, and of 6 for validation, which count a third."""
     ticks = iter(range(10**6))
 
     class Clock:
         @staticmethod
         def perf_counter() -> float:
-            return float(next(ticks) * 40)  # asked twice: 20 batches in 40 s
+            return float(next(ticks) * 40)  # asked twice: 10 batches in 40 s
 
     monkeypatch.setattr("bloodcell.train.forecast.time", Clock)
-    words += ["--data.batch_size", "1", "--trainer.max_epochs", "3", "--trainer.logger", "false"]
+    monkeypatch.setattr("bloodcell.train.forecast._TIMED", 10)
+    words += ["--data.batch_size", "2", "--trainer.max_epochs", "3", "--trainer.logger", "false"]
     main(["fit", *words])
-    left = 44 * 3 - 25
-    seconds = round(2 * (left + 12 / 3 * left / 44))
-    said = re.search(r"about (\d+):(\d+):(\d+) to go, 2,000 ms a batch", capsys.readouterr().out)
+    left = 22 * 3 - 15
+    seconds = round(4 * (left + 6 / 3 * left / 22))
+    said = re.search(r"about (\d+):(\d+):(\d+) to go, 4,000 ms a batch", capsys.readouterr().out)
     assert said
     assert int(said[1]) * 3600 + int(said[2]) * 60 + int(said[3]) == seconds
 
