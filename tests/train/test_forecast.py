@@ -25,9 +25,3 @@ def test_a_run_says_how_long_it_will_take(
     said = re.search(r"about (\d+):(\d+):(\d+) to go, 4,000 ms a batch", capsys.readouterr().out)
     assert said
     assert int(said[1]) * 3600 + int(said[2]) * 60 + int(said[3]) == seconds
-
-
-def test_a_short_run_says_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    words += ["--data.batch_size", "2", "--trainer.max_epochs", "2", "--trainer.logger", "false"]
-    main(["fit", *words])
-    assert "to go" not in capsys.readouterr().out
