@@ -137,17 +137,32 @@ def test_pictures_with_boxes(model: str, slide: Path) -> None:
     assert changed[int(min(y + side / 2, image.height - 1)) - 3 :].any()  # its lower edge
 
 
-def test_the_exported_file_cuts_the_cell_by_itself(
-    model: str, slide: Path, refused: Refused
+def test_the_exported_file_cuts_the_cell_by_itself_also_in_8_bits(
+    model: str,
+    smears: Path,
+    refused: Refused,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Image.open(slide / "b.png").reduce(2).save(slide / "half.jpg")
-    main(["export", str(slide), "--model", model, "--out", "m.onnx"])
-    main(["predict", str(slide), "--model", model, "--out", "torch.csv"])
-    main(["predict", str(slide), "--model", "m.onnx", "--out", "onnx.csv"])
+    folder, training = (str(smears / "images" / part) for part in ("TEST", "TRAIN"))
+    # a model that is not trained
+    monkeypatch.setattr("bloodcell.use.export.LEAST_ALIKE", {8: 0.0001})
+    main(["export", folder, "--model", model, "--int8", training])
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines() if line.strip().startswith("cells.")]
+    assert [row[0] for row in rows] == ["cells.onnx", "cells.int8.onnx"]
+    assert rows[0][2] == "100.00%"
+    assert Path("cells.int8.onnx").stat().st_size < Path("cells.onnx").stat().st_size
+    for name in ("cells.onnx", "cells.int8.onnx"):
+        assert f"SHA-256 of `{name}`" in Path(f"{name}.MODEL_CARD.md").read_text()
+    main(["predict", folder, "--model", model, "--out", "torch.csv"])
+    main(["predict", folder, "--model", "cells.onnx", "--out", "onnx.csv"])
+    main(["predict", folder, "--model", "cells.int8.onnx", "--out", "int8.csv"])
+    assert len(rows_of("int8.csv")) == 40
     for one, other in zip(rows_of("torch.csv"), rows_of("onnx.csv"), strict=True):
         for name in NAMES:
-            assert float(one[f"p_{name}"]) == pytest.approx(float(other[f"p_{name}"]), abs=1e-3)
-    said = refused("predict", str(slide), "--model", "m.onnx", "--cells")
+            assert float(one[f"p_{name}"]) == pytest.approx(float(other[f"p_{name}"]), abs=3e-3)
+    said = refused("predict", folder, "--model", "cells.onnx", "--cells")
     assert "cuts one cell of a picture by itself" in said
 
 

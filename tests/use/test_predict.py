@@ -222,27 +222,6 @@ def test_an_exported_model_answers_without_pytorch(run: Path, smears: Path) -> N
             assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-4)
 
 
-def test_8_bits(run: Path, smears: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(smears / "images" / "TEST")
-    training = str(smears / "images" / "TRAIN")
-    words = ["export", folder, "--model", str(run), "--int8", training]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "bloodcell.use.export.LEAST_ALIKE", {8: 0.0001}
-        )  # a model that is hardly trained
-        main(words)
-    said = capsys.readouterr().out
-    rows = [line.split() for line in said.splitlines() if line.strip().startswith("asked.")]
-    assert [row[0] for row in rows] == ["asked.onnx", "asked.int8.onnx"]
-    assert rows[0][2] == "100.00%"
-    assert Path("asked.int8.onnx").stat().st_size < Path("asked.onnx").stat().st_size
-    card = Path("asked.int8.onnx.MODEL_CARD.md").read_text()
-    assert f"In 8 bits, as here, it names {rows[1][2]} of 40 images as in 32." in card
-    assert "In 8 bits" not in Path("asked.onnx.MODEL_CARD.md").read_text()
-    main(["predict", folder, "--model", "asked.int8.onnx", "--out", "said.csv"])
-    assert len(asked("said.csv")) == 40
-
-
 def test_8_bits_that_name_too_many_otherwise_are_not_kept(
     run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
