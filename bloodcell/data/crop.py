@@ -35,13 +35,11 @@ class Cell(NamedTuple):
         x: of its centre, pixels from the left.
         y: likewise, from the top.
         side: of the square that is cut out around it, in pixels.
-        strength: how purple its surroundings are, 0 to 1.
     """
 
     x: float
     y: float
     side: float
-    strength: float
 
 
 def show(image: Image.Image, look: Look | None) -> Pixels:
@@ -55,14 +53,14 @@ def show(image: Image.Image, look: Look | None) -> Pixels:
         (size, size, 3).
     """
     if look is None:
-        return np.asarray(image.reduce(_factor(image, _LARGEST)))
+        return np.array(_reduce(image)[0])
     if look.crop == "none":
         return np.asarray(image.resize((look.size, look.size), Image.Resampling.BILINEAR))
     import torch  # not before it is needed: exported models do without
 
     from bloodcell.data.locate import cut, find_cell
 
-    picture, _ = _reduce(image)
+    picture, _ = _as_tensor(image)
     with torch.inference_mode():
         square: Pixels = _as_pixels(cut(picture, find_cell(picture), look.size))[0]
     return square
@@ -87,7 +85,7 @@ def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[
 
     from bloodcell.data.locate import cut_all, find_cells
 
-    picture, factor = _reduce(image, _LARGEST * max(1.0, field))
+    picture, factor = _as_tensor(image, _LARGEST * max(1.0, field))
     with torch.inference_mode():
         cells = find_cells(picture[0], field)
         if not cells:
@@ -101,18 +99,18 @@ def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[
     return list(zip(places, squares, strict=True))
 
 
-def _reduce(image: Image.Image, most: float = _LARGEST) -> "tuple[Tensor, int]":
-    """The picture as (1, 3, H, W), and how many of its pixels one of them is wide."""
+def _reduce(image: Image.Image, most: float = _LARGEST) -> tuple[Image.Image, int]:
+    """A picture whose longer side is so long at most, and how many old pixels a new one is wide."""
+    factor = max(1, math.ceil(max(image.size) / most))
+    return image.reduce(factor), factor
+
+
+def _as_tensor(image: Image.Image, most: float = _LARGEST) -> "tuple[Tensor, int]":
+    """The reduced picture as (1, 3, H, W), and how many of its pixels one of them is wide."""
     import torch
 
-    factor = _factor(image, most)
-    pixels = torch.from_numpy(np.array(image.reduce(factor) if factor > 1 else image))
-    return pixels.permute(2, 0, 1)[None].float(), factor
-
-
-def _factor(image: Image.Image, most: float) -> int:
-    """By which whole number a picture is reduced for its longer side to have so many pixels."""
-    return max(1, math.ceil(max(image.size) / most))
+    reduced, factor = _reduce(image, most)
+    return torch.from_numpy(np.array(reduced)).permute(2, 0, 1)[None].float(), factor
 
 
 def _as_pixels(images: "Tensor") -> Pixels:

@@ -83,7 +83,7 @@ def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
         seen.add(tile)
         x, y = ((_middle_near(purple, column, row) + 0.5) * (longer / side)).tolist()
         if all(math.dist((x, y), cell[:2]) >= _APART * longer / side for cell in kept):
-            kept.append(Cell(x, y, SHARE * longer / field, float(strengths[place])))
+            kept.append(Cell(x, y, SHARE * longer / field))
     return kept
 
 

@@ -16,6 +16,8 @@ from bloodcell.errors import InputError, listed
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MOST_BYTES = 300_000_000  # of one image file: 89 million pixels, not compressed
+# what opening an archive may raise
+ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
 DRAWN = "drawn"
 KAGGLE = "kaggle"
 _HOW_TO_GET_DATA = (
@@ -167,7 +169,7 @@ def _archive(path: Path, setting: str) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise InputError(
             f"{setting}='{path}' cannot be read as a zip archive ({error}). "
             "If it is one, it is cut off: download it again. Else give a folder of class folders."

@@ -15,7 +15,13 @@ from typing import NamedTuple
 
 from bloodcell.data.crop import Cell, Look, Pixels, show_cells
 from bloodcell.data.decode import READ_ERRORS, decode, open_rgb
-from bloodcell.data.source import IMAGE_SUFFIXES, is_image, read_entry, read_file
+from bloodcell.data.source import (
+    IMAGE_SUFFIXES,
+    ZIP_ERRORS,
+    is_image,
+    read_entry,
+    read_file,
+)
 from bloodcell.errors import InputError, reason, require
 
 STDIN = "-"
@@ -194,7 +200,7 @@ def _archive(path: Path, inside: str, archives: ExitStack) -> Iterator[Named]:
     """The images of an archive: all, or those below a folder, or those a pattern names."""
     try:
         archive = archives.enter_context(zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise InputError(f"{path} cannot be read as a zip archive ({reason(error)}).") from error
     for entry in archive.infolist():
         name = entry.filename

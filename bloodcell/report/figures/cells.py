@@ -31,11 +31,11 @@ def draw_cells(
     factor = max(1, -(-_LEAST_SIDE // max(picture.size)))
     drawn = picture.resize((picture.width * factor, picture.height * factor))
     pen = ImageDraw.Draw(drawn)
+    side = factor * max((cell.side for cell, _, _ in cells), default=0.0)  # all are as wide
+    font = ImageFont.load_default(size=max(_LEAST_TEXT, side * _TEXT))
     for cell, name, probability in cells:
         place = names.index(name) % len(_COLOURS) if name in names else None
         colour = _UNSURE if place is None else _COLOURS[place]
-        side = cell.side * factor
-        font = ImageFont.load_default(size=max(_LEAST_TEXT, side * _TEXT))
         x, y, half = cell.x * factor, cell.y * factor, side / 2
         box = [max(0.0, x - half), max(0.0, y - half)]
         box += [min(drawn.width - 1.0, x + half), min(drawn.height - 1.0, y + half)]
