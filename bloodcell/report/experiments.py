@@ -71,11 +71,12 @@ class Experiment(NamedTuple):
     group: str
 
 
-def find_runs(given: Sequence[str]) -> list[Path]:
+def find_runs(given: Sequence[str], asked: str = "compare") -> list[Path]:
     """Lists run folders.
 
     Args:
         given: run folders, or folders that hold some; none means all below lightning_logs.
+        asked: the verb or setting that was given them.
 
     Raises:
         InputError: if a folder does not exist.
@@ -84,7 +85,7 @@ def find_runs(given: Sequence[str]) -> list[Path]:
     for folder in map(Path, given or ["lightning_logs"]):
         if not folder.is_dir():
             raise InputError(
-                f"compare: {folder} is no folder. Give run folders, e.g. "
+                f"{asked}: {folder} is no folder. Give run folders, e.g. "
                 "lightning_logs/d8/version_0, or none for all below lightning_logs."
             )
         inside = [path.parent for path in folder.rglob(CONFIG)]
