@@ -113,9 +113,7 @@ def test_a_fold_that_is_held_out_lies_in_no_part(smears: Path) -> None:
 )
 def test_what_cannot_be_held_out(smears: Path, split: Split, fold: int, other: int) -> None:
     table = build_table(open_source(str(smears / "images")), smears / "photos.csv")
-    with pytest.raises(
-        InputError, match=rf"data\.hold_out={other} .* another fold than"
-    ):
+    with pytest.raises(InputError, match=rf"data\.hold_out={other} .* another fold than"):
         make_parts(table, split, fold, hold_out=other)
 
 

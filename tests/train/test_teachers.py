@@ -112,9 +112,7 @@ def test_teachers_that_know_the_test_part_are_refused(
     row = opened().table.rows[cell]
     told = chosen._replace(photo=[row.photo, *chosen.photo[1:]])
     write_predictions(teachers / "version_0", told)
-    with pytest.raises(
-        InputError, match="version_0 .*, or its checkpoint chosen by, 1"
-    ):
+    with pytest.raises(InputError, match=r"version_0 .*, or its checkpoint chosen by, 1"):
         shared_labels(str(teachers), opened())
 
 
