@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from bloodcell.data.crop import Cell, Look, Pixels, show_cells
 from bloodcell.data.decode import READ_ERRORS, decode, open_rgb
 from bloodcell.data.source import (
@@ -122,14 +124,28 @@ def decode_cells(
     """
 
     def cells(name: str, data: bytes) -> list[Decoded]:
-        found = show_cells(open_rgb(data), size, field)
-        return [Decoded(name, pixels, "", cell) for cell, pixels in found] or [
-            Decoded(name, None, NO_CELL)
-        ]
+        return cells_of(name, open_rgb(data), size, field)
 
     for together in _decode_ahead(images, cells, batch_size):
         for start in range(0, len(together), batch_size):
             yield together[start : start + batch_size]
+
+
+def cells_of(name: str, image: Image.Image, size: int, field: float) -> list[Decoded]:
+    """The white cells of a picture; of one without any, that there is none.
+
+    Args:
+        name: as it is called in the answer.
+        image: RGB.
+        size: side of the squares around the cells, as the model wants them.
+        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+
+    Raises:
+        ValueError: if the picture is too small to show so wide a field.
+    """
+    found = show_cells(image, size, field)
+    cells = [Decoded(name, pixels, "", cell) for cell, pixels in found]
+    return cells or [Decoded(name, None, NO_CELL)]
 
 
 def _decode_ahead(

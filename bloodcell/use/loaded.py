@@ -4,16 +4,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bloodcell.data.crop import show
-from bloodcell.errors import require
+from bloodcell.data.crop import Look, show
+from bloodcell.errors import reason, require
 from bloodcell.use.answers import Answer, flat
-from bloodcell.use.images import Decoded, decode_batches, find_images
+from bloodcell.use.cells import Cells
+from bloodcell.use.images import Decoded, cells_of, decode_batches, decode_cells, find_images
 from bloodcell.use.model import AUTO, Model, open_model
 from bloodcell.use.predict import BATCH_SIZE, answer_batches
 
@@ -27,11 +29,13 @@ class Answers(Sequence[Answer]):
 
     Attributes:
         class_names: the classes, in the order of the columns of `probability`.
-        rows: an answer an image.
+        rows: an answer an image, or a white cell.
+        of_cells: whether they are of cells; each has its place in `cell`.
     """
 
     class_names: list[str]
     rows: list[Answer]
+    of_cells: bool = False
 
     @property
     def classes(self) -> list[str | None]:
@@ -47,7 +51,7 @@ class Answers(Sequence[Answer]):
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """A dictionary a row, as `predict` writes them: for `pandas.DataFrame`, say."""
-        return [flat(row, self.class_names) for row in self.rows]
+        return [flat(row, self.class_names, self.of_cells) for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +62,7 @@ class Answers(Sequence[Answer]):
     def __getitem__(self, index: slice) -> "Answers": ...
     def __getitem__(self, index: int | slice) -> "Answer | Answers":
         if isinstance(index, slice):
-            return Answers(self.class_names, self.rows[index])
+            return Answers(self.class_names, self.rows[index], self.of_cells)
         return self.rows[index]
 
 
@@ -85,6 +89,8 @@ class LoadedModel:
         abstain: float = 0.0,
         tta: bool = False,
         batch_size: int = BATCH_SIZE,
+        cells: bool = False,
+        field: float = 1.0,
     ) -> Answers:
         """Classifies images.
 
@@ -94,15 +100,24 @@ class LoadedModel:
             abstain: an image whose most probable class is less probable than this stays unnamed.
             tta: whether to average over the eight ways an image can lie.
             batch_size: images the model takes at a time.
+            cells: whether to find and classify every white cell of each image.
+            field: for `cells`: how many times as wide as on the Kaggle set's pictures the field of
+                view is.
 
         Returns:
-            A row an image. One that cannot be read has its reason in `error`.
+            A row an image, or with `cells` a white cell. What cannot be read, or has no cell, has
+            its reason in `error`.
 
         Raises:
-            InputError: if a path leads nowhere, or an array is no image.
+            InputError: if a path leads nowhere, an array is no image, or the model cannot be asked
+                about single cells.
         """
         require(0 <= abstain <= 1, "abstain", abstain, "0 to 1")
         require(batch_size >= 1, "batch_size", batch_size, "1 or more")
+        require(0.1 <= field <= 50, "field", field, "0.1 to 50")
+        wanted = Cells(field) if cells else None
+        if wanted:
+            wanted.check(self._model)
         one = isinstance(images, str | os.PathLike | np.ndarray)
         rule = "a path, an RGB array, or several of one kind"
         require(one or isinstance(images, Iterable), "images", type(images).__name__, rule)
@@ -110,28 +125,24 @@ class LoadedModel:
         for each in given:
             known = isinstance(each, str | os.PathLike | np.ndarray)
             require(known, "images", type(each).__name__, rule)
-        with ExitStack() as archives:
-            batches = self._decode(given, batch_size, archives)
-            rows = list(answer_batches(self._model, batches, abstain, tta))
-        return Answers(self.class_names, rows)
-
-    def _decode(
-        self, given: list[Place | Array], batch_size: int, archives: ExitStack
-    ) -> Iterator[list[Decoded]]:
-        look = self._model.look
-        arrays = [one for one in given if isinstance(one, np.ndarray)]
-        if not arrays:
-            paths = [os.fspath(one) for one in given if not isinstance(one, np.ndarray)]
-            yield from decode_batches(find_images(paths, archives), look, batch_size)
-            return
-        require(len(arrays) == len(given), "images", "paths and arrays", "one kind at a time")
+        arrays = [each for each in given if isinstance(each, np.ndarray)]
+        paths = [os.fspath(each) for each in given if not isinstance(each, np.ndarray)]
+        require(not (arrays and paths), "images", "paths and arrays", "one kind at a time")
         for array in arrays:
             rule = "RGB arrays (H, W, 3) of uint8"
             shaped = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
             require(shaped and array.dtype == np.uint8, "images", _kind(array), rule)
-        for start in range(0, len(arrays), batch_size):
-            some = enumerate(arrays[start : start + batch_size], start)
-            yield [Decoded(str(n), show(Image.fromarray(array), look), "") for n, array in some]
+        size, look = self.description.image_size, self._model.look
+        with ExitStack() as archives:
+            if arrays:
+                batches = _from_arrays(arrays, look, wanted, size, batch_size)
+            elif wanted:
+                found = find_images(paths, archives)
+                batches = decode_cells(found, size, wanted.field, batch_size)
+            else:
+                batches = decode_batches(find_images(paths, archives), look, batch_size)
+            rows = list(answer_batches(self._model, batches, abstain, tta))
+        return Answers(self.class_names, rows, cells)
 
 
 def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:
@@ -150,3 +161,21 @@ def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:
 
 def _kind(array: NDArray[Any]) -> str:
     return f"array of {array.dtype} {array.shape}"
+
+
+def _from_arrays(
+    arrays: list[Array], look: Look | None, cells: Cells | None, size: int, batch_size: int
+) -> Iterator[list[Decoded]]:
+    """What the model is given of images that are in memory already; they are called by number."""
+
+    def decode(n: int, image: Image.Image) -> list[Decoded]:
+        if cells is None:
+            return [Decoded(str(n), show(image, look), "")]
+        try:
+            return cells_of(str(n), image, size, cells.field)
+        except ValueError as error:  # too small for so wide a field
+            return [Decoded(str(n), None, reason(error))]
+
+    coming = (one for n, array in enumerate(arrays) for one in decode(n, Image.fromarray(array)))
+    while batch := list(islice(coming, batch_size)):
+        yield batch

@@ -15,6 +15,7 @@ import bloodcell
 from bloodcell.__main__ import main
 from bloodcell.data.crop import Look, show
 from bloodcell.data.smears import CLASS_NAMES, draw_photograph
+from bloodcell.errors import InputError
 from bloodcell.model.description import Description
 from bloodcell.model.network import Network, Recipe
 from bloodcell.use.saved import Saved, write_saved
@@ -106,6 +107,27 @@ def test_other_formats_say_the_same(model: str, slide: Path) -> None:
     main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.parquet"])
     table = parquet.read_table("cells.parquet").to_pylist()
     assert [row["x"] for row in table] == pytest.approx([line["x"] for line in lines])
+
+
+def test_the_cells_from_python(model: str, slide: Path, run: Path) -> None:
+    loaded = bloodcell.load(model)
+    said = loaded.predict(slide, cells=True)
+    main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.csv"])
+    for row, written in zip(said.as_dicts(), rows_of("cells.csv"), strict=True):
+        assert row.keys() == written.keys()
+        for key in ("file", "x", "y", "side", "class", "error"):
+            assert ("" if row[key] is None else str(row[key])) == written[key]
+    with Image.open(slide / "a.png") as image:
+        a = np.asarray(image)
+    wide = loaded.predict([np.concatenate([a, a, a], axis=1), a[:0:-1]], cells=True, field=3)
+    files = [row.file for row in wide]
+    assert files[:4] == ["0", "0", "0", "1"]
+    assert wide[:2].of_cells
+    assert "too few to show cells" in loaded.predict(a, cells=True, field=50)[0].error
+    with pytest.raises(InputError, match="was trained on whole pictures"):
+        bloodcell.load(run).predict(a, cells=True)
+    with pytest.raises(InputError, match="field=0 cannot be used"):
+        loaded.predict(a, cells=True, field=0)
 
 
 def test_a_cell_of_a_picture_is_what_predict_alone_takes(model: str, slide: Path) -> None:
