@@ -26,7 +26,6 @@ from bloodcell.train.failures import explain
 from bloodcell.train.finish import finish_fit, print_scores
 from bloodcell.train.resume import AUTO
 from bloodcell.train.stopping import StopGently
-from bloodcell.train.teachers import doubted, shared_labels
 from bloodcell.train.trainer import Keeping, callbacks, check, complete
 from bloodcell.words import split_off
 
@@ -166,12 +165,7 @@ class Command(LightningCLI):
         if self.checkpoint:
             with refusing(runs.CKPT_PATH, Path(config.ckpt_path or "")):
                 self._check_data(self.checkpoint)
-            return
-        if self.subcommand != "fit":
-            return
-        if config.model.teachers:
-            self.model.labels = shared_labels(config.model.teachers, self.datamodule)
-        if (trained_on := read_trained_on(weights)) is not None:
+        elif (trained_on := read_trained_on(weights)) is not None and self.subcommand == "fit":
             runs.check_new_to(trained_on, self.datamodule, weights)
 
     def _check_data(self, checkpoint: dict[str, Any]) -> None:
@@ -257,8 +251,6 @@ class Command(LightningCLI):
         if self.trainer.is_global_zero:
             print(self.datamodule.summary())
             print(self.model.summary())
-            if self.model.labels is not None:
-                print(doubted(self.model.labels.cpu(), self.datamodule))
             if self.resumed:
                 step = self.checkpoint["global_step"] if self.checkpoint else 0
                 print(f"going on with {os.path.relpath(self.resumed)} after step {step:,}")

@@ -3,7 +3,6 @@
 import json
 import warnings
 import zlib
-from collections.abc import Iterable
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -46,8 +45,6 @@ class BloodCells(LightningDataModule):
             `folds` tests one fifth of the photographs, `train_folds` one of those that `photo`
             trains on: what a recipe is chosen by.
         fold: which fifth `folds` or `train_folds` tests, 0 to 4.
-        hold_out: another fifth of theirs, of which nothing is seen at all: what trains without two
-            fifths can advise a run that tests either (nested cross-validation).
         val_share: of the photographs that are not tested, how many validate: 0.5, 0.33, 0.25, 0.2
             ... 0.05, for one in 2 to 20. `seed` has its own.
         photos: CSV with columns file, photo and, if known, cell, for data of your own.
@@ -77,7 +74,6 @@ class BloodCells(LightningDataModule):
         root: str = "kaggle",
         split: Split = "photo",
         fold: int = 0,
-        hold_out: int | None = None,
         val_share: float = 0.2,
         photos: str | None = None,
         image_size: int = 224,
@@ -111,7 +107,7 @@ class BloodCells(LightningDataModule):
         self.source = open_source(root)
         self.table = build_table(self.source, Path(photos) if photos else None)
         self.class_names = list(self.table.class_names)
-        self.parts = make_parts(self.table, split, fold, seed, val_share, hold_out)
+        self.parts = make_parts(self.table, split, fold, seed, val_share)
         self.datasets: dict[str, ImageDataset] = {}
         self.left_out = 0
 
@@ -193,19 +189,19 @@ class BloodCells(LightningDataModule):
     @cached_property
     def trained_on(self) -> Tensor:
         """The keys of the training images, for every checkpoint of a run."""
-        return self.image_keys(self.parts["train"])
+        return self.image_keys("train")
 
-    def image_keys(self, rows: Iterable[int]) -> Tensor:
-        """Tells images from all others, wherever the data set lies.
+    def image_keys(self, part: str) -> Tensor:
+        """Tells the images of a part from all others, wherever the data set lies.
 
         Args:
-            rows: their numbers in the table.
+            part: train, val or test.
 
         Returns:
             (n,) int64, a hash of each image's official part, path from its class on, and size.
         """
         keys = []
-        for i in rows:
+        for i in self.parts[part]:
             row = self.table.rows[i]
             tail = row.path[f"/{row.path}".rindex(f"/{row.class_name}/") :]
             line = f"{row.official} {tail} {self.source.sizes[row.path]}"

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from bloodcell.data.table import Table
-from bloodcell.errors import InputError, require
+from bloodcell.errors import InputError
 
 PARTS = ("train", "val", "test")
 N_FOLDS = 5
@@ -21,12 +21,7 @@ Parts = dict[str, list[int]]
 
 
 def make_parts(
-    table: Table,
-    split: Split,
-    fold: int = 0,
-    seed: int = 0,
-    val_share: float = 1 / N_FOLDS,
-    hold_out: int | None = None,
+    table: Table, split: Split, fold: int = 0, seed: int = 0, val_share: float = 1 / N_FOLDS
 ) -> Parts:
     """Divides the rows of a table into train, val and test.
 
@@ -39,21 +34,15 @@ def make_parts(
         fold: which fifth the last two test, 0 to 4.
         seed: decides every random choice.
         val_share: of the photographs that are not tested, how many validate; `seed` has its own.
-        hold_out: another fifth of the last two, which lies in no part.
 
     Returns:
         Row numbers of each part, ascending.
 
     Raises:
-        InputError: if a class is missing in a part, `fold` is not 0 to 4, or `hold_out` no other
-            fold.
+        InputError: if a class is missing in a part, or `fold` is not 0 to 4.
     """
     if not 0 <= fold < N_FOLDS:
         raise InputError(f"data.fold={fold} is not one of the {N_FOLDS} folds: give 0 to 4.")
-    if hold_out is not None:
-        others = [n for n in range(N_FOLDS) if n != fold] if "folds" in split else []
-        rule = f"null, or with data.split=folds or train_folds another fold than data.fold={fold}"
-        require(hold_out in others, "data.hold_out", hold_out, rule)
     n_val = round(1 / val_share)  # parts, of which one validates
     # TEST_SIMPLE repeats TEST's photographs: it belongs to no part
     pool = [i for i, row in enumerate(table.rows) if row.official != "test_simple"]
@@ -65,8 +54,6 @@ def make_parts(
             pool = sorted(official["train"] + official["val"])
         test = _one_part(table, pool, seed, N_FOLDS, fold)
         rest = _without(pool, test)
-        if hold_out is not None:
-            rest = _without(rest, _one_part(table, pool, seed, N_FOLDS, hold_out))
         val = _one_part(table, rest, seed, n_val)
         parts = _parts(_without(rest, val), val, test)
     else:

@@ -17,7 +17,7 @@ _MOST = 65_536  # classes, and units of a dense layer
 _TRAINING = (  # settings that say how the weights came about
     *(
         ("model", key)
-        for key in ("dropout", "freeze", "lr", "schedule", "weight_decay", "smoothing", "teachers")
+        for key in ("dropout", "freeze", "lr", "schedule", "weight_decay", "smoothing")
     ),
     *(("data", key) for key in ("batch_size", "augment", "seed")),
 )

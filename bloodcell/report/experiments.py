@@ -71,12 +71,11 @@ class Experiment(NamedTuple):
     group: str
 
 
-def find_runs(given: Sequence[str], asked: str = "compare") -> list[Path]:
+def find_runs(given: Sequence[str]) -> list[Path]:
     """Lists run folders.
 
     Args:
         given: run folders, or folders that hold some; none means all below lightning_logs.
-        asked: the verb or setting that was given them.
 
     Raises:
         InputError: if a folder does not exist.
@@ -85,7 +84,7 @@ def find_runs(given: Sequence[str], asked: str = "compare") -> list[Path]:
     for folder in map(Path, given or ["lightning_logs"]):
         if not folder.is_dir():
             raise InputError(
-                f"{asked}: {folder} is no folder. Give run folders, e.g. "
+                f"compare: {folder} is no folder. Give run folders, e.g. "
                 "lightning_logs/d8/version_0, or none for all below lightning_logs."
             )
         inside = [path.parent for path in folder.rglob(CONFIG)]

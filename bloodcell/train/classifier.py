@@ -19,11 +19,11 @@ from bloodcell.model.compiled import Compile, CompiledPass
 from bloodcell.model.description import RECIPE, TRAINED_ON
 from bloodcell.model.network import Network, Pool, Recipe
 from bloodcell.model.weights import NONE, load_trunk, read_recipe
-from bloodcell.train.metrics import Metrics
+from bloodcell.train.metrics import Mean, Metrics
 from bloodcell.train.schedule import FULL_RATE, Schedule, rate_share
 
 # keys in a checkpoint
-FINGERPRINT, FACTS, LABELS, SO_FAR = "data_fingerprint", "data_facts", "labels", "epoch_so_far"
+FINGERPRINT, FACTS, SO_FAR = "data_fingerprint", "data_facts", "epoch_so_far"
 _DROPOUT = 2**40  # rows of no table: dropout draws what augmentation does not
 
 
@@ -47,15 +47,12 @@ class Classifier(LightningModule):
         bn_momentum: weight of a batch in BatchNorm's running statistics, over 0 to 1; null: as the
             weights demand, for Keras' 0.01, which needs a thousand steps to follow.
         smoothing: share of each training label spread over all classes, 0 to under 1.
-        teachers: a folder of finished runs that together tested each training photograph, as those
-            of data.split `train_folds` do: what they said of it is half of its label.
         compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
             takes long; `default`, `reduce-overhead`, `max-autotune` (modes of torch.compile)
             compile anywhere, false nowhere.
 
     Attributes:
         network: uint8 pixels in, logits out.
-        labels: (rows of the table, classes), what each image is trained towards, if teachers say.
         recipe: where the trunk's weights came from and what they demand.
         predicted: of the last validation or test, rows (n,), sorted, and probabilities
             (n, classes).
@@ -76,7 +73,6 @@ class Classifier(LightningModule):
         weight_decay: float = 0.0,
         bn_momentum: float | None = None,
         smoothing: float = 0.0,
-        teachers: str | None = None,
         compile: Compile = "auto",
     ) -> None:
         super().__init__()
@@ -100,8 +96,6 @@ class Classifier(LightningModule):
         self.network = self._build()
         load_trunk(self.network.trunk, backbone, weights)
         self.network.trunk.requires_grad_(not freeze)
-        self.labels: Tensor | None
-        self.register_buffer("labels", None, persistent=False)
         self.train_metrics, self.val_metrics, self.test_metrics = (Metrics() for _ in PARTS)
         self.training_pass: Callable[[Tensor], Tensor] = self.forward
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -202,12 +196,11 @@ class Classifier(LightningModule):
         checkpoint[FINGERPRINT] = data.table.fingerprint
         checkpoint[FACTS] = data.packed_facts
         checkpoint[TRAINED_ON] = data.trained_on
-        if self.labels is not None:
-            checkpoint[LABELS] = self.labels
         checkpoint["hyper_parameters"]["weights"] = NONE
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
         if epochs.started > epochs.processed:  # within one
-            sums, strategy = self.train_metrics.sums(), self.trainer.strategy
+            sums = [getattr(metric, name) for metric, name in self._train_sums()]
+            strategy = self.trainer.strategy
             checkpoint[SO_FAR] = [strategy.reduce(one.clone(), reduce_op="sum") for one in sums]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -227,9 +220,8 @@ class Classifier(LightningModule):
                 group["fused"] = self._fused()  # as the optimizer is now, not as it was
                 group.setdefault(FULL_RATE, self.lr)  # the first checkpoints have none
         if SO_FAR in checkpoint and self._trainer and self.trainer.is_global_zero:
-            self.train_metrics.go_on_from([one.to(self.device) for one in checkpoint[SO_FAR]])
-        if LABELS in checkpoint:  # a run goes on by what it was told, wherever its teachers are
-            self.labels = checkpoint[LABELS].to(self.device)
+            for (metric, name), value in zip(self._train_sums(), checkpoint[SO_FAR], strict=True):
+                setattr(metric, name, value.to(self.device))
         before, self.recipe = self.recipe, Recipe.from_dict(checkpoint[RECIPE])
         if replace(before, source="") != replace(self.recipe, source=""):
             self.network = self._build().to(self.device)
@@ -237,8 +229,8 @@ class Classifier(LightningModule):
 
     def forget_epoch(self) -> None:
         """Empties the training metrics of an epoch whose weights were taken back."""
-        for one in self.train_metrics.sums():
-            one.zero_()
+        for metric, name in self._train_sums():
+            getattr(metric, name).zero_()
 
     def summary(self) -> str:
         """Says what is trained, in one line."""
@@ -267,6 +259,11 @@ class Classifier(LightningModule):
                     module.momentum = hp["bn_momentum"]
         return network
 
+    def _train_sums(self) -> list[tuple[Mean, str]]:
+        """What the training metrics have added up, by metric and name of the state."""
+        metrics = self.train_metrics
+        return [(one, name) for one in (metrics.loss, metrics.acc) for name in ("total", "count")]
+
     def _evaluate(self, batch: Batch, part: str, metrics: Metrics) -> None:
         logits = self(batch["image"])
         self._loss(logits, batch, part, metrics)
@@ -276,19 +273,18 @@ class Classifier(LightningModule):
         """Returns the mean loss; the metrics stay on the device until the epoch ends."""
         logits, target = logits.float(), batch["target"]
         count = (target != NOT_COUNTED).sum()
-        learns = part == "train"
         total = F.cross_entropy(
             logits,
-            target if self.labels is None or not learns else self.labels[batch["row"]],
+            target,
             ignore_index=NOT_COUNTED,
             reduction="sum",
-            label_smoothing=self.smoothing if learns else 0.0,
+            label_smoothing=self.smoothing if part == "train" else 0.0,
         )
         metrics.loss.update(total.detach(), count)
         metrics.acc.update((logits.argmax(1) == target).sum(), count)
         if metrics.loss.update_count == 1:  # Lightning keeps them and reads them after the epoch
             # `History` logs those of the training part, before the checkpoint is written
-            logger = False if learns else None
+            logger = False if part == "train" else None
             for name, metric in {"loss": metrics.loss, "acc": metrics.acc}.items():
                 key = f"{part}/{name}"
                 self.log(key, metric, logger=logger, on_step=False, on_epoch=True, batch_size=1)

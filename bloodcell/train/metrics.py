@@ -1,7 +1,5 @@
 """Loss and accuracy while a run trains, on any number of devices."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -38,11 +36,3 @@ class Metrics(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.loss, self.acc = Mean(), Mean()
-
-    def sums(self) -> list[Tensor]:
-        """What was added up so far, as it is kept: sum and number of images of each metric."""
-        return [of for one in (self.loss, self.acc) for of in (one.total, one.count)]
-
-    def go_on_from(self, sums: Sequence[Tensor]) -> None:
-        """Takes up sums of before, as `sums` gives them."""
-        self.loss.total, self.loss.count, self.acc.total, self.acc.count = sums

@@ -100,9 +100,8 @@ def run_folder_of(trainer: Trainer) -> Path | None:
 # what the first checkpoints were made with, which say nothing of it
 _MODEL_BEFORE = {
     "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
-    "teachers": None,
 }  # fmt: skip
-_DATA_BEFORE = {"crop": "none", "val_share": 0.2, "hold_out": None}
+_DATA_BEFORE = {"crop": "none", "val_share": 0.2}
 
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +146,7 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
     Raises:
         InputError: if there are any.
     """
-    wanted = data.image_keys(data.parts[part])
+    wanted = data.image_keys(part)
     seen = int(torch.isin(wanted, checkpoint[TRAINED_ON]).sum())
     if seen:
         raise InputError(
@@ -168,9 +167,7 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
     Raises:
         InputError: if there are any.
     """
-    seen = {
-        part: int(torch.isin(data.image_keys(data.parts[part]), trained_on).sum()) for part in PARTS
-    }
+    seen = {part: int(torch.isin(data.image_keys(part), trained_on).sum()) for part in PARTS}
     if seen["test"]:
         raise InputError(
             f"model.weights={weights} were trained on {seen['test']:,} of the "

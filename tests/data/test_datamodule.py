@@ -62,11 +62,11 @@ def test_image_keys_tell_images_apart_and_know_them_elsewhere(
     """Files of one name and size in several parts and folders; then the same set, nested deeper."""
     counts = {"train/a/x": 6, "train/a/y": 6, "train/b": 9, "test/a": 2, "test/b": 2}
     here = BloodCells(str(make_folders(counts)))
-    keys = torch.cat([here.image_keys(here.parts[part]) for part in ("train", "val", "test")])
+    keys = torch.cat([here.image_keys(part) for part in ("train", "val", "test")])
     assert len(set(keys.tolist())) == len(keys) == 25
     nested = make_folders({f"deep/er/{folder}": count for folder, count in counts.items()}, "other")
     there = BloodCells(str(nested))
-    assert torch.equal(here.image_keys(here.parts["test"]), there.image_keys(there.parts["test"]))
+    assert torch.equal(here.image_keys("test"), there.image_keys("test"))
 
 
 def test_skipped_images_leave_their_part(

@@ -96,27 +96,6 @@ def test_train_folds_never_open_the_test_part(smears: Path) -> None:
     assert tested == Counter(allowed)
 
 
-def test_a_fold_that_is_held_out_lies_in_no_part(smears: Path) -> None:
-    table = build_table(open_source(str(smears / "images")), smears / "photos.csv")
-    split: Split = "folds"
-    for fold, other in ((0, 3), (3, 0)):
-        parts = make_parts(table, split, fold, hold_out=other)
-        out = make_parts(table, split, other)["test"]
-        assert not {*out} & {*chain.from_iterable(parts.values())}
-        assert parts["test"] == make_parts(table, split, fold)["test"]
-        every = {*chain.from_iterable(make_parts(table, split, fold).values())}
-        assert {*chain.from_iterable(parts.values()), *out} == every
-
-
-@pytest.mark.parametrize(
-    ("split", "fold", "other"), [("folds", 2, 2), ("photo", 0, 1), ("folds", 0, 5)]
-)
-def test_what_cannot_be_held_out(smears: Path, split: Split, fold: int, other: int) -> None:
-    table = build_table(open_source(str(smears / "images")), smears / "photos.csv")
-    with pytest.raises(InputError, match=rf"data\.hold_out={other} .* another fold than"):
-        make_parts(table, split, fold, hold_out=other)
-
-
 def test_the_share_that_validates() -> None:
     rows = [Row(f"{i}", "ab"[i % 2], "", str(i), str(i)) for i in range(100)]
     for share, count in ((0.5, 40), (0.2, 16), (0.1, 8)):
