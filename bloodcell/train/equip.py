@@ -13,6 +13,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.model.description import GALLERY, TEMPERATURE
 from bloodcell.model.gallery import FALSE_ALARMS, Features, Gallery
 from bloodcell.report.calibration import fit_temperature, judge, soften
+from bloodcell.report.metrics import sample_of
 from bloodcell.report.whole import beside
 from bloodcell.train.classifier import Classifier
 
@@ -24,11 +25,13 @@ class Seen(NamedTuple):
         true: (n,) labels.
         probability: (n, classes), not calibrated.
         features: (n, C), the trunk's map averaged.
+        photo: n names of the photographs they were made from.
     """
 
     true: NDArray[np.int64]
     probability: NDArray[np.float32]
     features: Features
+    photo: list[str]
 
 
 def equip(trainer: Trainer, model: Classifier, data: BloodCells, path: Path) -> dict[str, Any]:
@@ -50,8 +53,12 @@ def equip(trainer: Trainer, model: Classifier, data: BloodCells, path: Path) -> 
     rows = data.datasets["test"].rows.tolist()
     val = look(trainer, model, data, "val")
     test = look(trainer, model, data, "test", [n for n, row in enumerate(rows) if row in tested])
-    temperature = fit_temperature(val.true, val.probability)
-    calibration: dict[str, Any] = {"temperature": temperature, "fitted_on_files": len(val.true)}
+    temperature = fit_temperature(sample_of(val.true, val.probability, val.photo))
+    calibration: dict[str, Any] = {
+        "temperature": temperature,
+        "fitted_on_files": len(val.true),
+        "fitted_on_photographs": len(set(val.photo)),
+    }
     for part, seen in {"val": val, "test": test}.items():
         after = soften(seen.probability, temperature)
         calibration[part] = {
@@ -125,4 +132,5 @@ def look(
         probability.append(logits.float().softmax(1).cpu().numpy())
         features.append(maps.float().mean((2, 3)).cpu().numpy())
     model.network.to(home)
-    return Seen(np.concatenate(true), np.concatenate(probability), np.concatenate(features))
+    photo = [data.table.rows[i].photo for i in dataset.rows[wanted].tolist()]
+    return Seen(np.concatenate(true), np.concatenate(probability), np.concatenate(features), photo)
