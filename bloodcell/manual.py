@@ -134,7 +134,7 @@ _ALONE = {  # verbs that take no settings of data and model: usage, remarks, opt
     ),
     "predict": (
         "IMAGES... [options]",
-        "Probabilities are calibrated if the run found a temperature, as fit tries to.\n"
+        "Probabilities are calibrated if the run fitted a temperature, as fit does.\n"
         "Exit status: 1 if an image could not be read (its row says why), else 0.\n",
         _PREDICT,
     ),

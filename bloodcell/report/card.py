@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bloodcell.model.description import Description
-from bloodcell.report.calibration import NEUTRAL
 from bloodcell.report.metrics import CLASSWISE, Estimate
 from bloodcell.report.summary import clock
 from bloodcell.report.whole import write_whole
@@ -65,8 +64,7 @@ def make_card(description: Description, file_name: str, digest: str, remark: str
 def _head(of: Description) -> list[str]:
     parameters = f", {of.scores['parameters']:,} parameters" if of.scores else ""
     head = f"dense {of.hidden}" if of.hidden else "a linear head"
-    fitted = of.temperature not in (None, NEUTRAL)
-    calibrated = f", calibrated with temperature {of.temperature:.3g}" if fitted else ""
+    calibrated = f", calibrated with temperature {of.temperature:.3g}" if of.temperature else ""
     return [
         f"# Model card: {of.name}",
         "",
@@ -129,23 +127,13 @@ def _scores(scores: dict[str, Any], remark: str) -> list[str]:
         lines.append(f"| {name} | {' | '.join(_estimate(test[by][key]) for by in _BY)} |")
     colours = " | ".join(_estimate(baseline[by]["accuracy"]) for by in _BY)
     lines.append(f"| accuracy of the nearest training image by colours | {colours} |")
-    calibration, familiar = scores["calibration"], scores["gallery"]
-    before, after = calibration["test"]["before"], calibration["test"]["after"]
-    if calibration["temperature"] == NEUTRAL:
-        said = (
-            "There is no temperature: the validation photographs do not tell whether probabilities "
-            f"are too high or too low. Log loss by file {before['log_loss']:.4f}, expected "
-            f"calibration error {before['ece']:.4f}."
-        )
-    else:
-        said = (
-            "The table is without the temperature. With it: log loss by file "
-            f"{before['log_loss']:.4f} -> {after['log_loss']:.4f}, expected calibration error "
-            f"{before['ece']:.4f} -> {after['ece']:.4f}."
-        )
+    calibration, familiar = scores["calibration"]["test"], scores["gallery"]
+    before, after = calibration["before"], calibration["after"]
     lines += [
         "",
-        said,
+        "The table is without the temperature. With it: log loss by file "
+        f"{before['log_loss']:.4f} -> {after['log_loss']:.4f}, expected calibration error "
+        f"{before['ece']:.4f} -> {after['ece']:.4f}.",
         "",
         f"Of the test files {familiar['unfamiliar']['test']:.1%} are called unlike anything in "
         f"training (of the validation files {familiar['unfamiliar']['val']:.1%}, by choice of the "

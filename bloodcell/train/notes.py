@@ -5,7 +5,6 @@ from typing import Any
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.data.splits import count_photos, shared_photos
-from bloodcell.report.calibration import NEUTRAL
 
 Note = tuple[str, str]
 
@@ -49,14 +48,6 @@ def baseline(scores: dict[str, Any]) -> list[Note]:
 
 def calibration(found: dict[str, Any]) -> list[Note]:
     """What the temperature, fitted on the validation part, does to the test part."""
-    if found["temperature"] == NEUTRAL:
-        return [
-            (
-                "not calibrated",
-                f"{found['fitted_on_photographs']} validation photographs do not tell whether "
-                "probabilities are too high or too low",
-            )
-        ]
     before, after = found["test"]["before"], found["test"]["after"]
     says = ", ".join(
         f"{name} {before[key]:.3f} -> {after[key]:.3f}"
