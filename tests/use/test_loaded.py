@@ -82,7 +82,8 @@ def test_the_lines_of_the_readme(smears: Path, monkeypatch: pytest.MonkeyPatch) 
         for block in text.split("```python\n")[1:]
         if "bloodcell.load" in block
     )
-    Path("my_images").symlink_to(smears / "images" / "TEST" / "MONOCYTE")
+    for name in ("my_images", "my_slide"):
+        Path(name).symlink_to(smears / "images" / "TEST" / "MONOCYTE")
     said: list[str] = []
     monkeypatch.setattr("builtins.print", lambda *words: said.append(" ".join(map(str, words))))
     exec(compile(code, "README.md", "exec"), {})
