@@ -15,9 +15,9 @@ def fit_temperature(of: Sample) -> float:
     """Finds the most probable temperature: one with a low log loss, and near 1.
 
     Guo et al., "On calibration of modern neural networks" (ICML 2017). The accuracy stays as it is.
-    The copies of a photograph are right or wrong together, so each photograph counts once, and what
-    was believed before counts beside them: few photographs move the temperature little. By the log
-    loss of the files alone it made the answers of 13 runs on unseen photographs worse (RESULTS.md).
+    The copies of a photograph are right or wrong together, so the files are as much evidence as
+    there are photographs, beside what was believed before: few photographs move the temperature
+    little. By the log loss of the files alone it made the answers of 13 runs worse (RESULTS.md).
 
     Args:
         of: probabilities of files, as the softmax of the logits gives them.

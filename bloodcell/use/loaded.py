@@ -115,6 +115,7 @@ class LoadedModel:
         require(0 <= abstain <= 1, "abstain", abstain, "0 to 1")
         require(batch_size >= 1, "batch_size", batch_size, "1 or more")
         require(0.1 <= field <= 50, "field", field, "0.1 to 50")
+        require(cells or field == 1.0, "field", field, "given with cells=True")
         wanted = Cells(field) if cells else None
         if wanted:
             wanted.check(self._model)
@@ -141,8 +142,9 @@ class LoadedModel:
                 batches = decode_cells(found, size, wanted.field, batch_size)
             else:
                 batches = decode_batches(find_images(paths, archives), look, batch_size)
-            rows = list(answer_batches(self._model, batches, abstain, tta))
-        return Answers(self.class_names, rows, cells)
+            answers = answer_batches(self._model, batches, abstain, tta)
+            rows = [answer._replace(read=None) for answer in answers]  # its archive is closed then
+        return Answers(self.class_names, rows, bool(cells))
 
 
 def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,6 +129,9 @@ def test_the_cells_from_python(model: str, slide: Path, run: Path) -> None:
         bloodcell.load(run).predict(a, cells=True)
     with pytest.raises(InputError, match="field=0 cannot be used"):
         loaded.predict(a, cells=True, field=0)
+    with pytest.raises(InputError, match="field=3 cannot be used: it must be given with cells"):
+        loaded.predict(a, field=3)
+    assert pickle.loads(pickle.dumps(said)) == said
 
 
 def test_a_cell_of_a_picture_is_what_predict_alone_takes(model: str, slide: Path) -> None:
