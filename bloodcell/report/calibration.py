@@ -8,7 +8,7 @@ from bloodcell.report.metrics import Floats, Sample, compute, sample_of
 
 _LEAST = 1e-30  # probability: a logarithm must stay finite
 _RANGE = (0.05, 20.0)  # of temperatures
-_SPREAD = 0.2  # of the logarithms of the best temperatures of 13 runs, around 0; RESULTS.md
+_SPREAD = 0.2  # of the logarithms of the best temperatures of 13 runs of one recipe; RESULTS.md
 
 
 def fit_temperature(of: Sample) -> float:

@@ -169,7 +169,8 @@ def independent_interval(right: int, n: int) -> tuple[float, float]:
     z = 1.959963984540054
     middle = (right + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * np.sqrt(right * (n - right) / n + z * z / 4)
-    return float(middle - half), float(middle + half)
+    low, high = float(middle - half), float(middle + half)
+    return max(0.0, low), min(1.0, high)  # rounding
 
 
 def effective_number(photo: Sequence[str]) -> float:
