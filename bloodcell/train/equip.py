@@ -44,7 +44,8 @@ def equip(trainer: Trainer, model: Classifier, data: BloodCells, path: Path) -> 
         path: the checkpoint; replaced by one that also holds these.
 
     Returns:
-        For `scores.json`: `calibration` with the temperature and, for validation and test, log loss
+        For `scores.json`: `calibration` with the temperature, on how many files and photographs it
+            was fitted, and, for validation and test, log loss
         and expected calibration error before and after; `gallery` with its size, its threshold and
         the share of images it calls unfamiliar.
     """
