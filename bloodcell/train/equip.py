@@ -45,9 +45,8 @@ def equip(trainer: Trainer, model: Classifier, data: BloodCells, path: Path) -> 
 
     Returns:
         For `scores.json`: `calibration` with the temperature, on how many files and photographs it
-            was fitted, and, for validation and test, log loss
-        and expected calibration error before and after; `gallery` with its size, its threshold and
-        the share of images it calls unfamiliar.
+        was fitted and, for validation and test, log loss and expected calibration error before and
+        after; `gallery` with its size, its threshold and the share of images it calls unfamiliar.
     """
     assert model.predicted is not None
     tested = set(model.predicted[0].tolist())  # less than the part, where batches are limited
