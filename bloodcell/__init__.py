@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bloodcell.use.loaded import load
+    from bloodcell.infer.loaded import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -21,7 +21,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 def __getattr__(name: str) -> Any:
     """Imports what is heavy when it is asked for: `import bloodcell` takes no time."""
     if name == "load":
-        from bloodcell.use.loaded import load
+        from bloodcell.infer.loaded import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bloodcell.use.images import decode_batches, find_images
-from bloodcell.use.saved import load_saved
-from bloodcell.use.torch_model import as_images
+from bloodcell.infer.inputs import decode_batches, find_images
+from bloodcell.infer.saved import load_saved
+from bloodcell.infer.torch_runtime import as_images
 
 _IMAGES, _BATCH = 400, 50
 

@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from bloodcell import machine
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.model.network import create_trunk
-from bloodcell.model.weights import KERAS
-from bloodcell.report import machine
+from bloodcell.model.pretrained import KERAS
 from bloodcell.train.trainer import best_precision, device_name
 
 PEERS = Path(__file__).parent / "peers"

@@ -7,9 +7,9 @@ In half precision; kept only if it names nearly all the given images as the run 
 
 import sys
 
+from bloodcell.evaluate.card import CARD
+from bloodcell.infer.export import export
 from bloodcell.model.bundled import FILE_NAME, FOLDER
-from bloodcell.report.card import CARD
-from bloodcell.use.export import export
 
 _LARGEST = 8e6  # bytes
 

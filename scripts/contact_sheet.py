@@ -5,7 +5,7 @@ python scripts/contact_sheet.py
 
 from pathlib import Path
 
-from bloodcell.data.smears import contact_sheet
+from bloodcell.datasets.drawn import contact_sheet
 
 PICTURE = Path(__file__).parents[1] / ".github" / "drawn_smears.jpeg"
 

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from bloodcell.data.crop import show
-from bloodcell.data.smears import CLASS_NAMES, HEIGHT, WIDTH, draw_photograph
-from bloodcell.use.heat import find_heat
-from bloodcell.use.saved import load_saved
+from bloodcell.datasets.drawn import CLASS_NAMES, HEIGHT, WIDTH, draw_photograph
+from bloodcell.infer.heat import find_heat
+from bloodcell.infer.saved import load_saved
 
 _EACH = 50  # photographs of a class
 _SEED = 10_000_000  # far from those that anything was trained on

@@ -15,19 +15,19 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bloodcell.__main__ import main as bloodcell
-from bloodcell.data import photos
+from bloodcell.cli.main import main as bloodcell
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import Look
 from bloodcell.data.decode import READ_ERRORS, decode
-from bloodcell.data.smears import write_smears
 from bloodcell.data.source import open_source, read_file
 from bloodcell.data.table import build_table
+from bloodcell.datasets import photos
+from bloodcell.datasets.drawn import write_smears
 from bloodcell.errors import InputError
+from bloodcell.evaluate.experiments import read_runs
+from bloodcell.infer.open import open_model
 from bloodcell.model.network import Recipe, create_trunk
-from bloodcell.model.weights import load_trunk, read_recipe
-from bloodcell.report.experiments import read_runs
-from bloodcell.use.model import open_model
+from bloodcell.model.pretrained import load_trunk, read_recipe
 
 TRUNK = "test_efficientnet"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from score_answers import read_answers
 
-from bloodcell.report.metrics import Estimate, average_photos, compute, draw_photos, sample_of
-from bloodcell.report.scores import Predictions, read_predictions
+from bloodcell.evaluate.metrics import Estimate, average_photos, compute, draw_photos, sample_of
+from bloodcell.evaluate.scores import Predictions, read_predictions
 
 _METRICS = ("accuracy", "balanced_accuracy", "log_loss")
 

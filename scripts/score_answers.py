@@ -12,8 +12,8 @@ import numpy as np
 
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
-from bloodcell.report.metrics import Estimate
-from bloodcell.report.scores import Predictions, score
+from bloodcell.evaluate.metrics import Estimate
+from bloodcell.evaluate.scores import Predictions, score
 
 _METRICS = ("accuracy", "balanced_accuracy", "log_loss", "ece")
 

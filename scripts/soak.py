@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from bloodcell.use.images import find_images
+from bloodcell.infer.inputs import find_images
 
 THREADS = 4
 

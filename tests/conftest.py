@@ -23,10 +23,10 @@ import torch
 import yaml
 from PIL import Image
 
-from bloodcell.__main__ import main
-from bloodcell.data.smears import write_smears
-from bloodcell.report.history import Epoch
-from bloodcell.report.scores import Predictions, write_predictions
+from bloodcell.cli.main import main
+from bloodcell.datasets.drawn import write_smears
+from bloodcell.evaluate.history import Epoch
+from bloodcell.evaluate.scores import Predictions, write_predictions
 
 TINY = "test_efficientnet"  # timm's own, made for tests
 REAL = "BLOODCELL_REAL_DATA"

@@ -18,7 +18,7 @@ from typing import Any
 
 
 def serve() -> None:
-    from bloodcell import cli  # noqa: F401  imported once, before the forks
+    from bloodcell.cli import run  # noqa: F401  imported once, before the forks
     from bloodcell.train import finish
 
     if "--without-figures" in sys.argv:  # a second for each run
@@ -44,7 +44,7 @@ def serve() -> None:
 
 
 def _run(folder: str, words: list[str], log: str) -> None:
-    from bloodcell.__main__ import main
+    from bloodcell.cli.main import main
 
     os.chdir(folder)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

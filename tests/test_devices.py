@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from bloodcell.__main__ import main
-from bloodcell.report.history import read_history
-from bloodcell.report.scores import read_predictions
+from bloodcell.cli.main import main
+from bloodcell.evaluate.history import read_history
+from bloodcell.evaluate.scores import read_predictions
 
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices"]
 
@@ -103,7 +103,7 @@ def test_two_devices_train_as_one_with_twice_the_batch(
 def test_when_a_process_is_killed_the_others_end(
     victim: int, words: list[str], server: Any, tmp_path: Path
 ) -> None:
-    trap = ("bloodcell.train.classifier", "Classifier.training_step", 12, False, victim)
+    trap = ("bloodcell.train.task", "Classifier.training_step", 12, False, victim)
     fit = ["fit", *words, "--name", "c", "--data.batch_size", "4", *DDP, "2"]
     ended = server.run(tmp_path / "run", fit, trap=trap, devices=2)
     assert ended.statuses[victim] == -signal.SIGKILL

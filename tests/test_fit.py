@@ -14,15 +14,15 @@ import yaml
 from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bloodcell import configs
-from bloodcell.__main__ import main
+from bloodcell.cli import configs
+from bloodcell.cli.main import main
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError
+from bloodcell.evaluate.history import read_history
+from bloodcell.evaluate.scores import read_predictions, score
+from bloodcell.infer.saved import load_saved, write_saved
 from bloodcell.model.bundled import find_bundled
-from bloodcell.report.history import read_history
-from bloodcell.report.scores import read_predictions, score
-from bloodcell.train.classifier import Classifier
-from bloodcell.use.saved import load_saved, write_saved
+from bloodcell.train.task import Classifier
 
 Refused = Callable[..., str]
 SHIPPED = sorted(path.name for path in configs.SHIPPED.glob("*.yaml"))
@@ -512,7 +512,7 @@ def test_under_slurm_lightning_does_not_requeue(
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     seen = []
     monkeypatch.setattr(
-        "bloodcell.command.finish_fit",
+        "bloodcell.cli.training.finish_fit",
         lambda trainer, *_: seen.append(trainer._accelerator_connector.cluster_environment),
     )
     fit("--trainer.num_nodes", "1", "--trainer.devices", "1", epochs=1)

@@ -16,13 +16,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bloodcell.__main__ import main
-from bloodcell.configs import find_config
-from bloodcell.data import photos, source
+from bloodcell.cli.configs import find_config
+from bloodcell.cli.main import main
+from bloodcell.data import source
 from bloodcell.data.crop import Look
 from bloodcell.data.decode import READ_ERRORS, decode
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
+from bloodcell.datasets import photos
 from bloodcell.errors import InputError
 from bloodcell.model.network import Recipe
 

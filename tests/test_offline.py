@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import bloodcell
-from bloodcell.__main__ import main
+from bloodcell.cli.main import main
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bloodcell import configs
+from bloodcell.cli import configs
 from bloodcell.model.bundled import FILE_NAME
 
 PROJECT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_brings_configs_and_photo_table_and_no_more(wheel: Path) -> None:
     shipped = {path.name for path in (wheel / "bloodcell" / "configs").iterdir()}
     assert shipped == {path.name for path in configs.SHIPPED.iterdir()}
-    assert (wheel / "bloodcell" / "data" / "kaggle_photos.csv.xz").is_file()
+    assert (wheel / "bloodcell" / "datasets" / "kaggle_photos.csv.xz").is_file()
     assert (wheel / "bloodcell" / "bundled" / FILE_NAME).is_file()
     assert {path.name.partition("-")[0] for path in wheel.iterdir()} == {"bloodcell"}
 

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bloodcell.data.cell import Cell
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,20 +28,6 @@ class Look(NamedTuple):
 
     size: int
     crop: Crop = "none"
-
-
-class Cell(NamedTuple):
-    """A white cell.
-
-    Attributes:
-        x: of its centre, pixels from the left.
-        y: likewise, from the top.
-        side: of the square that is cut out around it, in pixels.
-    """
-
-    x: float
-    y: float
-    side: float
 
 
 def show(image: Image.Image, look: Look | None) -> Pixels:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bloodcell.data.crop import Cell
+from bloodcell.data.cell import Cell
 
 SHARE = 0.4  # of the longer side: what is cut out shows the largest cells whole
 

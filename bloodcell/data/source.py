@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from bloodcell.data import kaggle, smear_scene, smears
+from bloodcell.datasets import drawn as smears
+from bloodcell.datasets import drawn_scene as smear_scene
+from bloodcell.datasets import kaggle
 from bloodcell.errors import InputError, listed
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bloodcell.data import photos
 from bloodcell.data.source import IMAGE_SUFFIXES, Source
+from bloodcell.datasets import photos
 from bloodcell.errors import InputError, listed
 
 # what folders of a ready-made split are called, and the part each one means
@@ -78,8 +78,8 @@ def build_table(source: Source, photo_table: Path | None = None) -> Table:
 
     Args:
         source: the images.
-        photo_table: CSV as `bloodcell.data.photos.read` takes it; None: the one that came with the
-            source, else the shipped one of the Kaggle set; a file neither knows is its own photo.
+        photo_table: CSV as `photos.read` takes it; None: the one that came with the source, else
+            the shipped one of the Kaggle set; a file that neither knows is its own photo.
 
     Raises:
         InputError: if there are no images, fewer than two classes, or the photo table leaves

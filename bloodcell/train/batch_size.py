@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from bloodcell.data.datamodule import AUTO, BloodCells
 from bloodcell.errors import InputError, require
-from bloodcell.train.classifier import Classifier
+from bloodcell.train.task import Classifier
 
 ON_CPU = 32  # as published; on a CPU a larger one is no faster
 MOST = 512  # beyond, a GPU is busy with less, and an epoch has few steps

@@ -18,15 +18,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 
+from bloodcell import machine
 from bloodcell.data.batches import Batch
 from bloodcell.data.cache import open_cached
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import cache_folder
 from bloodcell.errors import InputError, require
+from bloodcell.evaluate.speeds import Speeds, print_speeds, write_speeds
 from bloodcell.model.compiled import CompiledPass
-from bloodcell.report import machine
-from bloodcell.report.speeds import Speeds, print_speeds, write_speeds
-from bloodcell.train.classifier import Classifier
+from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import device_name
 
 BENCHMARKED = {  # arguments of its Trainer: nothing but steps, until it has seen enough

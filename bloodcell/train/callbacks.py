@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
 
 from bloodcell.data.batches import Batch
-from bloodcell.report.history import FILE_NAME, Epoch, read_history
-from bloodcell.report.whole import write_whole
+from bloodcell.evaluate.history import FILE_NAME, Epoch, read_history
+from bloodcell.files import write_whole
 from bloodcell.train.runs import run_folder_of
 
 

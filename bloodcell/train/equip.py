@@ -10,12 +10,12 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.evaluate.calibration import fit_temperature, judge, soften
+from bloodcell.evaluate.metrics import sample_of
+from bloodcell.files import beside
 from bloodcell.model.description import GALLERY, TEMPERATURE
 from bloodcell.model.gallery import FALSE_ALARMS, Features, Gallery
-from bloodcell.report.calibration import fit_temperature, judge, soften
-from bloodcell.report.metrics import sample_of
-from bloodcell.report.whole import beside
-from bloodcell.train.classifier import Classifier
+from bloodcell.train.task import Classifier
 
 
 class Seen(NamedTuple):

@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import reason
 from bloodcell.train.batch_size import is_gpu, largest
-from bloodcell.train.classifier import Classifier
+from bloodcell.train.task import Classifier
 
 # words of PyTorch, which has no exceptions of their own for these
 _CPU_IS_FULL = ("can't allocate memory", "not enough memory")

@@ -9,36 +9,38 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from bloodcell.data.baseline import nearest_labels
+from bloodcell import machine
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.source import DRAWN
 from bloodcell.data.splits import count_photos, shared_photos
-from bloodcell.model.checkpoint import read_checkpoint
-from bloodcell.model.description import Description
-from bloodcell.report import history, machine
-from bloodcell.report.card import CARD, write_card
-from bloodcell.report.figures.curves import draw_curves
-from bloodcell.report.figures.predictions import (
+from bloodcell.evaluate import history
+from bloodcell.evaluate.baseline import nearest_labels
+from bloodcell.evaluate.card import CARD, write_card
+from bloodcell.evaluate.figures.curves import draw_curves
+from bloodcell.evaluate.figures.predictions import (
     draw_confusion,
     draw_reliability,
     draw_worst,
     worst_photographs,
 )
-from bloodcell.report.figures.style import save
-from bloodcell.report.metrics import effective_number
-from bloodcell.report.scores import (
+from bloodcell.evaluate.figures.style import save
+from bloodcell.evaluate.metrics import effective_number
+from bloodcell.evaluate.scores import (
     Predictions,
     read_predictions,
     score,
     write_predictions,
     write_scores,
 )
-from bloodcell.report.summary import Line, clock, command, print_table
+from bloodcell.evaluate.summary import Line, print_table
+from bloodcell.model.checkpoint import read_checkpoint
+from bloodcell.model.description import Description
+from bloodcell.text import clock, command
 from bloodcell.train import notes
-from bloodcell.train.classifier import Classifier
 from bloodcell.train.equip import equip
 from bloodcell.train.notes import Note
 from bloodcell.train.runs import RunLogger
+from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import device_name
 
 

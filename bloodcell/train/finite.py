@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bloodcell.data.batches import Batch
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
-from bloodcell.report.summary import command
-from bloodcell.train.classifier import Classifier
+from bloodcell.text import command
 from bloodcell.train.runs import last_of
 from bloodcell.train.schedule import FULL_RATE
+from bloodcell.train.task import Classifier
 
 EVERY = 64  # batches: reading a number from a GPU makes the host wait for it
 _NEVER = torch.iinfo(torch.int64).max

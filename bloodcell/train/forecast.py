@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bloodcell.data.batches import Batch
-from bloodcell.report.summary import clock
+from bloodcell.text import clock
 
 _SKIPPED = 5  # batches: the first ones compile and fill memory
 _TIMED = 20

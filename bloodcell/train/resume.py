@@ -10,6 +10,8 @@ import yaml
 
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
+from bloodcell.evaluate.experiments import CONFIG
+from bloodcell.evaluate.scores import SCORES
 from bloodcell.model.checkpoint import (
     BEFORE,
     BEST,
@@ -18,10 +20,8 @@ from bloodcell.model.checkpoint import (
     find_checkpoint,
     read_checkpoint,
 )
-from bloodcell.report.experiments import CONFIG
-from bloodcell.report.scores import SCORES
-from bloodcell.train.classifier import FACTS, FINGERPRINT
 from bloodcell.train.runs import CKPT_PATH
+from bloodcell.train.task import FACTS, FINGERPRINT
 
 AUTO = "auto"  # of --resume: go on where there is something to go on with
 

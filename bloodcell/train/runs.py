@@ -15,9 +15,9 @@ from torch import Tensor
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import PARTS
 from bloodcell.errors import InputError
+from bloodcell.files import write_whole
 from bloodcell.model.checkpoint import LAST, SUFFIX, find_checkpoint
 from bloodcell.model.description import TRAINED_ON
-from bloodcell.report.whole import write_whole
 
 CKPT_PATH = "--ckpt_path"
 # settings that may change: where the data lies, how it is fed

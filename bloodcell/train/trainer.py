@@ -10,15 +10,15 @@ from lightning.pytorch.plugins.environments import (  # type: ignore[attr-define
     TorchElasticEnvironment,
 )
 
+from bloodcell import machine
 from bloodcell.errors import InputError, require
 from bloodcell.model.cpu import has_fast_bfloat16
-from bloodcell.report import machine
 from bloodcell.train.callbacks import Bar, FirstBatch, History
+from bloodcell.train.checkpoints import KeepBest, KeepLast, WholeFiles
 from bloodcell.train.finite import Finite
 from bloodcell.train.forecast import Forecast
-from bloodcell.train.keep import KeepBest, KeepLast, WholeFiles
 from bloodcell.train.runs import RunLogger
-from bloodcell.train.stopping import StopGently
+from bloodcell.train.signals import StopGently
 from bloodcell.train.sync_norm import SyncNorm
 
 

@@ -104,10 +104,10 @@ def _plain(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("module", "name", "nth", "half"),
     [
-        ("bloodcell.train.classifier", "Classifier.training_step", 6, False),
-        ("bloodcell.train.classifier", "Classifier.validation_step", 5, False),
+        ("bloodcell.train.task", "Classifier.training_step", 6, False),
+        ("bloodcell.train.task", "Classifier.validation_step", 5, False),
         ("torch", "save", 7, True),
-        ("bloodcell.report.whole", "_settle", 9, False),
+        ("bloodcell.files", "_settle", 9, False),
         ("bloodcell.train.finish", "score", 1, False),
     ],
 )
@@ -131,7 +131,7 @@ def test_killed_where_more_happens_within_an_epoch(
     whole = tmp_path / "whole"
     assert scene.server.run(whole, [*scene.words, *more]).statuses == [0]
     other = Scene(scene.server, [*scene.words, *more], whole, 0)
-    trap = ("bloodcell.train.classifier", "Classifier.training_step", 11, False, 0)
+    trap = ("bloodcell.train.task", "Classifier.training_step", 11, False, 0)
     ended = scene.server.run(tmp_path / "run", other.words, trap=trap)
     assert ended.statuses == [-signal.SIGKILL]
     other.assert_same(tmp_path / "run")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bloodcell.__main__ import main
+from bloodcell.cli.main import main
 from bloodcell.data import cache
 from bloodcell.data.cache import empty, list_entries, open_cached
 from bloodcell.data.crop import Look, Pixels

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bloodcell.data.crop import Look, show, show_cells
 from bloodcell.data.locate import SHARE, cut, find_cell, find_cells
-from bloodcell.data.smears import CLASS_NAMES, Photograph, draw_copy, draw_photograph
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
+from bloodcell.datasets.drawn import CLASS_NAMES, Photograph, draw_copy, draw_photograph
 
 DRAWN = [draw_photograph(name, (7, seed)) for name in CLASS_NAMES for seed in range(2)]
 

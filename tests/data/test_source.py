@@ -12,8 +12,8 @@ from kagglehub.handle import parse_dataset_handle
 from kagglesdk import kaggle_env
 from kagglesdk.kaggle_env import KaggleEnv
 
-from bloodcell.data import kaggle
 from bloodcell.data.source import open_source
+from bloodcell.datasets import kaggle
 from bloodcell.errors import InputError
 
 

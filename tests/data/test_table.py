@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bloodcell.data import photos
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
+from bloodcell.datasets import photos
 from bloodcell.errors import InputError
 
 KAGGLE_COUNTS = {"train": 9957, "test": 2487, "test_simple": 71}

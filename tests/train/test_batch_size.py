@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from bloodcell.__main__ import main
+from bloodcell.cli.main import main
 from bloodcell.model.network import Network
 
 Refused = Callable[..., str]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bloodcell.__main__ import main
+from bloodcell.cli.main import main
 
 Refused = Callable[..., str]
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from bloodcell.report.history import FILE_NAME, Epoch, read_history
+from bloodcell.evaluate.history import FILE_NAME, Epoch, read_history
 from bloodcell.train.callbacks import History
 
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from bloodcell.__main__ import main
+from bloodcell.cli.main import main
 
 
 def test_a_run_says_how_long_it_will_take(

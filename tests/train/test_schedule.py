@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 
-from bloodcell.__main__ import main
+from bloodcell.cli.main import main
 from bloodcell.train.finite import Finite
 from bloodcell.train.schedule import rate_share
 

@@ -1,0 +1,1 @@
+"""What is really in a folder of images."""

@@ -1,0 +1,240 @@
+"""`bloodcell audit`: what is really in a folder of images, before anything is trained on it."""
+
+import csv
+import io
+import json
+import os
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from bloodcell.audit.console import print_audit
+from bloodcell.audit.copies import Copies, find_copies
+from bloodcell.audit.features import Look, look_at
+from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.source import Source, open_source
+from bloodcell.data.table import Row, Table, build_table
+from bloodcell.errors import InputError, reason
+from bloodcell.files import check_place, write_whole
+from bloodcell.memory import keep_memory
+
+
+class Seen(NamedTuple):
+    """What was seen of an image file.
+
+    Attributes:
+        look: what is compared; None if it cannot be read.
+        size: width x height, as in the file.
+        mode: Pillow's name of how its colours are stored.
+        reason: why it cannot be read; empty if it can.
+    """
+
+    look: Look | None
+    size: str = ""
+    mode: str = ""
+    reason: str = ""
+
+
+def audit(root: str, photos: str | None, out: str | None, photo_table: str | None) -> bool:
+    """Looks at every image, prints what was found and writes it.
+
+    Args:
+        root: as `data.root`.
+        photos: as `data.photos`, to compare with; None: what came with the images, or the shipped
+            table.
+        out: a JSON file for all that was found; None writes none.
+        photo_table: a CSV file for the photographs that were found, as `data.photos` reads it; None
+            writes none.
+
+    Returns:
+        Whether images of one photograph, scene or cell lie in two parts.
+
+    Raises:
+        InputError: if there are no images, or a file cannot be written there.
+    """
+    check_place("--out", out, ".json")
+    check_place("--write_photos", photo_table, ".csv")
+    keep_memory()
+    start = time.perf_counter()
+    source = open_source(root)
+    table = build_table(source, Path(photos) if photos else None)
+    seen, copies, rows = _look(source, table)
+    found = describe(table, seen, copies, rows) | {
+        "root": str(source.root),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    if out:
+        with write_whole(Path(out)) as file:
+            file.write(json.dumps(found, indent=1) + "\n")
+    if photo_table:
+        _write_photos(Path(photo_table), table, copies, rows)
+    print_audit(found)
+    if out:
+        print(out)
+    if photo_table:
+        first = "mend the labels first, then " if found["label_conflicts"] else ""
+        print(f"{photo_table}: {first}give it to fit with --data.photos {photo_table}")
+    known = found["photo_table"] or {"leaks": []}
+    return bool(found["leaks"] or found["scene_leaks"] or known["leaks"])
+
+
+def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:
+    """Writes a photo table; what cannot be read is a photograph of its own."""
+    known = {
+        row.path: (f"p{photo}", f"c{scene}")
+        for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True)
+    }
+    with write_whole(path) as file:
+        lines = csv.writer(file)
+        lines.writerow(["file", "photo", "cell"])
+        for number, row in enumerate(table.rows):
+            unread = (f"unreadable{number}", f"unreadable{number}")
+            lines.writerow([row.path, *known.get(row.path, unread)])
+
+
+def _look(source: Source, table: Table) -> tuple[list[Seen], Copies, list[Row]]:
+    """Looks at all images; the copies among those that can be read, and their rows."""
+    cv2.setNumThreads(1)  # the threads are ours
+    console = Console(file=sys.stderr)
+    with (
+        Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
+        source.reader() as read,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        n = len(table.rows)
+        looking = bar.add_task("looking at images", total=n)
+
+        def see(row: Row) -> Seen:
+            try:
+                data = read(row.path)
+                if not data:
+                    return Seen(None, reason="empty file")
+                look = look_at(np.asarray(open_rgb(data)))
+                with Image.open(io.BytesIO(data)) as image:
+                    return Seen(look, f"{image.width}x{image.height}", image.mode)
+            except READ_ERRORS as error:
+                return Seen(None, reason=reason(error))
+            finally:
+                bar.advance(looking)
+
+        seen = list(pool.map(see, table.rows))
+        readable = [(row, s.look) for row, s in zip(table.rows, seen, strict=True) if s.look]
+        comparing = bar.add_task("comparing them", total=1)
+        if not readable:
+            raise InputError(f"{source.root}: none of its {n:,} images can be read.")
+        copies = find_copies(
+            [look for _, look in readable], lambda share: bar.update(comparing, completed=share)
+        )
+    return seen, copies, [row for row, _ in readable]
+
+
+def describe(
+    table: Table, seen: Sequence[Seen], copies: Copies, rows: Sequence[Row]
+) -> dict[str, Any]:
+    """Puts together what was found.
+
+    Args:
+        table: all images.
+        seen: what was seen of each.
+        copies: which of those that can be read belong together.
+        rows: of these, (n,).
+    """
+    photos = _groups(copies.photo, rows)
+    whole = {tuple(_paths(group)) for group in photos}
+    # only those of several photographs: the others are listed as photographs
+    scenes = [of for of in _groups(copies.scene, rows) if tuple(_paths(of)) not in whole]
+    digests: defaultdict[bytes, list[str]] = defaultdict(list)
+    for row, one in zip(table.rows, seen, strict=True):
+        if one.look:
+            digests[one.look.digest].append(row.path)
+    return {
+        "images": len(table.rows),
+        "classes": _count(rows, copies.photo, [row.class_name for row in rows]),
+        "parts": _count(rows, copies.photo, [row.official or "all" for row in rows]),
+        "unreadable": {
+            row.path: one.reason for row, one in zip(table.rows, seen, strict=True) if one.reason
+        },
+        "sizes": dict(Counter(one.size for one in seen if one.look).most_common()),
+        "modes": dict(Counter(one.mode for one in seen if one.look).most_common()),
+        "copies": [_paths(group) for group in photos if len(group) > 1],
+        "equal_pixels": [names for names in digests.values() if len(names) > 1],
+        "photographs": len(photos),
+        "scenes": int(copies.scene.max()) + 1,
+        "without_features": sum(look is not None and not look.comparable for look, *_ in seen),
+        "leaks": [_paths(group) for group in photos if _crosses(group)],
+        "scene_leaks": [_paths(group) for group in scenes if _crosses(group)],
+        "label_conflicts": [_paths(group) for group in photos if _contradicts(group)],
+        "scene_label_conflicts": [_paths(group) for group in scenes if _contradicts(group)],
+        "photo_table": _compare(copies, rows) if not table.unmapped else None,
+    }
+
+
+def _groups(numbers: Iterable[int], rows: Sequence[Row]) -> list[list[Row]]:
+    groups: defaultdict[int, list[Row]] = defaultdict(list)
+    for number, row in zip(numbers, rows, strict=True):
+        groups[int(number)].append(row)
+    return list(groups.values())
+
+
+def _count(
+    rows: Sequence[Row], photo: Sequence[int] | np.ndarray[Any, Any], keys: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for number, key in zip(photo, keys, strict=True):
+        found[key].add(int(number))
+    files = Counter(keys)
+    return {key: {"files": files[key], "photographs": len(found[key])} for key in sorted(found)}
+
+
+def _crosses(group: Sequence[Row]) -> bool:
+    """Whether it lies in two parts; TEST_SIMPLE repeats TEST and is no part."""
+    return len({row.official for row in group} - {"test_simple"}) > 1
+
+
+def _contradicts(group: Sequence[Row]) -> bool:
+    """Whether it lies in two classes."""
+    return len({row.class_name for row in group}) > 1
+
+
+def _paths(group: Sequence[Row]) -> list[str]:
+    return [row.path for row in group]
+
+
+def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
+    """What was found beside what the photo table knows."""
+    known = np.unique([row.photo for row in rows], return_inverse=True)[1]
+    together = Counter(zip(copies.photo.tolist(), known.tolist(), strict=True))
+
+    def pairs(counts: Iterable[int]) -> int:
+        return sum(count * (count - 1) // 2 for count in counts)
+
+    def share(part: int, of: int) -> float:
+        return part / of if of else 1.0  # no pairs, none wrong
+
+    parts = Counter(of for _, of in together)  # groups that a photograph is scattered over
+    mixed = Counter(found for found, _ in together)
+    whole = sum(parts[of] == 1 and mixed[found] == 1 for found, of in together)
+    right = pairs(together.values())
+    cells: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        cells[row.cell].append(row)
+    several = [group for group in cells.values() if len({row.photo for row in group}) > 1]
+    return {
+        "photographs": len(parts),
+        "found_exactly": whole,
+        "groups_of_several_photographs": sum(count > 1 for count in mixed.values()),
+        "recall_of_pairs": share(right, pairs(Counter(known.tolist()).values())),
+        "precision_of_pairs": share(right, pairs(Counter(copies.photo.tolist()).values())),
+        "cells_photographed_more_than_once": len(several),
+        "leaks": [_paths(group) for group in cells.values() if _crosses(group)],
+    }

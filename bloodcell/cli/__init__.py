@@ -1,0 +1,1 @@
+"""The command line: a verb's words are read here, and its function is called."""

@@ -1,0 +1,81 @@
+"""What `bloodcell compare` says: a table of experiments, on the console, as Markdown and as CSV."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from bloodcell.errors import InputError, listed
+from bloodcell.evaluate.experiments import Experiment, find_runs, pool, read_runs
+from bloodcell.evaluate.tables import as_markdown, print_wide
+from bloodcell.files import check_place, write_whole
+from bloodcell.text import clock
+
+_HEADINGS = (
+    *("experiment", "split", "hidden layers", "dense", "lr", "seeds", "trained on"),
+    *("test accuracy", "balanced, by photograph", "parameters", "learning time", "best"),
+)
+_KINDS = (".csv", ".md", ".png")
+_LEGEND = (
+    "Sorted by balanced accuracy by photograph, with its 95 % interval. `a`: the best, and those "
+    "that a paired bootstrap over photographs cannot tell from it (Holm, 5 %); `-`: tested on "
+    "other photographs. Trained on: the share of test photographs that were, whose score is memory."
+)
+
+
+def compare(folders: Sequence[str], out: str | None = None) -> None:
+    """Prints the table of all finished runs, and writes it.
+
+    Args:
+        folders: run folders or folders that hold some; none means all below lightning_logs.
+        out: a .csv, .md or .png file; None writes none.
+
+    Raises:
+        InputError: if there is no finished run, or the file is of another kind.
+    """
+    check_place("--out", out, *_KINDS)
+    runs, left_out = read_runs(find_runs(folders))
+    if not runs:
+        names = [f"{folder} ({reason})" for folder, reason in left_out.items()]
+        raise InputError(
+            f"compare: no finished run (left out: {listed(names, 3)}). "
+            "Train one: bloodcell fit --config demo.yaml."
+        )
+    experiments = pool(runs)
+    rows = [_row(experiment) for experiment in experiments]
+    print_wide(_HEADINGS, rows, _LEGEND, words=("experiment", "split", "best"))
+    for folder, reason in left_out.items():
+        print(f"left out: {folder}, {reason}")
+    if out and Path(out).suffix == ".png":
+        from bloodcell.evaluate.figures.comparison import draw_comparison  # takes its time
+        from bloodcell.evaluate.figures.style import save
+
+        save(draw_comparison(experiments), Path(out))
+    elif out:
+        _write(Path(out), rows)
+    if out:
+        print(out)
+
+
+def _row(of: Experiment) -> list[str]:
+    return [
+        of.name,
+        of.split,
+        str(len(of.hidden)),
+        ", ".join(map(str, of.hidden)),
+        f"{of.lr:g}",
+        str(of.seeds),
+        f"{of.seen:.0%}",
+        str(of.accuracy),
+        str(of.balanced),
+        f"{of.parameters:,}",
+        clock(of.seconds),
+        of.group,
+    ]
+
+
+def _write(path: Path, rows: list[list[str]]) -> None:
+    with write_whole(path) as file:
+        if path.suffix == ".csv":
+            csv.writer(file).writerows([_HEADINGS, *rows])
+        else:
+            file.write(as_markdown(_HEADINGS, rows, _LEGEND))

@@ -1,0 +1,283 @@
+"""Run folders as experiments: their seeds pooled, and which of them can be told apart.
+
+Without torch.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from bloodcell.errors import InputError
+from bloodcell.evaluate.metrics import Estimate, Floats, average_photos, draw_photos, sample_of
+from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions
+
+CONFIG = "config.yaml"
+_LEVEL = 0.05  # of the family of comparisons with the best
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        settings: its `config.yaml`.
+        scores: its `scores.json`.
+        predictions: its `predictions.csv`.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    scores: dict[str, Any]
+    predictions: Predictions
+
+
+class Experiment(NamedTuple):
+    """Runs that differ in their seed only, pooled.
+
+    Attributes:
+        name: of the runs.
+        split: how the images were divided.
+        hidden: widths of the dense layers.
+        lr: learning rate.
+        seeds: number of different ones.
+        seen: share of the test photographs that were trained on too, 0 to 1.
+        accuracy: of test files, mean over the seeds, 0 to 1, with its interval.
+        by_photo: accuracy of test photographs, likewise.
+        balanced: balanced accuracy of test photographs, likewise.
+        parameters: number of them.
+        seconds: learning time, mean over the seeds.
+        group: `a` for the best and all that cannot be told from it; empty if it can, and `-` if
+            it was tested on other photographs.
+    """
+
+    name: str
+    split: str
+    hidden: list[int]
+    lr: float
+    seeds: int
+    seen: float
+    accuracy: Estimate
+    by_photo: Estimate
+    balanced: Estimate
+    parameters: int
+    seconds: float
+    group: str
+
+
+def find_runs(given: Sequence[str]) -> list[Path]:
+    """Lists run folders.
+
+    Args:
+        given: run folders, or folders that hold some; none means all below lightning_logs.
+
+    Raises:
+        InputError: if a folder does not exist.
+    """
+    found: list[Path] = []
+    for folder in map(Path, given or ["lightning_logs"]):
+        if not folder.is_dir():
+            raise InputError(
+                f"compare: {folder} is no folder. Give run folders, e.g. "
+                "lightning_logs/d8/version_0, or none for all below lightning_logs."
+            )
+        inside = [path.parent for path in folder.rglob(CONFIG)]
+        found += sorted(inside, key=by_number) or [folder]
+    return list(dict.fromkeys(found))
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """Reads finished runs.
+
+    Returns:
+        The runs, and the folders left out, each with the reason.
+    """
+    runs, left_out = [], {}
+    for folder in folders:
+        missing = [n for n in (CONFIG, SCORES, PREDICTIONS) if not (folder / n).is_file()]
+        if missing:
+            left_out[folder] = f"unfinished: it has no {' and no '.join(missing)}"
+            continue
+        try:
+            settings = yaml.load((folder / CONFIG).read_text(), yaml.CSafeLoader)
+            scores = json.loads((folder / SCORES).read_text())
+            run = Run(folder, settings, scores, read_predictions(folder))
+            _check(run)
+        except (ValueError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
+            left_out[folder] = f"not as bloodcell writes it ({type(error).__name__}: {error})"
+        else:
+            missing_files = scores.get("test_files_not_scored", 0)
+            if missing_files:
+                left_out[folder] = f"partial: {missing_files:,} test images were not scored"
+            else:
+                runs.append(run)
+    return runs, left_out
+
+
+def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
+    """Pools the seeds of each experiment and compares all with the best, photograph by photograph.
+
+    The difference of two experiments is bootstrapped over the photographs that both were tested on,
+    drawn within each class; p-values are corrected by Holm's method (Scandinavian Journal of
+    Statistics 6, 1979).
+
+    Args:
+        runs: at least one.
+        seed: of the draws.
+
+    Returns:
+        The experiments, the best balanced accuracy by photograph first.
+    """
+    pooled = []
+    keyed = sorted(((_key(run), run) for run in runs), key=lambda pair: pair[0])
+    for _, members in groupby(keyed, key=lambda pair: pair[0]):
+        same = [run for _, run in members]
+        pooled.append((same, _photos(same)))
+    pooled.sort(key=lambda one: -one[1].balanced(np.ones((1, len(one[1].label))))[0])
+    groups = _groups([photos for _, photos in pooled], seed)
+    return [
+        _experiment(same, photos, group, seed)
+        for (same, photos), group in zip(pooled, groups, strict=True)
+    ]
+
+
+class _Photos(NamedTuple):
+    """Test photographs, and what each run of an experiment said of those it was tested on.
+
+    With another seed, `seed` draws other files, and undivided folders other photographs.
+    """
+
+    name: tuple[str, ...]
+    label: NDArray[np.int64]
+    tested: Floats  # (runs, photographs), 1 or 0
+    right: Floats  # likewise
+    files: Floats  # likewise, how many
+    files_right: Floats
+
+    def accuracy(self, weights: Floats) -> Floats:
+        """Accuracy by file under each weighting of the photographs, mean of the runs, (draws,)."""
+        return _mean_share(weights, self.files_right, self.files)
+
+    def by_photo(self, weights: Floats) -> Floats:
+        """Accuracy by photograph, likewise."""
+        return _mean_share(weights, self.right, self.tested)
+
+    def balanced(self, weights: Floats) -> Floats:
+        """Balanced accuracy by photograph, likewise."""
+        recalls = []
+        for label in np.unique(self.label):
+            of = self.label == label
+            recalls.append(_mean_share(weights[:, of], self.right[:, of], self.tested[:, of]))
+        mean: Floats = np.nanmean(recalls, axis=0)
+        return mean
+
+    def estimates(self, seed: int) -> dict[str, Estimate]:
+        """The metrics by their names, with their intervals."""
+        drawn, found = _draw(tuple(self.label.tolist()), seed), {}
+        for metric in (_Photos.accuracy, _Photos.by_photo, _Photos.balanced):
+            value = metric(self, np.ones((1, len(self.label))))[0]
+            low, high = np.nanpercentile(metric(self, drawn), [2.5, 97.5])
+            found[metric.__name__] = Estimate(float(value), float(low), float(high))
+        return found
+
+
+@lru_cache(maxsize=4)  # most experiments are tested on the same photographs
+def _draw(labels: tuple[int, ...], seed: int) -> Floats:
+    return draw_photos(np.array(labels), seed)
+
+
+def _mean_share(weights: Floats, part: Floats, whole: Floats) -> Floats:
+    """The weighted share of each run, then their mean, (draws,); NaN where no run has any."""
+    parts, wholes = weights @ part.T, weights @ whole.T  # (draws, runs)
+    some = wholes > 0
+    shares = np.divide(parts, wholes, out=np.zeros_like(parts), where=some)
+    counts = some.sum(1)
+    mean: Floats = np.divide(
+        shares.sum(1), counts, out=np.full(len(weights), np.nan), where=counts > 0
+    )
+    return mean
+
+
+def _photos(runs: list[Run]) -> _Photos:
+    """All photographs that any of the runs was tested on."""
+    said = [_right_by_photo(run.predictions) for run in runs]
+    names = sorted(set().union(*said))
+    facts = np.array([[of.get(name, (0, 0, 0, 0, 0)) for name in names] for of in said], float)
+    label, tested, right, files, files_right = np.moveaxis(facts, 2, 0)
+    return _Photos(tuple(names), label.max(0).astype(np.int64), tested, right, files, files_right)
+
+
+def _right_by_photo(said: Predictions) -> dict[str, list[int]]:
+    """Of each photograph: label, 1, whether the model is right, its files, how many are right."""
+    files = sample_of(said.true, said.probability, said.photo)
+    photos = average_photos(files)
+    right = photos.probability.argmax(1) == photos.true
+    counts = np.bincount(files.photo)
+    counts_right = np.bincount(files.photo, files.probability.argmax(1) == files.true)
+    names = np.unique(said.photo)  # in the order of the sample
+    facts = np.stack([photos.true, np.ones_like(counts), right, counts, counts_right], 1)
+    return dict(zip(names.tolist(), facts.tolist(), strict=True))
+
+
+def _groups(photos: list[_Photos], seed: int) -> list[str]:
+    """Marks the best and those that cannot be told from it."""
+    best = photos[0]
+    weights = _draw(tuple(best.label.tolist()), seed)
+    groups, p_values = ["a"], {}
+    for place, other in enumerate(photos[1:], 1):
+        groups.append("-")
+        if other.name == best.name:
+            difference = best.balanced(weights) - other.balanced(weights)
+            p_values[place] = min(1.0, 2 * float(np.mean(~(difference > 0))))
+    rejected = True
+    for rank, place in enumerate(sorted(p_values, key=lambda place: p_values[place])):
+        rejected = rejected and p_values[place] <= _LEVEL / (len(p_values) - rank)
+        groups[place] = "" if rejected else "a"
+    return groups
+
+
+def _experiment(runs: list[Run], photos: _Photos, group: str, seed: int) -> Experiment:
+    model = runs[0].settings["model"]
+    return Experiment(
+        name=runs[0].scores["name"],
+        split=runs[0].scores["split"],
+        hidden=list(model["hidden"]),
+        lr=float(model["lr"]),
+        seeds=len({run.settings["seed_everything"] for run in runs}),
+        seen=float(np.mean([_seen(run) for run in runs])),
+        **photos.estimates(seed),
+        parameters=int(runs[0].scores["parameters"]),
+        seconds=float(np.mean([run.scores["learning_time_seconds"] for run in runs])),
+        group=group,
+    )
+
+
+def _seen(run: Run) -> float:
+    return float(run.scores["test_photos_also_in_training"] / run.scores["photos"]["test"])
+
+
+def _key(run: Run) -> str:
+    """Equal for runs of one experiment."""
+    data = {k: v for k, v in run.settings.get("data", {}).items() if k != "seed"}
+    said = [run.scores["name"], run.scores["data_fingerprint"], run.settings["model"], data]
+    return json.dumps([*said, run.settings.get("trainer", {})], sort_keys=True, default=str)
+
+
+def _check(run: Run) -> None:
+    """Raises KeyError if something is missing that the table shows."""
+    for key in ("name", "split", "parameters", "learning_time_seconds", "data_fingerprint"):
+        run.scores[key]
+    run.settings["model"]["hidden"], run.settings["model"]["lr"]
+    run.settings["seed_everything"]
+
+
+def by_number(folder: Path) -> tuple[str, int]:
+    """A key that sorts the run folders of a name by their version, not as text."""
+    number = folder.name.removeprefix("version_")
+    return str(folder.parent), int(number) if number.isdigit() else 0

@@ -1,0 +1,61 @@
+"""Experiments side by side, with intervals and the published values."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from bloodcell.evaluate.experiments import Experiment
+from bloodcell.evaluate.figures.style import BLUE, RED, styled
+from bloodcell.evaluate.published import find_published
+
+
+@styled
+def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figure:
+    """Accuracy of each experiment with its interval, and the published value where there is one.
+
+    Args:
+        experiments: a line each, the first at the top.
+        title: what must be known of all of them.
+    """
+    figure = Figure(figsize=(10, 1.5 + 0.5 * len(experiments)), layout="constrained")
+    ax = figure.subplots()
+    for line, one in enumerate(experiments):
+        for of, shift, marker, colour, face, label in (
+            (one.accuracy, -0.12, "o", RED, "white", "test accuracy by file"),
+            (one.balanced, 0.12, "s", BLUE, BLUE, "balanced accuracy by photograph"),
+        ):
+            ax.plot([of.low, of.high], [line + shift] * 2, color=colour, linewidth=1.6)
+            ax.plot(
+                of.value,
+                line + shift,
+                linestyle="none",
+                marker=marker,
+                color=colour,
+                markerfacecolor=face,
+                markersize=7,
+                label=label if line == 0 else None,
+            )
+        published = find_published(one.name)
+        if published and one.split == "seed":  # only then as it was measured
+            marked = "published" in ax.get_legend_handles_labels()[1]
+            ax.plot(
+                published.test[1],
+                line,
+                linestyle="none",
+                marker="x",
+                color="black",
+                markersize=9,
+                markeredgewidth=2,
+                label=None if marked else "published",
+            )
+    labels = [f"{one.name}, split {one.split}" + _seeds(one.seeds) for one in experiments]
+    ax.set_yticks(range(len(experiments)), labels)
+    ax.set(xlim=(-0.01, 1.01), ylim=(len(experiments) - 0.4, -0.6))
+    ax.set_xlabel("accuracy on the test part, and its 95 % interval over photographs")
+    figure.suptitle(title, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _seeds(count: int) -> str:
+    return f", {count} seeds" if count > 1 else ""

@@ -1,0 +1,70 @@
+"""Images beside what in them decided."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bloodcell.evaluate.figures.style import styled
+
+_PAIRS = 2  # in a row of the figure
+_CLASSES = 4  # named below an image
+_CHARACTERS = 30  # of a file's name
+
+
+class Explained(NamedTuple):
+    """An image and what the model made of it.
+
+    Attributes:
+        name: of the file.
+        pixels: (size, size, 3).
+        heat: (size, size), 0 to 1.
+        probability: of each class.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    heat: NDArray[np.float32]
+    probability: dict[str, float]
+
+
+@styled
+def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
+    """Each image, and the same with the heat over it and a line around the hotter half."""
+    pairs = min(_PAIRS, len(images))
+    rows = -(-len(images) // pairs)
+    figure = Figure(figsize=(4.6 * pairs, 3.0 * rows + 0.6), layout="constrained")
+    figure.suptitle(f"{title}. In colour, and within the line: what spoke for the class", wrap=True)
+    axes = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(-1, 2)
+    for pair, image in zip(axes, images, strict=False):
+        for ax, picture in zip(
+            pair, (image.pixels, overlay(image.pixels, image.heat)), strict=True
+        ):
+            ax.imshow(picture)
+        if image.heat.any():
+            pair[1].contour(image.heat, levels=[0.5], colors="black", linewidths=1.2)
+        said = sorted(image.probability.items(), key=lambda one: -one[1])[:_CLASSES]
+        pair[0].set_title(_short(image.name), fontsize=9)
+        pair[1].set_title(f"{said[0][0]} {said[0][1]:.2f}", fontsize=9, fontweight="bold")
+        pair[1].set_xlabel("\n".join(f"{name} {p:.2f}" for name, p in said[1:]), fontsize=8)
+    for ax in axes.ravel():
+        ax.set(xticks=[], yticks=[])
+        ax.grid(visible=False)
+    for pair in axes[len(images) :]:
+        for ax in pair:
+            ax.set_axis_off()
+    return figure
+
+
+def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """An image (H, W, 3) in grey, and in colour where the heat (H, W) is."""
+    grey = pixels.mean(2, keepdims=True).repeat(3, axis=2) * 0.5 + 100
+    share = heat[..., None]
+    mixed: NDArray[np.uint8] = (grey * (1 - share) + pixels * share).clip(0, 255).astype(np.uint8)
+    return mixed
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _CHARACTERS else f"...{name[3 - _CHARACTERS :]}"

@@ -1,0 +1,176 @@
+"""What a model said of the test part: confusion, reliability, its worst photographs."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bloodcell.evaluate.figures.style import BLUE, GREY, RED, styled
+from bloodcell.evaluate.metrics import CALIBRATION_BINS, Sample, average_photos, sample_of
+from bloodcell.evaluate.scores import Predictions
+
+_NUMBERS_UP_TO = 12  # classes: more cells of a confusion matrix are too small to write into
+
+
+class Worst(NamedTuple):
+    """A photograph that a model is most wrong about.
+
+    Attributes:
+        photo: its name.
+        file: place among the predictions of the file that is furthest from the truth.
+        true: what it shows.
+        said: what the model takes it for, over all its files.
+        p_said: probability of that, 0 to 1.
+        p_true: probability of the truth, 0 to 1.
+        files: number of its files.
+        files_wrong: how many of them are named wrongly.
+    """
+
+    photo: str
+    file: int
+    true: str
+    said: str
+    p_said: float
+    p_true: float
+    files: int
+    files_wrong: int
+
+
+@styled
+def draw_confusion(title: str, predictions: Predictions) -> Figure:
+    """What is taken for what: by file and by photograph, counts and shares of the true class."""
+    names = predictions.class_names
+    side = max(3.4, 0.85 * min(len(names), _NUMBERS_UP_TO) + 1.2)
+    figure = Figure(figsize=(2 * side + 1.6, side + 1.0), layout="constrained")
+    figure.suptitle(title)
+    shades = None
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, (by, sample) in zip(axes, _both(predictions), strict=True):
+        said = sample.probability.argmax(1)
+        counts = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(counts, (sample.true, said), 1)
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        shades = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(len(names)), names)
+        ax.set(
+            xlabel="what the model says",
+            title=f"{by}: {int(np.trace(counts)):,} of {counts.sum():,} right",
+        )
+        ax.grid(visible=False)
+        for (true, named), count in np.ndenumerate(counts):
+            if len(names) > _NUMBERS_UP_TO:
+                break
+            text = f"{count:,}\n{share[true, named]:.0%}"
+            colour = "white" if share[true, named] > 0.5 else "black"
+            ax.text(named, true, text, ha="center", va="center", color=colour, fontsize=9)
+    axes[0].set_ylabel("true class")
+    assert shades is not None
+    figure.colorbar(shades, ax=list(axes), label="share of the true class", shrink=0.8)
+    return figure
+
+
+@styled
+def draw_reliability(title: str, predictions: Predictions) -> Figure:
+    """How often the model is right when it is that sure, and how often it is that sure."""
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(2, 2, sharex=True, height_ratios=[3, 1])
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    for column, (by, sample) in enumerate(_both(predictions)):
+        above, below = axes[:, column]
+        confidence = sample.probability.max(1)
+        right = sample.probability.argmax(1) == sample.true
+        place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        count = np.bincount(place, minlength=CALIBRATION_BINS)
+        some = count > 0
+        mean = np.bincount(place, confidence, CALIBRATION_BINS)[some] / count[some]
+        share = np.bincount(place, right, CALIBRATION_BINS)[some] / count[some]
+        above.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfectly calibrated")
+        above.plot(
+            mean, share, color=BLUE, marker="o", markersize=5, label="the model, and of how many"
+        )
+        for x, y, n in zip(mean, share, count[some], strict=True):
+            above.annotate(
+                f"{n:,}", (x, y), (0, -13), textcoords="offset points", ha="center", fontsize=8
+            )
+        above.set(ylim=(0, 1.03), xlim=(0, 1.02), title=by)
+        below.bar(edges[:-1], count, np.diff(edges), align="edge", color=BLUE, edgecolor="white")
+        below.set(xlabel="probability of the class it names")
+    axes[0, 0].set_ylabel("share that is right")
+    axes[1, 0].set_ylabel("how many")
+    figure.legend(handles=axes[0, 0].get_lines(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def worst_photographs(predictions: Predictions, most: int = 12) -> list[Worst]:
+    """The photographs with the least probability of the truth, over their files.
+
+    Args:
+        predictions: what a model said.
+        most: how many at most.
+    """
+    files = sample_of(predictions.true, predictions.probability, predictions.photo)
+    photos = average_photos(files)
+    names = np.unique(predictions.photo)
+    p_true = photos.probability[np.arange(len(names)), photos.true]
+    wrong = files.probability.argmax(1) != files.true
+    found = []
+    for number in np.argsort(p_true, kind="stable")[:most].tolist():
+        members = np.flatnonzero(files.photo == number)
+        said = int(photos.probability[number].argmax())
+        true = int(photos.true[number])
+        found.append(
+            Worst(
+                str(names[number]),
+                int(members[files.probability[members, true].argmin()]),
+                predictions.class_names[true],
+                predictions.class_names[said],
+                float(photos.probability[number, said]),
+                float(p_true[number]),
+                len(members),
+                int(wrong[members].sum()),
+            )
+        )
+    return found
+
+
+@styled
+def draw_worst(title: str, worst: Sequence[Worst], images: Sequence[NDArray[np.uint8]]) -> Figure:
+    """Photographs with what was said of them and what is true.
+
+    Args:
+        title: what was scored.
+        worst: the photographs.
+        images: (H, W, 3) RGB of each.
+    """
+    columns = min(4, len(worst))
+    rows = math.ceil(len(worst) / columns)
+    figure = Figure(figsize=(3 * columns, 3.95 * rows + 0.6), layout="constrained")
+    figure.suptitle(f"{title}: the least probability of the truth")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.axis("off")
+    for ax, one, image in zip(axes, worst, images, strict=False):
+        ax.imshow(image)
+        verdict = "right" if one.said == one.true else "WRONG"
+        ax.set_title(
+            f"\n{verdict}: said {one.said} {one.p_said:.2f}\ntrue: {one.true} {one.p_true:.2f}\n"
+            f"{one.files_wrong} of {one.files} files wrong\nphotograph {_short(one.photo)}",
+            fontsize=9,
+            color="black" if one.said == one.true else RED,
+            weight="normal" if one.said == one.true else "bold",
+        )
+    return figure
+
+
+def _both(predictions: Predictions) -> tuple[tuple[str, Sample], tuple[str, Sample]]:
+    files = sample_of(predictions.true, predictions.probability, predictions.photo)
+    return ("by file", files), ("by photograph", average_photos(files))
+
+
+def _short(name: str, most: int = 32) -> str:
+    return name if len(name) <= most else f"...{name[3 - most :]}"

@@ -1,0 +1,55 @@
+"""One style for all figures.
+
+What must be told apart differs in marker, line or shade as well as in colour (Okabe and Ito's,
+"Color universal design", 2008): it can be read in black and white and by colour-blind people.
+"""
+
+import io
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from bloodcell.files import write_whole_bytes
+
+P = ParamSpec("P")
+BLUE, RED, GREY = "#0072B2", "#D55E00", "#6e6e6e"
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "savefig.dpi": 120,
+    "text.parse_math": False,  # names of classes and files are no formulas
+}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Lets a function draw in the style."""
+
+    @wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def render(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    with mpl.rc_context(_STYLE), io.BytesIO() as file:
+        figure.savefig(file, format="png")
+        return file.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    write_whole_bytes(path, render(figure))

@@ -1,0 +1,118 @@
+"""Predictions and scores of a run: written once, read by everything that reports."""
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodcell.evaluate.metrics import (
+    CLASSWISE,
+    Estimate,
+    Sample,
+    average_photos,
+    estimate,
+    independent_interval,
+    sample_of,
+)
+from bloodcell.files import write_whole
+
+PREDICTIONS = "predictions.csv"
+SCORES = "scores.json"
+
+
+class Predictions(NamedTuple):
+    """What a model said of some images.
+
+    Attributes:
+        split: n names of the part each image lies in.
+        file: n paths within the data set.
+        photo: n names of the photographs the files were made from.
+        true: (n,) labels.
+        probability: (n, classes), each row sums to 1.
+        class_names: the classes, in the order of the columns.
+    """
+
+    split: list[str]
+    file: list[str]
+    photo: list[str]
+    true: NDArray[np.int64]
+    probability: NDArray[np.float32]
+    class_names: list[str]
+
+
+def score(predictions: Predictions) -> dict[str, Any]:
+    """Computes all metrics by file and by photograph, each with its 95 % interval.
+
+    Returns:
+        `by_file` and `by_photo`, each with `n` and, by metric, `value`, `low` and `high`; those of
+        single classes by class. `by_file` also has the interval that accuracy would have if files
+        were independent.
+    """
+    files = sample_of(predictions.true, predictions.probability, predictions.photo)
+    right = int((files.probability.argmax(1) == files.true).sum())
+    low, high = independent_interval(right, len(files.true))
+    independent = {"accuracy_if_files_were_independent": {"low": low, "high": high}}
+    names = predictions.class_names
+    return {
+        "by_file": _as_dict(files, names) | independent,
+        "by_photo": _as_dict(average_photos(files), names),
+    }
+
+
+def _as_dict(sample: Sample, class_names: list[str]) -> dict[str, Any]:
+    said: dict[str, Any] = {"n": len(sample.true)}
+    for name, found in estimate(sample).items():
+        if name in CLASSWISE:
+            said[name] = dict(zip(class_names, map(_plain, found), strict=True))
+        else:
+            said[name] = _plain(found[0])
+    return said
+
+
+def _plain(found: Estimate) -> dict[str, float | None]:
+    """As JSON has it: what cannot be computed, as the AUC of an absent class, is null."""
+    return {k: v if math.isfinite(v) else None for k, v in found._asdict().items()}
+
+
+def write_predictions(folder: Path, predictions: Predictions) -> None:
+    """Writes `predictions.csv`: split, file, photo, class, one column `p_CLASS` for each class."""
+    names = predictions.class_names
+    columns = zip(
+        predictions.split,
+        predictions.file,
+        predictions.photo,
+        (names[label] for label in predictions.true),
+        predictions.probability.tolist(),
+        strict=True,
+    )
+    with write_whole(folder / PREDICTIONS) as file:
+        lines = csv.writer(file)
+        lines.writerow(["split", "file", "photo", "class", *(f"p_{name}" for name in names)])
+        for *facts, probability in columns:
+            lines.writerow([*facts, *(f"{p:.6g}" for p in probability)])
+
+
+def read_predictions(folder: Path) -> Predictions:
+    """Reads what `write_predictions` wrote."""
+    with (folder / PREDICTIONS).open(newline="", encoding="utf-8") as file:
+        header, *lines = csv.reader(file)
+    names = [name.removeprefix("p_") for name in header[4:]]
+    return Predictions(
+        [line[0] for line in lines],
+        [line[1] for line in lines],
+        [line[2] for line in lines],
+        np.array([names.index(line[3]) for line in lines], np.int64),
+        np.array([line[4:] for line in lines], np.float32).reshape(len(lines), len(names)),
+        names,
+    )
+
+
+def write_scores(folder: Path, scores: dict[str, Any]) -> None:
+    """Writes `scores.json`, whole or not at all."""
+    with write_whole(folder / SCORES) as file:
+        file.write(json.dumps(scores, indent=2) + os.linesep)

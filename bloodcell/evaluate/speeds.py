@@ -1,0 +1,91 @@
+"""What `bloodcell benchmark` found: images per second of each stage, as a table and as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bloodcell.files import write_whole
+
+
+class Speeds(NamedTuple):
+    """Images per second with one batch size.
+
+    Attributes:
+        batch_size: images a step.
+        data: batches picked and augmented, without a network.
+        network: training steps of the network alone, on random pixels that lie on the device.
+        training: training as `fit` does it.
+        inference: the network's answers on real images.
+        not_network: share of the time of a training step that is not the network's, 0 to 1; below
+            0 where the machine's speed varied more than that.
+        compiled: mode of `torch.compile` in training and in the network alone; False if neither
+            was compiled.
+        memory_gib: the most memory that training took on the device; None on a CPU.
+    """
+
+    batch_size: int
+    data: float
+    network: float
+    training: float
+    inference: float
+    not_network: float
+    compiled: str | bool
+    memory_gib: float | None
+
+
+_ROWS = {  # field: its name in the table, and how it is written
+    "data": ("batches without a network", "{:,.0f}"),
+    "network": ("network alone", "{:,.1f}"),
+    "training": ("training", "{:,.1f}"),
+    "inference": ("inference", "{:,.1f}"),
+    "not_network": ("time outside the network", "{:.1%}"),
+    "compiled": ("compiled (a mode of torch.compile)", "{}"),
+    "memory_gib": ("memory, GiB", "{:.2f}"),
+}
+
+
+def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
+    """Prints the table.
+
+    Args:
+        title: what was measured.
+        cache_build: images per second decoded into the cache.
+        speeds: of each batch size.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("images a second")
+    for found in speeds:
+        table.add_column(f"batch {found.batch_size}", justify="right")
+    table.add_row("cache build, once, 2,000 images at most", f"{cache_build:,.0f}")
+    for field, (name, form) in _ROWS.items():
+        values = [getattr(found, field) for found in speeds]
+        if any(value is not None for value in values):
+            table.add_row(
+                name, *("" if v is None else form.format("no" if v is False else v) for v in values)
+            )
+    console = Console(width=max(80, 30 + 14 * len(speeds)))
+    console.print(title, style="bold", soft_wrap=True, highlight=False)
+    console.print(table)
+
+
+def write_speeds(
+    path: Path, settings: dict[str, Any], cache_build: float, found: list[Speeds]
+) -> None:
+    """Writes all of it as JSON.
+
+    Args:
+        path: the file.
+        settings: what was measured, and on which machine.
+        cache_build: images per second decoded into the cache.
+        found: of each batch size.
+    """
+    said = settings | {
+        "cache_build_images_per_second": cache_build,
+        "images_per_second": [speeds._asdict() for speeds in found],
+    }
+    with write_whole(path) as file:
+        file.write(json.dumps(said, indent=1) + "\n")

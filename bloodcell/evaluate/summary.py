@@ -1,0 +1,44 @@
+"""The short table that ends a training."""
+
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+class Line(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        part: train, validation or test.
+        loss: mean cross-entropy.
+        accuracy: by file, 0 to 1.
+        photos: accuracy by photograph, 0 to 1; None where it was not computed.
+    """
+
+    part: str
+    loss: float
+    accuracy: float
+    photos: float | None = None
+
+
+def print_table(title: str, lines: list[Line], notes: list[tuple[str, str]]) -> None:
+    """Prints the scores and, below them, what to know and what to type next.
+
+    Args:
+        title: the run's name.
+        lines: a score each.
+        notes: pairs of what it is and what it says.
+    """
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", title_justify="left")
+    for heading in ("part", "loss", "accuracy", "by photograph"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for line in lines:
+        photos = "" if line.photos is None else f"{line.photos:.4f}"
+        table.add_row(line.part, f"{line.loss:.4f}", f"{line.accuracy:.4f}", photos)
+    console = Console()
+    console.print(table)
+    for what, says in notes:  # soft wrap: a command or a path is copied in one piece
+        console.print(Text(f"  {what:<14} {says}"), soft_wrap=True)

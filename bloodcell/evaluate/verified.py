@@ -1,0 +1,174 @@
+"""Whether a run's scores are what its checkpoint says: both computed again, and compared."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bloodcell.errors import InputError, listed
+from bloodcell.evaluate.history import FILE_NAME, best, read_history
+from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions, score
+from bloodcell.machine import describe
+
+# another processor rounds in another way: share of the files that may be named otherwise, and how
+# far a probability, or the mean loss, may lie
+_OTHERWISE, _FURTHEST = 0.005, 0.05
+_SAME = 1e-5  # probabilities are written with six digits
+
+
+class Check(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        what: it was.
+        holds: whether it is as it must be; None if it may differ.
+        says: in words.
+    """
+
+    what: str
+    holds: bool | None
+    says: str
+
+
+def read_claims(folder: Path) -> dict[str, Any]:
+    """Reads what a run claims.
+
+    Args:
+        folder: the run's.
+
+    Returns:
+        Its `scores.json`.
+
+    Raises:
+        InputError: if it was not tested, or its files are damaged.
+    """
+    missing = [name for name in (SCORES, PREDICTIONS) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"verify {folder}: it has no {listed(missing)}. Give the folder of a finished run, "
+            "e.g. lightning_logs/d8/version_0."
+        )
+    try:
+        read_predictions(folder)
+        claims: dict[str, Any] = json.loads((folder / SCORES).read_text())
+        kinds = {"test": dict, "val": dict, "machine": dict, "precision": str}
+        for key, kind in (kinds | {"data_fingerprint": str}).items():
+            if not isinstance(claims[key], kind):
+                raise TypeError(f"{key} is {claims[key]!r}"[:80])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"verify {folder}: its {SCORES} or {PREDICTIONS} is damaged ({error}), so there is "
+            "nothing to compare with. Score it again: bloodcell test --ckpt_path RUN."
+        ) from error
+    return claims
+
+
+def compare(
+    folder: Path, claims: dict[str, Any], now: Predictions, loss: float, fingerprint: str
+) -> list[Check]:
+    """Compares a run with what its checkpoint says now.
+
+    Args:
+        folder: the run's.
+        claims: its `scores.json`.
+        now: predictions of the test part, with the classes and photographs of the data.
+        loss: of the test part, mean cross-entropy.
+        fingerprint: of the data they were made on.
+    """
+    then = read_predictions(folder)
+    differ = _false_claims(folder, claims, score(then))
+    same = "the same" if not differ else f"other: {listed(differ, 4)}"
+    checks = [Check("scores", not differ, f"computed from {PREDICTIONS}, {FILE_NAME}: {same}")]
+    known = fingerprint == claims["data_fingerprint"]
+    says = fingerprint if known else f"{fingerprint}, not {claims['data_fingerprint']}"
+    checks.append(Check("data", known, says))
+    facts = [_facts(one) for one in (then, now)]
+    alike = facts[0] == facts[1] and then.class_names == now.class_names
+    says = f"{len(now.file):,} files" if alike else "others, or of other classes or photographs"
+    checks.append(Check("tested on", alike, says))
+    if alike:
+        checks.append(_compare_predictions(then, now))
+        claimed = claims["test"].get("loss")
+        holds = isinstance(claimed, float) and abs(claimed - loss) <= _FURTHEST
+        checks.append(Check("test loss", holds, f"{loss:.4f}, {claimed!s:.6} is claimed"))
+    return checks
+
+
+def compare_machines(claims: dict[str, Any], device: str) -> list[Check]:
+    """Says what else is as it was, and need not be.
+
+    Args:
+        claims: the `scores.json`.
+        device: name of what was tested on.
+    """
+    here = describe(device)
+    return [
+        Check(key.replace("_", " "), None, _both(claims["machine"].get(key), here[key]))
+        for key in ("git_commit", "device", "versions")
+        if claims["machine"].get(key) != here[key]
+    ]
+
+
+def _facts(said: Predictions) -> list[tuple[str, str, int]]:
+    """What is true of the files, whatever a model says."""
+    return sorted(zip(said.file, said.photo, said.true.tolist(), strict=True))
+
+
+def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -> list[str]:
+    """Names what stands in the scores and does not follow from predictions and history."""
+    then = claims["test"]
+    false = [
+        f"{by} {name}"
+        for by in ("by_file", "by_photo")
+        for name, value in again[by].items()
+        if not isinstance(then.get(by), dict) or not _alike(value, then[by].get(name))
+    ]
+    epochs = read_history(folder / FILE_NAME)
+    must = {
+        ("test", "accuracy"): again["by_file"]["accuracy"]["value"],
+        ("test", "accuracy_by_photo"): again["by_photo"]["accuracy"]["value"],
+        ("test", "photos"): again["by_photo"]["n"],
+    }
+    if epochs:
+        chosen = best(epochs)
+        must |= {("val", "loss"): chosen.val_loss, ("val", "accuracy"): chosen.val_acc}
+        must |= {("train", "loss"): chosen.train_loss, ("train", "accuracy"): chosen.train_acc}
+        if (claims.get("epochs"), claims.get("best_epoch")) != (len(epochs), chosen.epoch):
+            false.append("epochs")
+    for (part, name), value in must.items():
+        if not isinstance(claims.get(part), dict) or not _alike(value, claims[part].get(name)):
+            false.append(f"{part} {name}")
+    return false
+
+
+def _alike(now: Any, then: Any) -> bool:
+    """Whether two scores are equal but for the order in which a processor adds up."""
+    if isinstance(now, dict):
+        same = isinstance(then, dict) and now.keys() == then.keys()
+        return same and all(_alike(value, then[key]) for key, value in now.items())
+    if isinstance(now, float) and isinstance(then, float):
+        return math.isclose(now, then, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(now == then)
+
+
+def _compare_predictions(then: Predictions, now: Predictions) -> Check:
+    place = {file: n for n, file in enumerate(now.file)}
+    order = [place[file] for file in then.file]
+    said = now.probability[order]
+    furthest = float(np.abs(said - then.probability).max(initial=0))
+    otherwise = int((said.argmax(1) != then.probability.argmax(1)).sum())
+    says = f"{otherwise} of {len(order):,} files named otherwise, "
+    says += f"probabilities differ by {furthest:.1g} at most"
+    if furthest <= _SAME:
+        says = "the same"
+    holds = otherwise <= _OTHERWISE * len(order) and furthest <= _FURTHEST
+    return Check("predictions", holds, says)
+
+
+def _both(then: Any, now: Any) -> str:
+    if isinstance(then, dict) and isinstance(now, dict):
+        changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
+        return listed(changed, 4)
+    return f"{then} -> {now}"

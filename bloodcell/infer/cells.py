@@ -1,0 +1,142 @@
+"""The white cells of a slide: found on its pictures, drawn there, and counted by class."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from bloodcell.data.cell import Cell
+from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.errors import InputError, reason
+from bloodcell.evaluate.figures.cells import draw_cells
+from bloodcell.evaluate.metrics import independent_interval
+from bloodcell.files import write_whole_bytes
+from bloodcell.infer.answers import Answer
+from bloodcell.infer.inputs import NO_CELL
+from bloodcell.infer.runtime import Model
+
+UNSURE, UNREADABLE = "unsure", "unreadable"
+_LEGEND = (
+    "95 % intervals (Wilson) of the count alone: how far so few cells can be from the whole "
+    "smear.\nThey say nothing of cells that the model names wrongly."
+)
+
+
+class Cells(NamedTuple):
+    """How the white cells of pictures are found and shown.
+
+    Attributes:
+        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+        draw: folder for each picture with its cells boxed and named; None: none is drawn.
+    """
+
+    field: float = 1.0
+    draw: Path | None = None
+
+    def check_folder(self, given: Sequence[str]) -> None:
+        """Makes sure that drawings go where they are not taken for pictures of the slide.
+
+        Args:
+            given: what is to be read.
+
+        Raises:
+            InputError: if `--draw` is a file, or lies in a folder that is read.
+        """
+        if self.draw is None:
+            return
+        if self.draw.exists() and not self.draw.is_dir():
+            raise InputError(f"--draw {self.draw} is a file. Give a folder for the drawings.")
+        place = self.draw.resolve()
+        for word in given:
+            folder = Path(word).expanduser().resolve()
+            if folder.is_dir() and (place == folder or folder in place.parents):
+                raise InputError(
+                    f"--draw {self.draw} lies in {word}, where it would be read as pictures of the "
+                    "slide the next time. Give a folder beside it."
+                )
+
+    def check(self, model: Model) -> None:
+        """Makes sure that a model can be asked about cut out cells.
+
+        Raises:
+            InputError: if it was trained on whole pictures, or cuts a cell out by itself.
+        """
+        if model.description.crop != "cell":
+            raise InputError(
+                f"--cells needs a model of single cells; {model.description.name} was trained on "
+                "whole pictures (data.crop=none). Give --model one that was trained with "
+                "--data.crop cell, or leave it out for the one that comes along."
+            )
+        if model.look is None:
+            raise InputError(
+                "--cells: an exported .onnx finds and cuts one cell of a picture by itself. Give "
+                "the run folder it was made from, or its .safetensors."
+            )
+
+    def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
+        """Passes answers on, and draws each picture when all its cells are named.
+
+        Args:
+            answers: of cells, those of a picture one after another.
+            names: the classes.
+        """
+        if self.draw is None:
+            yield from answers
+            return
+        self.draw.mkdir(parents=True, exist_ok=True)
+        taken: set[str] = set()
+        for read, group in groupby(answers, lambda answer: answer.read):
+            of_picture = list(group)
+            yield from of_picture
+            first = of_picture[0]
+            if read is None or first.error not in ("", NO_CELL):
+                continue
+            path = self.draw / _free_name(Path(first.file).stem, taken)
+            try:
+                drawn = draw_cells(open_rgb(read()), list(_labels(of_picture)), names)
+            except READ_ERRORS as error:  # it could be read a moment ago
+                print(f"{path} is not drawn ({reason(error)})", file=sys.stderr)
+                continue
+            write_whole_bytes(path, drawn)
+
+
+def _labels(answers: Iterable[Answer]) -> Iterator[tuple[Cell, str, float]]:
+    for answer in answers:
+        if answer.cell and answer.probability:
+            yield answer.cell, answer.class_name or UNSURE, max(answer.probability.values())
+
+
+def differential(counts: Counter[str], names: Sequence[str]) -> str:
+    """The differential count: of each class how many cells, and what share of all.
+
+    Args:
+        counts: of cells by class, and of `UNSURE`, `NO_CELL` and `UNREADABLE`.
+        names: the classes.
+    """
+    kinds = [*names, *([UNSURE] if counts[UNSURE] else [])]
+    total = sum(counts[kind] for kind in kinds)
+    wide = max(map(len, kinds))
+    lines = [f"{total:,} white cell{'s' * (total != 1)}"]
+    for kind in kinds if total else []:
+        low, high = independent_interval(counts[kind], total)
+        share = counts[kind] / total
+        lines.append(f"  {kind:{wide}}  {counts[kind]:6,}  {share:6.1%}  [{low:.1%}, {high:.1%}]")
+    for kind in (NO_CELL, UNREADABLE):
+        if counts[kind]:
+            lines.append(
+                f"  pictures {'without a white cell' if kind == NO_CELL else kind}: "
+                f"{counts[kind]:,}"
+            )
+    return "\n".join([*lines, *([_LEGEND] if total else [])])
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """A name that no other picture of this command has."""
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return f"{name}.cells.png"

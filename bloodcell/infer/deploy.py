@@ -1,0 +1,150 @@
+"""A trained model as a file that needs no bloodcell: pixels in, probabilities out."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bloodcell.data.crop import Pixels
+from bloodcell.data.locate import cut, find_cell
+from bloodcell.errors import InputError
+from bloodcell.infer.runtime import Probabilities
+from bloodcell.infer.saved import Saved
+from bloodcell.infer.torch_runtime import soften
+
+_OPSET = 20  # Resize with antialiasing came with 18
+
+
+class Deployed(nn.Module):
+    """Everything between the pixels of an image and the probabilities of its classes.
+
+    Args:
+        saved: the model.
+    """
+
+    def __init__(self, saved: Saved) -> None:
+        super().__init__()
+        self.network = saved.network
+        self.look = saved.description.look
+        self.temperature = saved.description.temperature
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Classifies images.
+
+        Args:
+            pixels: (B, H, W, 3) uint8 RGB, of any height and width.
+
+        Returns:
+            (B, classes) probabilities.
+        """
+        x = pixels.permute(0, 3, 1, 2).float()
+        if self.look.crop == "cell":
+            x = cut(x, find_cell(x), self.look.size)
+        else:  # triangles as wide as the reduction, as Pillow's bilinear filter has them
+            size = (self.look.size, self.look.size)
+            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        return soften(self.network(x), self.temperature)
+
+    def classify(self, pixels: Pixels) -> Probabilities:
+        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        with torch.inference_mode():
+            result: Probabilities = self(torch.from_numpy(pixels)).numpy()
+        return result
+
+
+class Pt2:
+    """A model in PyTorch's own format, run.
+
+    Args:
+        path: as `write_pt2` wrote it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._module = torch.export.load(str(path)).module()
+
+    def classify(self, pixels: Pixels) -> Probabilities:
+        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        with torch.inference_mode():
+            result: Probabilities = self._module(torch.from_numpy(pixels)).numpy()
+        return result
+
+
+def capture(deployed: Deployed) -> torch.export.ExportedProgram:
+    """The computation as a graph, for any number of images of any size."""
+    dim = torch.export.Dim
+    free = {0: dim("batch"), 1: dim("height", min=2), 2: dim("width", min=2)}
+    size = deployed.look.size
+    example = torch.zeros(2, size + 16, size + 48, 3, dtype=torch.uint8)
+    return torch.export.export(deployed.eval(), (example,), dynamic_shapes=(free,))
+
+
+def write_pt2(
+    program: torch.export.ExportedProgram, metadata: Mapping[str, str], path: Path
+) -> None:
+    """Writes PyTorch's own format, for `torch.export.load(path).module()`.
+
+    Args:
+        program: of `capture`.
+        metadata: kept as extra files.
+        path: is written to.
+    """
+    with path.open("wb") as file, _quiet():
+        torch.export.save(program, file, extra_files=dict(metadata))
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram, metadata: Mapping[str, str], path: Path
+) -> None:
+    """Writes ONNX, one file with the weights inside.
+
+    Args:
+        program: of `capture`.
+        metadata: kept with the model.
+        path: is written to.
+
+    Raises:
+        InputError: if the packages it needs are not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError as error:
+        raise InputError("export needs more packages: pip install 'bloodcell[export]'.") from error
+    with _quiet():
+        made = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            verbose=False,
+            opset_version=_OPSET,
+            input_names=["pixels"],
+            output_names=["probability"],
+        )
+    assert made is not None
+    model = made.model_proto
+    for name, size in zip(
+        ("batch", "height", "width"), model.graph.input[0].type.tensor_type.shape.dim, strict=False
+    ):
+        size.dim_param = name
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' remarks are for those who write them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

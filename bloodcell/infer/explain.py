@@ -1,0 +1,89 @@
+"""`bloodcell explain`: images beside what in them decided."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bloodcell.errors import InputError, require
+from bloodcell.evaluate.figures.explained import Explained, draw_explained
+from bloodcell.evaluate.figures.style import save
+from bloodcell.files import check_place
+from bloodcell.infer.inputs import Decoded, Named, check_given, decode_batches, find_images
+from bloodcell.infer.open import find_model
+
+if TYPE_CHECKING:
+    from bloodcell.infer.saved import Saved
+
+MOST = 60  # images in one figure
+_BATCH_SIZE = 16
+
+
+def explain(given: Sequence[str], model: str | None = None, out: str = "explained.png") -> bool:
+    """Draws images beside what in them decided.
+
+    Args:
+        given: as of `predict`.
+        model: as `--model`.
+        out: a .png file for all, or a folder for one figure an image.
+
+    Returns:
+        Whether each image could be read.
+
+    Raises:
+        InputError: if a word cannot be used, or one figure is to hold too many images.
+    """
+    check_given(given)
+    path = Path(out)
+    one_each = not path.suffix
+    if not one_each:
+        check_place("--out", out, ".png")
+    opened = find_model(model)
+    if opened.suffix == ".onnx":
+        raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
+    from bloodcell.infer.saved import load_saved  # imports torch: not before the words are checked
+
+    saved = load_saved(opened)
+    failed: list[Decoded] = []
+    name = saved.description.name
+    with ExitStack() as archives:
+        images = _explain(saved, find_images(given, archives), failed)
+        if one_each:
+            path.mkdir(parents=True, exist_ok=True)
+            count = 0
+            for count, image in enumerate(images, 1):
+                file = path / f"{count:04d}_{Path(image.name).stem}.png"
+                save(draw_explained(name, [image]), file)
+            print(f"{count:,} figures in {path}")
+        else:
+            drawn = list(islice(images, MOST + 1))
+            rule = f"at most {MOST} for one figure. Give --out a folder for a figure each"
+            require(len(drawn) <= MOST, "IMAGES", f"more than {MOST}", rule)
+            if drawn:
+                save(draw_explained(name, drawn), path)
+                print(path)
+    for bad in failed:
+        print(f"{bad.name}: {bad.error}", file=sys.stderr)
+    return not failed
+
+
+def _explain(saved: "Saved", images: Iterator[Named], failed: list[Decoded]) -> Iterator[Explained]:
+    from bloodcell.infer.heat import find_heat
+
+    names = saved.description.class_names
+    for batch in decode_batches(images, saved.description.look, _BATCH_SIZE):
+        failed += [image for image in batch if image.pixels is None]
+        good = [(image.name, image.pixels) for image in batch if image.pixels is not None]
+        if not good:
+            continue
+        seen = find_heat(saved, np.stack([pixels for _, pixels in good]))
+        for (name, pixels), warm, probability in zip(
+            good, seen.heat, seen.probability, strict=True
+        ):
+            yield Explained(
+                name, pixels, warm, dict(zip(names, map(float, probability), strict=True))
+            )

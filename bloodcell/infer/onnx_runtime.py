@@ -1,0 +1,60 @@
+"""An exported model run by onnxruntime, without PyTorch."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bloodcell.data.crop import Look, Pixels
+from bloodcell.errors import InputError, reason
+from bloodcell.infer.runtime import Probabilities
+from bloodcell.model.description import KEY, Description
+
+
+class OnnxModel:
+    """An exported model, with everything inside: resizing, normalisation, softmax.
+
+    Args:
+        path: the .onnx file.
+
+    Raises:
+        InputError: if it is damaged, was not exported by bloodcell, or onnxruntime is missing.
+    """
+
+    n_devices = 1
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(
+                f"--model {path} needs onnxruntime: pip install 'bloodcell[export]'."
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        # its threads would busily wait for the next image, and slow what else this machine does
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+            said = self._session.get_modelmeta().custom_metadata_map
+        except Exception as error:  # onnxruntime has classes of its own for each
+            raise InputError(
+                f"--model {path} cannot be read as an ONNX model ({reason(error)}). Export anew."
+            ) from error
+        if KEY not in said:
+            raise InputError(
+                f"--model {path} was not exported by bloodcell: its classes are unknown."
+            )
+        try:
+            self.description = Description.from_json(said[KEY])
+            cuts = self.description.crop != "none"
+            self.look: Look | None = None if cuts else self.description.look
+        except ValueError as error:
+            raise InputError(f"--model {path}: {error}. Export it again.") from error
+
+    def classify(self, pixels: Pixels) -> Probabilities:
+        """Classifies a batch (B, H, W, 3), of any height and width; returns (B, classes)."""
+        (probability,) = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})
+        result: Probabilities = probability
+        return result

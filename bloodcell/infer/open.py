@@ -1,0 +1,53 @@
+"""Opens the model that `--model` names."""
+
+from pathlib import Path
+
+from bloodcell.errors import InputError
+from bloodcell.infer.runtime import Model
+from bloodcell.model.bundled import find_bundled
+
+AUTO = "auto"
+
+
+def open_model(given: str | None, devices: str = AUTO) -> Model:
+    """Opens a model; an exported .onnx without PyTorch.
+
+    Args:
+        given: a run folder, a .ckpt, .safetensors or .onnx file; None: the bundled model.
+        devices: PyTorch's names with commas between, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
+            what there is.
+
+    Raises:
+        InputError: if there is none, or it cannot run there.
+    """
+    path = find_model(given)
+    if path.suffix == ".onnx":
+        from bloodcell.infer.onnx_runtime import OnnxModel
+
+        if devices not in (AUTO, "cpu"):
+            raise InputError(
+                f"--devices {devices}: an exported model runs on the CPU. Leave it out."
+            )
+        return OnnxModel(path)
+    from bloodcell.infer.saved import load_saved
+    from bloodcell.infer.torch_runtime import TorchModel, find_devices
+
+    return TorchModel(load_saved(path), find_devices(devices))
+
+
+def find_model(given: str | None) -> Path:
+    """The path that `--model` means: None is the bundled model.
+
+    Raises:
+        InputError: if nothing is there.
+    """
+    if given is None:
+        return find_bundled()
+    path = Path(given).expanduser()
+    if path.suffix in (".onnx", ".safetensors") and not path.is_file():
+        raise InputError(f"--model {given}: no such file. Give a run folder or a model's file.")
+    if path.suffix == ".pt2":
+        raise InputError(
+            f"--model {given}: a .pt2 is for torch.export.load. Give the run folder or an .onnx."
+        )
+    return path

@@ -1,0 +1,155 @@
+"""A trained model as it is kept: a checkpoint of a run, or one small file to pass on."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from bloodcell.errors import InputError, listed, reason
+from bloodcell.evaluate.scores import SCORES
+from bloodcell.files import write_whole_bytes
+from bloodcell.model.checkpoint import find_checkpoint, network_state, read_checkpoint, refusing
+from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
+from bloodcell.model.gallery import Gallery
+from bloodcell.model.network import Network, Recipe
+
+MODEL = "--model"
+
+
+class Saved(NamedTuple):
+    """A trained model.
+
+    Attributes:
+        description: what it is.
+        network: pixels in, logits out; in evaluation mode, on the CPU, in 32 bits.
+        gallery: the training photographs as it sees them; None if the run was not tested.
+        trained_on: (n,) keys of the images it was trained on, as `BloodCells.trained_on`.
+    """
+
+    description: Description
+    network: Network
+    gallery: Gallery | None
+    trained_on: Tensor | None = None
+
+
+def load_saved(path: Path) -> Saved:
+    """Loads a trained model.
+
+    Args:
+        path: a run folder (its best checkpoint), a .ckpt or a .safetensors file.
+
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
+    if path.suffix == ".safetensors":
+        with refusing(MODEL, path):
+            return _from_safetensors(path)
+    file = find_checkpoint(MODEL, path, "best")
+    with refusing(MODEL, file):
+        return _from_checkpoint(path, file, read_checkpoint(MODEL, file))
+
+
+def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Saved:
+    folder = file.absolute().parent.parent
+    scores = _read_scores(folder / SCORES)
+    run = folder.parent.name if re.fullmatch(r"version_\d+", folder.name) else ""
+    name = scores.get("name") or run or file.stem
+    description = Description.from_checkpoint(checkpoint, name, scores)
+    gallery = checkpoint.get(GALLERY)
+    return Saved(
+        description,
+        _build(path, description, checkpoint["state_dict"]),
+        Gallery.from_dict(gallery) if gallery else None,
+        checkpoint[TRAINED_ON],
+    )
+
+
+def write_saved(saved: Saved, path: Path) -> None:
+    """Writes a model into one file, in half precision: weights, gallery and description.
+
+    Args:
+        saved: the model.
+        path: ends in .safetensors; what lies there is replaced.
+    """
+    tensors = {
+        f"{NETWORK}{key}": value.half().contiguous() if value.is_floating_point() else value
+        for key, value in saved.network.state_dict().items()
+        if not key.endswith("num_batches_tracked")  # training only
+    }
+    said = {KEY: saved.description.as_json()}
+    if saved.trained_on is not None:
+        tensors[TRAINED_ON] = saved.trained_on
+    if saved.gallery:
+        tensors["gallery.features"] = torch.from_numpy(saved.gallery.features).half()
+        tensors["gallery.labels"] = torch.from_numpy(saved.gallery.labels)
+        plain = {
+            k: v for k, v in saved.gallery.as_dict().items() if k not in ("features", "labels")
+        }
+        said[GALLERY] = json.dumps(plain)
+    write_whole_bytes(path, save(tensors, said))
+
+
+def _from_safetensors(path: Path) -> Saved:
+    with safe_open(path, "pt") as file:
+        said = file.metadata() or {}
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if KEY not in said:
+        raise InputError(
+            f"{MODEL} {path} holds weights only, and was not written by bloodcell. To start a "
+            "training from them, use model.weights."
+        )
+    description = Description.from_json(said[KEY])
+    gallery = json.loads(said[GALLERY]) if GALLERY in said else None
+    if gallery is not None:
+        gallery |= {key: state[f"gallery.{key}"].numpy() for key in ("features", "labels")}
+    return Saved(
+        description,
+        _build(path, description, state),
+        Gallery.from_dict(gallery) if gallery else None,
+        state.get(TRAINED_ON),
+    )
+
+
+def _build(path: Path, description: Description, state: Mapping[str, Tensor]) -> Network:
+    heads = [key for key in state if re.fullmatch(rf"{NETWORK}head\.\d+\.weight", key)]
+    widths = [len(state[key]) for key in sorted(heads, key=lambda key: int(key.split(".")[-2]))]
+    if widths != [*description.hidden, len(description.class_names)]:  # before memory is taken
+        raise InputError(f"{MODEL} {path}: its weights do not fit it (dense layers {widths}).")
+    network = Network(
+        description.backbone,
+        len(description.class_names),
+        description.image_size,
+        description.hidden,
+        0.0,  # nothing is dropped in evaluation
+        "avg" if description.pool == "avg" else "flatten",
+        Recipe.from_dict(description.recipe),
+    )
+    given = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in network_state(state).items()
+    }
+    try:
+        missing, extra = network.load_state_dict(given, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"{MODEL} {path}: its weights do not fit it ({reason(error)}).") from error
+    wrong = [key for key in missing if not key.endswith("num_batches_tracked")] + extra
+    if wrong:
+        raise InputError(f"{MODEL} {path}: its weights do not fit it: {listed(wrong, 3)}.")
+    return network.eval().requires_grad_(False)
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    """What a run folder says; a checkpoint alone says nothing."""
+    if not path.is_file():
+        return {}
+    try:
+        scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return scores if isinstance(scores, dict) else {}

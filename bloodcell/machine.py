@@ -1,0 +1,62 @@
+"""What a score must say of where it comes from: machine, versions, commit."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("bloodcell", "torch", "lightning", "timm", "torchmetrics", "numpy", "pillow")
+
+
+def describe(device: str) -> dict[str, object]:
+    """Describes the machine.
+
+    Args:
+        device: name of the processor or GPU that trained.
+
+    Returns:
+        `device`, `cpu_cores`, `system`, `python`, `versions` by package, `git_commit` (None outside
+        of a checkout of this project; ending in `+` if files differ from it).
+    """
+    return {
+        "device": device,
+        "cpu_cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "git_commit": git_commit(Path(__file__).parents[1]),
+    }
+
+
+def processor() -> str:
+    """Name of the CPU, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit(project: Path) -> str | None:
+    """The commit of a checkout, with `+` if tracked files differ from it; None if it is none."""
+    if not (project / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(project), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""The seven published experiments, run again."""

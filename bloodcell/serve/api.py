@@ -1,0 +1,158 @@
+"""The HTTP interface of `serve`, beside its page.
+
+curl -F image=@a.jpeg http://127.0.0.1:7860/api/predict
+"""
+
+import asyncio
+import contextlib
+import json
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, File, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bloodcell import __version__
+from bloodcell.serve.opinion import Adviser, Opinion
+
+MOST_IMAGES = 32  # of one request
+SLOWEST = 120.0  # seconds that the body of a request may take
+_TOO_LARGE = 413  # HTTP status
+_NO_IMAGE = 422
+_PATIENCE, _PATIENT = 10, 4  # a body too large is read for so many seconds, so many times the limit
+
+
+def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) -> FastAPI:
+    """Builds the interface: `GET /health`, `POST /api/predict`.
+
+    Args:
+        adviser: the model.
+        hosts: names this server is reached by; None: any.
+        most_bytes: of one request; a larger one is answered with 413.
+    """
+    # without FastAPI's pages of documentation, which load scripts from elsewhere
+    app = FastAPI(title="bloodcell", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, hosts=hosts, most_bytes=most_bytes)
+    described = adviser.saved.description
+
+    @app.exception_handler(RequestValidationError)
+    def explain(_: Request, __: Exception) -> JSONResponse:
+        why = "send images as form field `image`: curl -F image=@a.jpeg ..."
+        return JSONResponse({"error": why}, _NO_IMAGE)
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "model": described.name, "classes": described.class_names}
+
+    @app.post("/api/predict")
+    def predict(image: Annotated[list[UploadFile], File()], response: Response) -> dict[str, Any]:
+        """Classifies the images of a form's field `image`, which may be given many times."""
+        if len(image) > MOST_IMAGES:
+            response.status_code = _TOO_LARGE
+            return {"error": f"{len(image)} images; at most {MOST_IMAGES} at a time"}
+        opinions = adviser.look([(one.filename or "", one.file.read()) for one in image])
+        if all(one.error for one in opinions):
+            response.status_code = _NO_IMAGE
+        return {
+            "model": described.name,
+            "not_for": "diagnosis",
+            "images": [as_dict(one) for one in opinions],
+        }
+
+    return app
+
+
+def as_dict(opinion: Opinion) -> dict[str, Any]:
+    """An opinion as JSON has it; of one that has an error, nothing else but the name."""
+    if opinion.probability is None:
+        return {"file": opinion.name, "error": opinion.error}
+    said: dict[str, Any] = {
+        "file": opinion.name,
+        "class": next(iter(opinion.probability)),
+        "probability": opinion.probability,
+    }
+    if of := opinion.likeness:
+        said["unlike_training"] = of.unfamiliar
+        said["distance"] = {"nearest": of.distance, "threshold": of.threshold}
+        said["nearest_of_class"] = [one._asdict() for one in of.nearest]
+    return said
+
+
+class Gate:
+    """Lets in what this server's own page and programs of this machine send, up to a size.
+
+    A page of another site can make a browser send requests to any address: by its own name (the
+    header Origin), or by a name of its own that it lets point here (Host).
+
+    Args:
+        app: what is behind it.
+        hosts: names this server is reached by; None: any.
+        most_bytes: of a request's body.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, most_bytes: int) -> None:
+        self._app, self._hosts, self._most = app, hosts, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers what is not let in with 403, 411 or 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        length = headers.get("content-length")
+        if self._hosts and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
+            await _refuse(send, 403, f"not reached as {host}")
+        elif origin and urlsplit(origin).netloc != host:
+            await _refuse(send, 403, f"not for pages of {origin}")
+        elif "transfer-encoding" in headers or (length and not length.isdigit()):
+            await _refuse(send, 411, "the length of the body must be said")
+        elif length and int(length) > self._most:
+            await self._discard(receive)  # who still sends may not read the answer
+            await _refuse(send, _TOO_LARGE, f"more than {self._most / 1e6:g} MB in one request")
+        else:
+            await self._app(scope, _timely(receive), send)
+
+    async def _discard(self, receive: Receive) -> None:
+        seen = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while seen < _PATIENT * self._most:
+                    message = await receive()
+                    seen += len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
+
+
+def _timely(receive: Receive) -> Receive:
+    """Gives up a body that takes too long: who trickles one in would keep a connection for ever."""
+    end = asyncio.get_running_loop().time() + SLOWEST
+    whole = False
+
+    async def timely() -> Message:
+        nonlocal whole
+        if whole:  # from then on it waits for the end of the connection
+            return await receive()
+        try:
+            async with asyncio.timeout_at(end):
+                message = await receive()
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        whole = not message.get("more_body")
+        return message
+
+    return timely
+
+
+async def _refuse(send: Send, status: int, why: str) -> None:
+    text = json.dumps({"error": why}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(text)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})

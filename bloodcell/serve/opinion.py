@@ -1,0 +1,155 @@
+"""What a model makes of an image, for a person: class, evidence, likeness to what it was taught."""
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bloodcell.data.crop import Pixels, show
+from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, open_rgb
+from bloodcell.errors import reason
+from bloodcell.infer.heat import find_heat
+from bloodcell.infer.saved import Saved
+from bloodcell.model.gallery import Gallery
+
+_NEAREST = 3  # training photographs shown
+_SIDE = 260  # pixels of a picture that is kept to be shown
+
+
+class Neighbour(NamedTuple):
+    """A training photograph.
+
+    Attributes:
+        file: its path within the data set.
+        class_name: its class.
+        distance: cosine distance of the features, 0 to 2.
+    """
+
+    file: str
+    class_name: str
+    distance: float
+
+
+class Likeness(NamedTuple):
+    """How much an image is like the training photographs.
+
+    Attributes:
+        distance: to the nearest of all of them, 0 to 2.
+        threshold: beyond it an image is unlike anything seen in training.
+        false_alarms: share of the test images that are beyond it, 0 to 1.
+        nearest: those of the class the image was given, the nearest first.
+    """
+
+    distance: float
+    threshold: float
+    false_alarms: float
+    nearest: list[Neighbour]
+
+    @property
+    def unfamiliar(self) -> bool:
+        """Whether the image is unlike anything seen in training."""
+        return self.distance > self.threshold
+
+
+class Opinion(NamedTuple):
+    """What a model makes of an image.
+
+    Attributes:
+        name: of the file.
+        error: why it cannot be read; empty if it can, and all that follows is None if not.
+        picture: small, to be shown.
+        seen: what the model was shown of it, likewise.
+        heat: (size, size), 0 to 1: what spoke for the class.
+        pixels: (size, size, 3), as the model saw it.
+        probability: of each class, the most probable first.
+        likeness: None if the model keeps no training photographs.
+    """
+
+    name: str
+    error: str = ""
+    picture: Image.Image | None = None
+    seen: Image.Image | None = None
+    heat: NDArray[np.float32] | None = None
+    pixels: Pixels | None = None
+    probability: dict[str, float] | None = None
+    likeness: Likeness | None = None
+
+
+class Adviser:
+    """A model that gives opinions, one batch at a time, to any number of threads.
+
+    Args:
+        saved: the model.
+        most_pixels: of an image; larger ones are refused.
+    """
+
+    def __init__(self, saved: Saved, most_pixels: int = MOST_PIXELS) -> None:
+        self.saved = saved
+        self._most_pixels = most_pixels
+        self._working = threading.Lock()
+
+    def look(self, images: Sequence[tuple[str, bytes]]) -> list[Opinion]:
+        """Gives an opinion of each image.
+
+        Args:
+            images: names and bytes of files.
+        """
+        with self._working:  # of many users, one has the memory
+            opinions = [self._read(name, data) for name, data in images]
+            seen = [opinion.pixels for opinion in opinions if opinion.pixels is not None]
+            if not seen:
+                return opinions
+            found = find_heat(self.saved, np.stack(seen))
+        coming = iter(zip(*found, strict=True))
+        return [
+            opinion if opinion.pixels is None else self._judge(opinion, *next(coming))
+            for opinion in opinions
+        ]
+
+    def _read(self, name: str, data: bytes) -> Opinion:
+        try:
+            if not data:
+                return Opinion(name, "empty file")
+            picture = open_rgb(data, self._most_pixels)
+        except READ_ERRORS as error:
+            return Opinion(name, reason(error))
+        look = self.saved.description.look
+        pixels = show(picture, look)
+        picture.thumbnail((_SIDE, _SIDE))  # of many large ones, one at a time is in memory
+        seen = picture if look.crop == "none" else Image.fromarray(pixels)
+        return Opinion(name, picture=picture, seen=seen, pixels=pixels)
+
+    def _judge(
+        self,
+        opinion: Opinion,
+        heat: NDArray[np.float32],
+        probability: NDArray[np.float32],
+        features: NDArray[np.float32],
+    ) -> Opinion:
+        names = self.saved.description.class_names
+        order = probability.argsort()[::-1].tolist()
+        likeness = None
+        if self.saved.gallery:
+            likeness = _compare(self.saved.gallery, features, order[0], names)
+        said = {names[label]: float(probability[label]) for label in order}
+        return opinion._replace(heat=heat, probability=said, likeness=likeness)
+
+
+def _compare(
+    gallery: Gallery, features: NDArray[np.float32], label: int, names: Sequence[str]
+) -> Likeness:
+    distances = gallery.distances(features[None])[0]
+    same = np.flatnonzero(gallery.labels == label)
+    nearest = same[distances[same].argsort()[:_NEAREST]]
+    return Likeness(
+        float(distances.min()),
+        gallery.threshold,
+        gallery.false_alarms,
+        [
+            Neighbour(gallery.files[n], names[gallery.labels[n]], float(distances[n]))
+            for n in nearest
+        ],
+    )

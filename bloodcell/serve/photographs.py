@@ -1,0 +1,74 @@
+"""The training photographs of a model, to be shown where they are at hand."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.source import DRAWN, KAGGLE, Source, open_source
+from bloodcell.errors import InputError
+from bloodcell.evaluate.experiments import CONFIG
+from bloodcell.model.gallery import Gallery
+
+# of the file of a training photograph: a small picture, or None if it is not at hand
+Photographs = Callable[[str], Image.Image | None]
+_SIDE = 96  # pixels
+
+
+def find_source(model: Path) -> Source | None:
+    """The images a run was trained on, if they still lie in a folder or an archive.
+
+    Args:
+        model: as `--model` means it.
+    """
+    folder = model.parent.parent if model.parent.name == "checkpoints" else model
+    if not (folder / CONFIG).is_file():
+        return None
+    try:
+        settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
+        root = str(settings["data"]["root"])
+        there = root not in (KAGGLE, DRAWN) and Path(root).expanduser().exists()
+        return open_source(root) if there else None
+    except (ValueError, LookupError, TypeError, OSError, yaml.YAMLError):  # nobody asked for it
+        return None
+
+
+def open_photographs(
+    source: Source | None, gallery: Gallery | None, wanted: bool, opened: ExitStack
+) -> Photographs:
+    """Gives what shows a training photograph, if all of them are in the source.
+
+    Args:
+        source: where they may lie.
+        gallery: of the model.
+        wanted: whether it is an error if they are not.
+        opened: closes what is opened for reading.
+
+    Raises:
+        InputError: if they are not, and are wanted.
+    """
+    if source is None or gallery is None:
+        return lambda _: None
+    missing = [file for file in gallery.files if file not in source.sizes]
+    if missing and wanted:
+        raise InputError(
+            f"--data {source.root} lacks {len(missing):,} of {len(gallery.files):,} photographs "
+            f"that the model was trained on, e.g. {missing[0]}. Give the data it was trained on, "
+            "or leave --data out."
+        )
+    if missing:
+        return lambda _: None
+    read = opened.enter_context(source.reader())
+
+    def show(name: str) -> Image.Image | None:
+        try:
+            picture = open_rgb(read(name))
+        except (*READ_ERRORS, KeyError):  # it was there when the server began
+            return None
+        picture.thumbnail((_SIDE, _SIDE))
+        return picture
+
+    return show

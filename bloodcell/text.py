@@ -1,0 +1,27 @@
+"""How times and commands are written for a person."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+
+def clock(seconds: float) -> str:
+    """Writes a time as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def command(program: str, *words: object) -> str:
+    """What to type to run a program of this environment, whether or not it is activated.
+
+    Args:
+        program: `bloodcell`, `tensorboard`.
+        words: its arguments.
+    """
+    beside = Path(sys.executable).with_name(program)
+    activated = shutil.which(program) == str(beside)
+    if beside.is_file() and not activated:
+        near = beside.is_relative_to(Path.cwd())
+        program = str(beside.relative_to(Path.cwd()) if near else beside)
+    return shlex.join([program, *map(str, words)])

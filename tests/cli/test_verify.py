@@ -1,0 +1,106 @@
+"""Whether a run is what it claims."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bloodcell.cli.main import main
+from bloodcell.evaluate.scores import read_predictions, score, write_predictions
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def claimed(run: Path, tmp_path: Path) -> Path:
+    """A run that a test may change."""
+    return Path(shutil.copytree(run, tmp_path / "asked" / "version_0"))
+
+
+def verify(folder: Path) -> int:
+    try:
+        main(["verify", str(folder), "--trainer.accelerator", "cpu"])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_a_run_is_what_it_claims(claimed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in claimed.rglob("*") if path.is_file()}
+    assert verify(claimed) == 0
+    said = capsys.readouterr().out
+    assert "scores       ok       computed from predictions.csv, metrics.csv: the same" in said
+    assert "predictions  ok       the same" in said
+    assert "tested on    ok       40 files" in said
+    assert f"{claimed} is what its checkpoint says" in said
+    assert {path: path.read_bytes() for path in claimed.rglob("*") if path.is_file()} == before
+
+
+def test_scores_that_were_written_by_hand(
+    claimed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = json.loads((claimed / "scores.json").read_text())
+    scores["test"]["by_file"]["accuracy"]["value"] = 0.999
+    scores["test"]["accuracy"] = 0.999
+    scores["machine"]["versions"]["torch"] = "1.0"
+    (claimed / "scores.json").write_text(json.dumps(scores))
+    assert verify(claimed) == 1
+    said = capsys.readouterr().out
+    assert "computed from predictions.csv, metrics.csv: other: by_file accuracy, test acc" in said
+    assert "versions     differs  torch 1.0 -> " in said
+    assert "is NOT what its checkpoint says" in said
+
+
+def test_predictions_of_another_model(claimed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both files agree with each other, but the checkpoint says otherwise."""
+    header, *lines = (claimed / "predictions.csv").read_text().splitlines()
+    turned = [",".join([*line.split(",")[:4], "0", "0", "0.25", "0.75"]) for line in lines]
+    (claimed / "predictions.csv").write_text("\n".join([header, *turned]) + "\n")
+    assert verify(claimed) == 1
+    said = capsys.readouterr().out
+    assert "files named otherwise, probabilities differ by" in said
+    assert "predictions  FAILED" in said
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("test", "accuracy"), ("test", "loss"), ("val", "accuracy"), ("train", "loss")],
+)
+def test_single_numbers(
+    part: str, name: str, claimed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = json.loads((claimed / "scores.json").read_text())
+    scores[part][name] += 0.1
+    (claimed / "scores.json").write_text(json.dumps(scores))
+    assert verify(claimed) == 1
+    said = capsys.readouterr().out
+    assert f"other: {part} {name}" in said or "test loss    FAILED" in said
+
+
+def test_labels_that_agree_with_the_model(
+    claimed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The truth turned into what the model says, and scored: all agrees but the data."""
+    said = read_predictions(claimed)
+    write_predictions(claimed, said._replace(true=said.probability.argmax(1)))
+    scores = json.loads((claimed / "scores.json").read_text())
+    scores["test"] |= score(read_predictions(claimed))
+    scores["test"]["accuracy"] = scores["test"]["accuracy_by_photo"] = 1.0
+    (claimed / "scores.json").write_text(json.dumps(scores))
+    assert verify(claimed) == 1
+    assert "others, or of other classes or photographs" in capsys.readouterr().out
+
+
+def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
+    assert "verify needs a run folder first" in refused("verify")
+    assert "verify needs a run folder first" in refused("verify", "--ckpt_path", str(claimed))
+    said = refused("verify", str(claimed), "--ckpt_path", "other")
+    assert "left out: verify tests the run's best checkpoint" in said
+    assert "it has no scores.json, predictions.csv" in refused("verify", "nowhere")
+    for wrong in ("[", "[" * 100_000, "{}", '{"test": [], "val": {}, "machine": "x"}'):
+        (claimed / "scores.json").write_text(wrong)
+        assert "its scores.json or predictions.csv is damaged" in refused("verify", str(claimed))
+    (claimed / "scores.json").write_text("[")
+    assert "its scores.json or predictions.csv is damaged" in refused("verify", str(claimed))

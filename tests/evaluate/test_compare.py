@@ -1,0 +1,150 @@
+"""Comparison of run folders that are written here, with known truth."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bloodcell.cli.main import main
+from bloodcell.evaluate.experiments import find_runs, pool, read_runs
+from bloodcell.evaluate.figures.comparison import draw_comparison
+
+Refused = Callable[..., str]
+WriteRun = Callable[..., Path]
+
+
+def width(path: Path | str) -> int:
+    with Image.open(path) as image:
+        return image.width
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_seeds_are_pooled_and_the_best_comes_first(
+    write_run: WriteRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs = tmp_path / "lightning_logs"
+    for seed in range(3):
+        write_run(logs / "poor" / f"version_{seed}", 0.3, seed, hidden=(8, 8))
+        write_run(logs / "good" / f"version_{seed}", 0.9, seed)
+    write_run(logs / "near" / "version_0", 0.875, 7, hidden=())
+    main(["compare", "--out", "all.csv"])
+    rows = table(Path("all.csv"))
+    assert [row["experiment"] for row in rows] == ["good", "near", "poor"]
+    assert [row["seeds"] for row in rows] == ["3", "1", "3"]
+    assert [row["best"] for row in rows] == ["a", "a", ""]
+    assert [row["hidden layers"] for row in rows] == ["1", "0", "2"]
+    assert rows[0]["test accuracy"].startswith("0.9000 [0.8")
+    assert rows[0]["balanced, by photograph"].startswith("0.9000 [0.8")
+    assert (rows[0]["parameters"], rows[0]["learning time"]) == ("1,234,567", "0:01:01")
+    assert "good" in capsys.readouterr().out
+
+
+def test_other_photographs_are_not_compared(write_run: WriteRun, tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one" / "version_0", 0.9)
+    other = write_run(tmp_path / "other" / "version_0", 0.3, photos=60)
+    main(["compare", str(one), str(other), "--out=two.csv"])
+    assert [row["best"] for row in table(Path("two.csv"))] == ["a", "-"]
+
+
+def test_seeds_that_share_no_photograph_are_averaged(write_run: WriteRun, tmp_path: Path) -> None:
+    for seed, right in enumerate((0.9, 0.6)):
+        write_run(tmp_path / "one" / f"version_{seed}", right, seed, first=100 * seed)
+    main(["compare", "one", "--out", "one.csv"])
+    (row,) = table(Path("one.csv"))
+    assert row["seeds"] == "2"
+    for key in ("test accuracy", "balanced, by photograph"):
+        assert row[key].startswith("0.7500 [0.6")
+
+
+def test_memory_and_partial_scores_are_told_from_others(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "leaky" / "version_0", 0.9, split="seed")
+    write_run(tmp_path / "honest" / "version_0", 0.6)
+    partial = write_run(tmp_path / "partial" / "version_0", 0.9)
+    scores = json.loads((partial / "scores.json").read_text()) | {"test_files_not_scored": 2393}
+    (partial / "scores.json").write_text(json.dumps(scores))
+    main(["compare", "leaky", "honest", "partial", "--out", "all.csv"])
+    rows = {row["experiment"]: row["trained on"] for row in table(Path("all.csv"))}
+    assert rows == {"leaky": "100%", "honest": "0%"}
+    assert "version_0, partial: 2,393 test images were not scored" in capsys.readouterr().out
+
+
+def test_markdown(write_run: WriteRun, tmp_path: Path) -> None:
+    main(["compare", str(write_run(tmp_path / "one" / "version_0", 0.9)), "--out", "table.md"])
+    lines = Path("table.md").read_text().splitlines()
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 13
+    assert lines[2].startswith("| one | photo | 1 | 8 | 1e-05 |")
+
+
+def test_the_figure_marks_what_was_published(write_run: WriteRun, tmp_path: Path) -> None:
+    logs = tmp_path / "lightning_logs"
+    write_run(logs / "d8-seed" / "version_0", 0.9, split="seed")
+    write_run(logs / "d8_d8" / "version_0", 0.6, split="photo")
+    main(["compare", "--out", "runs.png"])
+    assert width("runs.png") == 1200
+    figure = draw_comparison(pool(read_runs(find_runs([]))[0]))
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert np.array_equal(lines["published"].get_xdata(), [0.992])
+    assert sum(line.get_marker() == "x" for line in figure.axes[0].lines) == 1
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["d8-seed, split seed", "d8_d8, split photo"]
+
+
+def test_unfinished_and_foreign_folders_are_listed(
+    write_run: WriteRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs = tmp_path / "lightning_logs"
+    write_run(logs / "good" / "version_0", 0.9)
+    (write_run(logs / "good" / "version_1", 0.9) / "scores.json").unlink()
+    (write_run(logs / "good" / "version_2", 0.9) / "scores.json").write_text('{"name": 1}')
+    (write_run(logs / "good" / "version_3", 0.9) / "predictions.csv").write_text("a,b\n1\n")
+    (logs / "good" / "version_4").mkdir()
+    (logs / "good" / "version_4" / "config.yaml").write_text("a: [")
+    main(["compare"])
+    said = capsys.readouterr().out
+    assert "version_1, unfinished: it has no scores.json" in said
+    assert "version_2, not as bloodcell writes it" in said
+    assert "version_3, not as bloodcell writes it" in said
+    assert "version_4, unfinished" in said
+
+
+def test_nothing_to_compare(refused: Refused, tmp_path: Path) -> None:
+    assert "lightning_logs is no folder" in refused("compare")
+    (tmp_path / "empty").mkdir()
+    assert "no finished run" in refused("compare", "empty")
+    assert "--out=table.txt cannot be used: it must be a file ending in .csv, .md, .png" in refused(
+        "compare", "empty", "--out", "table.txt"
+    )
+    assert "compare takes --out (got: --best)" in refused("compare", "--best")
+
+
+_COMPARE = """
+import sys
+from bloodcell.cli.main import main
+from bloodcell.evaluate.experiments import find_runs, pool, read_runs
+from bloodcell.evaluate.figures.comparison import draw_comparison
+main(["compare"])
+print("torch" in sys.modules)
+"""
+
+
+def test_torch_is_not_needed(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(tmp_path / "lightning_logs" / "one" / "version_0", 0.9)
+    command = [sys.executable, "-c", _COMPARE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "False"

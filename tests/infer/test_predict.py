@@ -1,0 +1,325 @@
+import csv
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bloodcell.cli.main import main
+from bloodcell.infer.heat import find_heat
+from bloodcell.infer.runtime import views
+from bloodcell.infer.saved import Saved, load_saved, write_saved
+from bloodcell.infer.torch_runtime import TorchModel
+from bloodcell.model.bundled import find_bundled
+from bloodcell.model.description import Description
+from bloodcell.model.network import Network, Recipe
+
+Refused = Callable[..., str]
+
+
+def asked(out: str) -> list[dict[str, str]]:
+    with Path(out).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_are_those_of_the_test_calibrated(run: Path, smears: Path) -> None:
+    main(["predict", str(smears / "images" / "TEST"), "--model", str(run), "--out", "said.csv"])
+    said = asked("said.csv")
+    scores = json.loads((run / "scores.json").read_text())
+    temperature = scores["calibration"]["temperature"]
+    with (run / "predictions.csv").open(newline="") as file:
+        tested = {line["file"].split("/")[-1]: line for line in csv.DictReader(file)}
+    assert len(said) == len(tested) == 40
+    for row in said:
+        line = tested[Path(row["file"]).name]
+        columns = [name for name in line if name.startswith("p_")]
+        raw = np.array([float(line[name]) for name in columns]) ** (1 / temperature)
+        found = np.array([float(row[name]) for name in columns])
+        np.testing.assert_allclose(found, raw / raw.sum(), atol=2e-5)
+        assert row["class"] == columns[int(found.argmax())].removeprefix("p_")
+        assert row["error"] == ""
+
+
+def test_a_temperature_makes_the_validation_loss_no_worse(run: Path) -> None:
+    found = json.loads((run / "scores.json").read_text())
+    val = found["calibration"]["val"]
+    assert val["after"]["log_loss"] <= val["before"]["log_loss"] + 1e-6
+    assert found["gallery"]["photographs"] == found["photos"]["train"]
+    assert found["gallery"]["unfamiliar"]["val"] <= 0.05 + 1 / found["files"]["val"]
+
+
+def test_every_way_to_name_images(run: Path, smears: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = smears / "images" / "TEST"
+    files = sorted(folder.glob("*/*.jpeg"))
+    with zipfile.ZipFile("all.zip", "w") as archive:
+        for file in files:
+            archive.write(file, f"set/{file.parent.name}/{file.name}")
+    first = files[0].parent.name
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{files[0]}\n\n{files[1]}\n"))
+    for given, count in (
+        ([str(files[0]), str(files[1])], 2),
+        ([str(folder / "*" / "*.jpeg")], 40),
+        (["all.zip"], 40),
+        ([f"all.zip/set/{first}"], 10),
+        ([f"all.zip/*/{first}/*"], 10),
+        (["-"], 2),
+    ):
+        main(["predict", *given, "--model", str(run), "--out", "said.csv"])
+        assert len(asked("said.csv")) == count, given
+
+
+def test_any_kind_of_image_and_bad_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("kinds").mkdir()
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8))
+    for mode in ("L", "RGBA", "CMYK", "P", "1", "LA"):
+        suffix = "tif" if mode == "CMYK" else "png"
+        rgb.convert(mode).save(f"kinds/{mode}.{suffix}")
+    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save("kinds/I16.png")
+    Path("kinds/broken.png").write_bytes(Path("kinds/L.png").read_bytes()[:60])
+    Path("kinds/empty.jpg").touch()
+    Path("kinds/text.png").write_text("no image")
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "kinds", "--model", str(run), "--out", "said.csv"])
+    assert stopped.value.code == 1
+    said = {Path(row["file"]).name: row for row in asked("said.csv")}
+    assert len(said) == 10
+    bad = {name: row["error"] for name, row in said.items() if row["error"]}
+    assert bad.keys() == {"broken.png", "empty.jpg", "text.png"}
+    assert bad["empty.jpg"] == "empty file"
+    assert bad["text.png"] == "no image of a known format"
+    assert said["text.png"]["class"] == ""
+    assert "unreadable 3" in capsys.readouterr().err
+
+
+def test_json_lines_and_parquet_say_the_same(run: Path, smears: Path) -> None:
+    from pyarrow import parquet
+
+    folder = str(smears / "images" / "TEST")
+    for name in ("said.csv", "said.jsonl", "said.parquet"):
+        main(["predict", folder, "--model", str(run), "--out", name])
+    lines = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    table = parquet.read_table("said.parquet").to_pylist()
+    for row, line, record in zip(asked("said.csv"), lines, table, strict=True):
+        assert row.keys() == line.keys() == record.keys()
+        assert row["file"] == line["file"] == record["file"]
+        assert row["class"] == line["class"] == record["class"]
+    assert len(list(Path().glob("said*"))) == 3
+
+
+def test_unsure_images_stay_unnamed(run: Path, smears: Path) -> None:
+    folder = str(smears / "images" / "TEST")
+    main(["predict", folder, "--model", str(run), "--abstain", "1", "--out", "said.csv"])
+    assert {row["class"] for row in asked("said.csv")} == {""}
+
+
+def test_averaging_views_does_not_depend_on_how_an_image_lies(run: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    Image.fromarray(rgb).save("a.png")
+    Image.fromarray(np.rot90(rgb)).save("b.png")
+    Image.fromarray(rgb[:, ::-1]).save("c.png")
+    main(["predict", "a.png", "b.png", "c.png", "--model", str(run), "--tta", "--out", "said.csv"])
+    one, *others = ([v for k, v in row.items() if k[:2] == "p_"] for row in asked("said.csv"))
+    for other in others:
+        np.testing.assert_allclose(np.array(one, float), np.array(other, float), atol=1e-5)
+    assert len({view.tobytes() for view in views(rgb[None])}) == 8
+
+
+def test_several_devices_answer_in_order(run: Path, smears: Path) -> None:
+    folder, model = str(smears / "images" / "TEST"), str(run)
+    main(["predict", folder, "--model", model, "--out", "one.csv", "--batch_size", "3"])
+    words = ["--devices", "cpu,cpu,cpu", "--batch_size", "3", "--out", "three.csv"]
+    main(["predict", folder, "--model", model, *words])
+    assert Path("one.csv").read_text() == Path("three.csv").read_text()
+
+
+def test_a_model_in_one_file_says_the_same(run: Path) -> None:
+    saved = load_saved(run)
+    write_saved(saved, Path("model.safetensors"))
+    again = load_saved(Path("model.safetensors"))
+    assert again.description == saved.description
+    assert saved.gallery is not None
+    assert again.gallery is not None
+    assert again.gallery.files == saved.gallery.files
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), np.uint8)
+    one, two = (TorchModel(s, [torch.device("cpu")]).classify(pixels) for s in (saved, again))
+    np.testing.assert_allclose(one, two, atol=5e-3)  # half precision
+    np.testing.assert_allclose(one.sum(1), 1, atol=1e-5)
+
+
+def test_what_cannot_be_asked(run: Path, refused: Refused) -> None:
+    assert "IMAGES= cannot be used: it must be at least one file" in refused("predict")
+    assert "nothing.png: no such file or folder" in refused("predict", "nothing.png")
+    Path("hollow").mkdir()
+    assert "hollow: no images there. Looked for .jpeg" in refused("predict", "hollow")
+    Image.new("RGB", (8, 8)).save("a.png")
+    assert "--abstain=2 cannot be used" in refused("predict", "a.png", "--abstain", "2")
+    assert "Did you mean '--abstain'?" in refused("predict", "a.png", "--abstian", "1")
+    said = refused("predict", "a.png", "--out", "a.txt")
+    assert "a file ending in .csv, .jsonl, .parquet" in said
+    assert "no checkpoint there" in refused("predict", "a.png", "--model", "hollow")
+    assert "m.onnx: no such file" in refused("predict", "a.png", "--model", "m.onnx")
+    Path("m.safetensors").write_bytes(b"no tensors")
+    assert "cannot be read as a model" in refused("predict", "a.png", "--model", "m.safetensors")
+    said = refused("predict", "a.png", "--model", str(run), "--devices", "quantum")
+    assert "--devices quantum: PyTorch has no such device" in said
+    assert not list(Path().glob("*.partial*"))
+
+
+def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
+    folder = str(smears / "images" / "TEST" / "MONOCYTE")
+    main(["explain", folder, "--model", str(run)])
+    with Image.open("explained.png") as image:
+        assert image.width > 1000
+    main(["explain", folder, "--model", str(run), "--out", "each"])
+    assert len(list(Path("each").glob("*.png"))) == 10
+    many = str(smears / "images")
+    assert "at most 60 for one figure" in refused("explain", many, "--model", str(run))
+
+
+def test_the_heat_follows_the_weights() -> None:
+    network = Network("test_efficientnet", 4, 160, [], 0.0, "flatten", Recipe()).eval()
+    names = list("abcd")
+    described = Description(names, 160, "test_efficientnet", [], "flatten", Recipe().as_dict(), 2.0)
+    saved = Saved(described, network, None)
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 160, 160, 3), np.uint8)
+    heat, probability, features = find_heat(saved, pixels)
+    assert features.shape == (4, network.maps(torch.zeros(1, 3, 160, 160)).shape[1])
+    assert heat.shape == (4, 160, 160)
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+    said = TorchModel(saved, [torch.device("cpu")]).classify(pixels)
+    np.testing.assert_allclose(probability, said, atol=1e-5)
+    torch.nn.init.normal_(network.head[-1].weight)  # type: ignore[index]
+    assert np.abs(find_heat(saved, pixels).heat - heat).mean() > 0.05
+
+
+def test_an_exported_model_answers_without_pytorch(run: Path, smears: Path) -> None:
+    folder = str(smears / "images" / "TEST")
+    main(["export", folder, "--model", str(run), "--out", "m.onnx"])
+    main(["predict", folder, "--model", str(run), "--out", "torch.csv"])
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # importing it fails
+        "from bloodcell.cli.main import main\n"
+        "main(['predict', sys.argv[1], '--model', 'm.onnx', '--out', 'onnx.csv', '--tta'])\n"
+        "main(['predict', sys.argv[1], '--model', 'm.onnx', '--out', 'onnx.csv'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for one, other in zip(asked("torch.csv"), asked("onnx.csv"), strict=True):
+        assert one["file"] == other["file"]
+        assert one["class"] == other["class"]
+        for name in (name for name in one if name.startswith("p_")):
+            assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-4)
+
+
+def test_8_bits_that_name_too_many_otherwise_are_not_kept(
+    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodcell.infer.export.LEAST_ALIKE", {8: 1.1})
+    folder = str(smears / "images" / "TEST" / "MONOCYTE")
+    words = ("export", folder, "--model", str(run), "--out", "m.onnx", "--int8", folder)
+    said = refused(*words)
+    assert "--out m.int8.onnx: the exported model names" in said
+    assert "This model is too unsure for fewer bits" in said
+    assert not list(Path().glob("m.*"))
+    said = refused(*words[:-3], "m.pt2", *words[-2:])
+    assert "8 bits are for .onnx" in said
+    assert "--int8=- cannot be used" in refused(*words[:-1], "-")
+
+
+def test_images_to_export_with_are_refused(
+    run: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ("--model", str(run), "--out", "m.onnx")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert "at least one image" in refused("export", "-", *model)
+    Path("bad").mkdir()
+    Path("bad/a.png").write_bytes(b"no image")
+    said = refused("export", "bad", *model)
+    assert "none of these images can be read (no image of a known format)" in said
+    Path("e.onnx").touch()
+    assert "e.onnx is exported already" in refused("export", "bad", "--model", "e.onnx")
+    assert not list(Path().glob("m.*"))
+
+
+def test_one_small_file_for_bloodcell(run: Path, smears: Path) -> None:
+    folder = str(smears / "images" / "TEST")
+    main(["export", folder, "--model", str(run), "--out", "m.safetensors"])
+    before, after = load_saved(run), load_saved(Path("m.safetensors"))
+    assert after.description == before.description
+    assert before.gallery is not None
+    assert after.gallery is not None
+    assert after.gallery.files == before.gallery.files
+    assert "In 16 bits, as here" in Path("m.safetensors.MODEL_CARD.md").read_text()
+
+
+def test_a_missing_bundle(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bloodcell.model.bundled.FOLDER", Path("nowhere"))
+    Image.new("RGB", (8, 8)).save("a.png")
+    said = refused("predict", "a.png")
+    assert "the bundled model is missing (nowhere/bloodcell.safetensors)" in said
+
+
+def test_the_bundled_model(smears: Path) -> None:
+    folder = str(smears / "images" / "TEST" / "MONOCYTE")
+    main(["predict", folder, "--out", "said.csv"])
+    (row, *_) = said = asked("said.csv")
+    assert len(said) == 10
+    assert {name for name in row if name.startswith("p_")} == {
+        f"p_{name}" for name in ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
+    }
+    file = find_bundled()
+    assert file.stat().st_size < 8e6
+    card = file.with_name("MODEL_CARD.md").read_text()
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+    saved = load_saved(file)
+    assert saved.gallery is not None
+    assert saved.trained_on is not None
+    assert saved.description.scores["split"] == "photo"
+
+
+def test_a_pytorch_export(run: Path, smears: Path) -> None:
+    main(["export", str(smears / "images" / "TEST"), "--model", str(run), "--out", "m.pt2"])
+    module = torch.export.load("m.pt2").module()
+    said = module(torch.zeros(3, 50, 70, 3, dtype=torch.uint8))
+    torch.testing.assert_close(said.sum(1), torch.ones(3))
+
+
+def test_an_export_that_differs_is_not_kept(
+    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodcell.infer.export.LARGEST", -1.0)
+    words = ["export", str(smears / "images" / "TEST"), "--model", str(run), "--out", "m.onnx"]
+    assert "It is not kept" in refused(*words)
+    assert not list(Path().glob("m.onnx*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict nothing.png",
+        "export nothing.png --out a.h5",
+        "explain nothing.png --out a.jpg",
+        "serve --port no",
+        "serve --data nothing",
+    ],
+)
+def test_nothing_heavy_is_imported_to_refuse(words: str) -> None:
+    code = (
+        "import sys; from bloodcell.cli.main import main\n"
+        f"try: main({words.split()})\n"
+        "except SystemExit as stop: assert stop.code == 2\n"
+        "assert not {'torch', 'lightning', 'timm', 'gradio'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

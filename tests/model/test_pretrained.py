@@ -1,0 +1,185 @@
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from bloodcell.errors import InputError
+from bloodcell.model.network import Recipe, create_trunk
+from bloodcell.model.pretrained import load_trunk, read_recipe
+
+TINY = "test_efficientnet"
+V1 = "mobilenetv1_100"
+
+
+@pytest.fixture
+def trunk() -> nn.Module:
+    return create_trunk(TINY, Recipe())
+
+
+def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
+def test_a_pth_file(trunk: nn.Module, tmp_path: Path, wrap: str | None) -> None:
+    state = trunk.state_dict() | {"classifier.weight": torch.zeros(10, 3)}
+    torch.save({wrap: state, "epoch": 3} if wrap else state, tmp_path / "w.pth")
+    fresh = create_trunk(TINY, Recipe())
+    load_trunk(fresh, TINY, str(tmp_path / "w.pth"))
+    assert_equal(state_of(fresh), state_of(trunk))
+
+
+def test_a_safetensors_file_brings_its_recipe(tmp_path: Path) -> None:
+    wanted = Recipe("w.safetensors", (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), {"pad_type": "same"})
+    trunk = create_trunk(V1, wanted)
+    said = {"mean": "0.1,0.2,0.3", "std": "1", "pad_type": "same"}
+    save_file(state_of(trunk), tmp_path / "w.safetensors", said)
+    assert read_recipe(V1, str(tmp_path / "w.safetensors")) == wanted
+
+
+def test_keras_names_and_shapes(tmp_path: Path) -> None:
+    """A file in Keras' layout, made from a trunk of ours, gives the same trunk back."""
+    options = {"pad_type": "same", "bn_eps": 1e-3}
+    trunk = create_trunk(V1, Recipe(options=options))  # type: ignore[arg-type]
+    write_keras(state_of(trunk), tmp_path / "w.h5")
+    fresh = create_trunk(V1, Recipe())
+    load_trunk(fresh, V1, str(tmp_path / "w.h5"))
+    assert_equal(state_of(fresh), state_of(trunk))
+    recipe = read_recipe(V1, str(tmp_path / "w.h5"))
+    assert recipe.options == options | {"bn_momentum": 0.01}
+    assert recipe.mean == recipe.std == (0.5, 0.5, 0.5)
+
+
+def write_keras(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes mobilenet weights as Keras does: layers conv1, conv_dw_1, conv_dw_1_bn, ..."""
+    ours = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean"}
+    blocks: list[str] = []
+    with h5py.File(path, "w") as file:
+        for key, value in state.items():
+            module, parameter = key.rsplit(".", 1)
+            if module.startswith("blocks"):
+                block, layer = module.rsplit(".", 1)
+                if block not in blocks:
+                    blocks.append(block)
+                number = blocks.index(block) + 1
+                kinds = {"conv_dw": "dw_{}", "bn1": "dw_{}_bn", "conv_pw": "pw_{}"}
+                name = "conv_" + kinds.get(layer, "pw_{}_bn").format(number)
+            else:
+                name = {"conv_stem": "conv1", "bn1": "conv1_bn"}[module]
+            array = value.numpy()
+            if array.ndim == 4:
+                order = (2, 3, 0, 1) if "dw" in name else (2, 3, 1, 0)
+                array, kind = array.transpose(order), "kernel"
+            else:
+                kind = ours.get(parameter, "moving_variance")
+            file[f"{name}/{name}/{kind}:0"] = np.ascontiguousarray(array)
+
+
+@pytest.mark.real
+def test_two_files_of_the_same_weights_give_equal_features(real_zip: Path) -> None:
+    folder = real_zip.parent.parent / "weights"
+    features = []
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    for name in ("mobilenetv1_100.tf_in1k.safetensors", "mobilenet_1_0_224_tf_no_top.h5"):
+        weights = str(folder / name)
+        recipe = read_recipe(V1, weights)
+        assert recipe.options == {"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01}
+        trunk = create_trunk(V1, recipe).eval()
+        load_trunk(trunk, V1, weights)
+        features.append(trunk(images))
+    torch.testing.assert_close(*features)
+    assert features[0].std() > 0.1
+
+
+def test_weights_of_another_backbone(trunk: nn.Module, tmp_path: Path) -> None:
+    torch.save(trunk.state_dict(), tmp_path / "w.pth")
+    other = create_trunk("mobilenetv3_small_050", Recipe())
+    before = {key: value.clone() for key, value in state_of(other).items()}
+    with pytest.raises(InputError) as refused:
+        load_trunk(other, "mobilenetv3_small_050", str(tmp_path / "w.pth"))
+    message = str(refused.value)
+    assert "does not fit model.backbone='mobilenetv3_small_050'" in message
+    assert "wrong shape: " in message
+    assert " is (" in message
+    assert "), needs (" in message
+    assert "missing: blocks." in message
+    assert "Name the backbone" in message
+    assert_equal(state_of(other), before)
+
+
+def test_no_such_file(trunk: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"model\.weights='no\.pth' is no file, nor 'imagenet'"):
+        load_trunk(trunk, TINY, "no.pth")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.h5"])
+def test_a_damaged_file(trunk: nn.Module, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"damaged" * 100)
+    with pytest.raises(InputError, match=rf"{name}' cannot be read as weights \(.*Give model\.wei"):
+        load_trunk(trunk, TINY, str(tmp_path / name))
+
+
+def test_a_file_of_no_known_kind(trunk: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "w.onnx").touch()
+    with pytest.raises(InputError, match=r"w\.onnx' is of no known kind"):
+        load_trunk(trunk, TINY, str(tmp_path / "w.onnx"))
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("evil",)
+
+
+def test_code_in_a_file_is_not_run(trunk: nn.Module, tmp_path: Path) -> None:
+    torch.save({"state_dict": Evil()}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"cannot be read as weights"):
+        load_trunk(trunk, TINY, str(tmp_path / "w.pth"))
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_tag_timm_has_not() -> None:
+    with pytest.raises(
+        InputError, match=r"mobilenetv1_100\.bogus': timm has the model but not thi"
+    ):
+        read_recipe("mobilenetv1_100.bogus", "imagenet")
+
+
+def test_imagenet_without_a_network(trunk: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(InputError, match=r"'test_efficientnet' could not be downloaded.*or 'none'"):
+        load_trunk(trunk, TINY, "imagenet")
+
+
+def test_imagenet_from_the_hubs_cache(
+    trunk: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real way through timm and its hub client, answered by a cache made here."""
+    snapshot = tmp_path / "models--timm--test_efficientnet.r160_in1k" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("0")
+    whole = {"classifier.weight": torch.zeros(1000, 256), "classifier.bias": torch.zeros(1000)}
+    save_file(trunk.state_dict() | whole, snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    fresh = create_trunk(TINY, Recipe())
+    load_trunk(fresh, TINY, "imagenet")
+    assert_equal(state_of(fresh), state_of(trunk))
+    assert read_recipe(TINY, "imagenet").source == "imagenet"
+
+
+def test_a_model_without_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.get_pretrained_cfg", lambda _: None)
+    with pytest.raises(InputError, match=r"timm has no pretrained weights for model\.backbone="):
+        load_trunk(nn.Identity(), "mobilenetv1_100", "imagenet")

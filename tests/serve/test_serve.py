@@ -1,0 +1,328 @@
+import asyncio
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from bloodcell import load
+from bloodcell.data.source import open_source
+from bloodcell.errors import InputError
+from bloodcell.infer.saved import load_saved
+from bloodcell.serve.api import Gate
+from bloodcell.serve.photographs import find_source, open_photographs
+
+Refused = Callable[..., str]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@contextlib.contextmanager
+def serving(model: Path, place: Path, *more: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A running server: its address and its process, which is killed if it does not end."""
+    command = [sys.executable, "-m", "bloodcell", "serve", "--model", str(model), "--port", "0"]
+    with subprocess.Popen(
+        [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"asked: (http://\S+:\d+) \(Ctrl-C ends it\)", line)
+            assert found, line + (process.stderr.read() if process.stderr else "")
+            yield found[1], process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def served(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A server for all tests, ended by Ctrl-C while a page is open."""
+    with serving(run, tmp_path_factory.mktemp("served")) as (address, process):
+        yield address, process.pid
+        with httpx.stream("GET", f"{address}/gradio_api/heartbeat/x", timeout=60) as page:
+            assert page.status_code == 200
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        assert (process.returncode, said.strip().splitlines()[-1]) == (0, "stopped")
+
+
+@pytest.fixture
+def images(smears: Path) -> list[Path]:
+    return sorted((smears / "images" / "TEST").glob("*/*.jpeg"))[::10]
+
+
+def post(address: str, *files: tuple[str, bytes], **options: Any) -> httpx.Response:
+    given = [("image", file) for file in files]
+    return httpx.post(f"{address}/api/predict", files=given, timeout=60, **options)
+
+
+def test_health(served: tuple[str, int]) -> None:
+    said = httpx.get(f"{served[0]}/health").json()
+    assert (said["status"], said["model"], len(said["classes"])) == ("ok", "asked", 4)
+
+
+def test_the_interface_answers_as_predict_does(
+    served: tuple[str, int], images: list[Path], run: Path
+) -> None:
+    answer = post(served[0], *((path.name, path.read_bytes()) for path in images))
+    assert answer.status_code == 200
+    said = answer.json()
+    assert said["not_for"] == "diagnosis"
+    expected = load(run).predict(images)
+    for one, other in zip(said["images"], expected, strict=True):
+        assert one["class"] == other.class_name
+        assert one["probability"] == pytest.approx(other.probability, abs=1e-4)
+        near = [neighbour["distance"] for neighbour in one["nearest_of_class"]]
+        assert near == sorted(near)
+        assert {neighbour["class_name"] for neighbour in one["nearest_of_class"]} == {one["class"]}
+        assert one["unlike_training"] == (one["distance"]["nearest"] > one["distance"]["threshold"])
+
+
+def test_a_bad_image_costs_its_own_answer(served: tuple[str, int], images: list[Path]) -> None:
+    good = (images[0].name, images[0].read_bytes())
+    answer = post(served[0], good, ("no.png", b"nothing"), ("empty.png", b""))
+    errors = [one.get("error") for one in answer.json()["images"]]
+    assert (answer.status_code, errors) == (
+        200,
+        [None, "no image of a known format", "empty file"],
+    )
+    assert post(served[0], ("no.png", b"nothing")).status_code == 422
+    answer = httpx.post(f"{served[0]}/api/predict", files={"file": good})
+    assert (answer.status_code, "form field `image`" in answer.json()["error"]) == (422, True)
+
+
+def test_what_is_too_large_is_refused(
+    served: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side, said in ((9_000, "9,000 x 9,000 pixels, more than the 40"), (20_000, "bomb")):
+        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", None)
+        file = io.BytesIO()
+        Image.new("1", (side, side)).save(file, "PNG")
+        answer = post(served[0], ("bomb.png", file.getvalue()))
+        assert answer.status_code == 422
+        assert said in answer.json()["images"][0]["error"]
+    large = bytes(51_000_000)
+    for place in ("/api/predict", "/gradio_api/upload"):
+        answer = httpx.post(f"{served[0]}{place}", files={"image": large}, timeout=60)
+        assert answer.status_code == 413
+        assert answer.json() == {"error": "more than 50 MB in one request"}
+    unsaid = (part for part in (b"--x", b"y"))  # its length is not said beforehand
+    answer = httpx.post(f"{served[0]}/api/predict", content=unsaid, timeout=60)
+    assert answer.status_code == 411
+    answer = post(served[0], *[("a.png", b"")] * 33)
+    assert (answer.status_code, answer.json()["error"]) == (413, "33 images; at most 32 at a time")
+
+
+def test_pages_of_others_are_kept_out(served: tuple[str, int], images: list[Path]) -> None:
+    """A page of another site that makes the browser send requests here."""
+    file = {"image": images[0].read_bytes()}
+    for place in ("/api/predict", "/gradio_api/upload"):
+        for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+            answer = httpx.post(f"{served[0]}{place}", files=file, headers=headers)
+            assert (answer.status_code, "evil.example" in answer.text) == (403, True)
+    own = {"Origin": served[0]}
+    assert httpx.post(f"{served[0]}/api/predict", files=file, headers=own).status_code == 200
+    port = served[0].rpartition(":")[2]
+    assert httpx.get(f"http://localhost:{port}/health").status_code == 200
+
+
+def test_200_at_once_beside_connections_that_say_nothing(
+    served: tuple[str, int], images: list[Path]
+) -> None:
+    host, port = served[0].removeprefix("http://").split(":")
+    data = images[0].read_bytes()
+    head = b"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n"
+    with contextlib.ExitStack() as silent, ThreadPoolExecutor(200) as pool:
+        for said in (b"", head, head + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x"):
+            for _ in range(10):
+                line = silent.enter_context(socket.create_connection((host, int(port))))
+                line.sendall(said)
+        answers = list(pool.map(lambda _: post(served[0], ("a.jpeg", data)), range(200)))
+    assert [answer.status_code for answer in answers] == [200] * 200
+    assert len({json.dumps(answer.json()["images"][0]["class"]) for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [b"GET /../../etc/passwd HTTP/1.1", b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1",
+     b"GET /assets/..%2f..%2fetc/passwd HTTP/1.1", b"GET /" + b"a" * 200_000 + b" HTTP/1.1",
+     b"BREW /api/predict HTTP/1.1", b"\0\xff\xfe", b"PUT /api/predict HTTP/1.1",
+     b"GET /gradio_api/file=../../../../etc/passwd HTTP/1.1"],
+)  # fmt: skip
+def test_requests_that_are_none(request_line: bytes, served: tuple[str, int]) -> None:
+    host, port = served[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        end = b"\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        with contextlib.suppress(ConnectionError):  # it may hang up before all was said
+            line.sendall(request_line + end)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while part := line.recv(65_536):
+                answer += part
+    assert b"root:" not in answer
+    assert not answer or int(answer.split()[1]) in (200, 307, 400, 403, 404, 405, 414, 431)
+    if b" 200 " in answer[:20]:  # the page itself, whatever was asked for
+        assert b"<!doctype html>" in answer.lower()
+
+
+def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bloodcell.serve.api.SLOWEST", 0.05)
+    seen: list[str] = []
+
+    async def app(_: Any, receive: Any, __: Any) -> None:
+        while not seen or seen[-1] == "http.request":
+            seen.append((await receive())["type"])
+
+    async def trickle() -> dict[str, object]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"-", "more_body": True}
+
+    scope = {"type": "http", "headers": [(b"host", b"localhost")]}
+    gate = Gate(app, frozenset(["localhost"]), 1000)
+    asyncio.run(gate(scope, trickle, None))  # type: ignore[arg-type]
+    assert seen[-1] == "http.disconnect"
+    assert 2 <= len(seen) <= 4
+
+
+def test_nothing_else_is_handed_out(served: tuple[str, int]) -> None:
+    for path in ("/etc/passwd", __file__):
+        answer = httpx.get(f"{served[0]}/gradio_api/file={path}")
+        assert answer.status_code == 403
+    assert httpx.get(f"{served[0]}/api/nothing").status_code == 404
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_memory_stays_flat(served: tuple[str, int], images: list[Path]) -> None:
+    address, process = served
+    file = io.BytesIO()
+    Image.new("RGB", (4_000, 4_000)).save(file, "PNG")
+    large = file.getvalue()  # 48 MB when decoded
+
+    def resident() -> int:
+        status = Path(f"/proc/{process}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) * 1024
+
+    def ask(n: int) -> int:
+        path = images[n % len(images)]
+        return post(address, (path.name, path.read_bytes()), ("no.png", b"no")).status_code
+
+    def ask_much(_: int) -> int:
+        return post(address, *[("large.png", large)] * 4).status_code
+
+    with ThreadPoolExecutor(2) as pool:  # two users
+        assert set(pool.map(ask, range(60))) == {200}
+        assert set(pool.map(ask_much, range(3))) == {200}
+        before = resident()
+        assert set(pool.map(ask, range(200))) == {200}
+        assert set(pool.map(ask_much, range(3))) == {200}
+    assert resident() - before < 3 * 48e6  # not the 12 that were decoded
+
+
+def test_the_training_photographs_are_shown(run: Path, smears: Path, tmp_path: Path) -> None:
+    gallery = load_saved(run).gallery
+    assert gallery is not None
+    with contextlib.ExitStack() as opened:
+        source = find_source(run)
+        assert source is not None
+        assert source.root == smears / "images"
+        assert find_source(run / "checkpoints" / "best.ckpt") is not None
+        show = open_photographs(source, gallery, False, opened)
+        picture = show(gallery.files[0])
+        assert picture is not None
+        assert max(picture.size) == 96
+        assert show("gone.jpeg") is None
+        other = tmp_path / "other" / gallery.files[0]
+        other.parent.mkdir(parents=True)
+        other.write_bytes(b"no image")
+        strange = open_source(str(tmp_path / "other"))
+        assert open_photographs(strange, gallery, False, opened)(gallery.files[0]) is None
+        with pytest.raises(InputError, match=r"--data .*other lacks \d+ of \d+ photographs"):
+            open_photographs(strange, gallery, True, opened)
+        broken = open_photographs(strange, gallery._replace(files=gallery.files[:1]), True, opened)
+        assert broken(gallery.files[0]) is None, "it cannot be read"
+    assert find_source(tmp_path / "m.safetensors") is None
+
+
+def test_others_are_let_in_only_with_a_warning_and_term_cleans_up(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    with serving(run, tmp_path, "--host", "0.0.0.0") as (address, process):
+        assert httpx.get(f"{address}/health", headers={"Host": "any.example"}).status_code == 200
+        assert list((tmp_path / "tmp").glob("*/drawn *.jpeg"))
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 143
+    assert "--host 0.0.0.0: whoever reaches this machine can use it, without a password." in said
+    assert not list((tmp_path / "tmp").glob("*/drawn *.jpeg"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:playwright")
+def test_in_a_browser(served: tuple[str, int], images: list[Path], tmp_path: Path) -> None:
+    """Two people at once, a bad file among theirs, and a drawn example; nothing leaves."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        hosts: set[str] = set()
+        pages = [browser.new_page() for _ in range(2)]
+        for page in pages:
+            page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
+            page.goto(served[0])
+            page.wait_for_selector("#images input[type=file]", state="attached")
+            assert "Not for diagnosis" in page.inner_text("body")
+        chosen = [images[:2], [images[2], bad]]
+        for page, files in zip(pages, chosen, strict=True):
+            page.set_input_files("#images input[type=file]", [str(file) for file in files])
+        for page, files in zip(pages, chosen, strict=True):
+            page.wait_for_selector(".bc-card >> nth=1", timeout=30_000)
+            assert page.locator(".bc-card h3").all_inner_texts() == [f.name for f in files]
+        assert pages[0].locator(".bc-card").first.locator(".bc-bar").count() == 4
+        shown = pages[0].locator(".bc-card").first.locator("img")
+        assert shown.count() == 2 + 3  # the image, its heat, its nearest training photographs
+        assert "no image of a known format" in pages[1].inner_text(".bc-bad >> nth=-1")
+        pages[0].get_by_text("drawn monocyte").click()
+        pages[0].get_by_role("heading", name="drawn monocyte.jpeg").wait_for(timeout=30_000)
+        browser.close()
+    assert {host for host in hosts if host} == {served[0].split("/")[2]}
+
+
+def test_what_cannot_be_served_is_refused(run: Path, refused: Refused) -> None:
+    assert "serve takes no other words (got: a.png)" in refused("serve", "a.png")
+    assert "--port=99999 cannot be used" in refused("serve", "--port", "99999")
+    assert "keeps no maps" in refused("serve", "--model", _touch("m.onnx"))
+    said = refused("serve", "--model", str(run), "--data", "nothing", "--port", "0")
+    assert "--data='nothing' does not exist" in said
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = refused("serve", "--model", str(run), "--port", port)
+    assert f"--host 127.0.0.1 --port {port} cannot be listened at" in said
+    assert "--port 0 for a free one" in said
+
+
+def test_missing_packages_are_named(
+    run: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    said = refused("serve", "--model", str(run), "--port", "0")
+    assert "serve needs more packages: pip install 'bloodcell[serve]'" in said
+
+
+def _touch(name: str) -> str:
+    Path(name).touch()
+    return os.fspath(Path(name))

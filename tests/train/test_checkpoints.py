@@ -1,0 +1,225 @@
+"""What is kept of a run that is stopped, damaged or goes wrong."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bloodcell.cli.main import main
+from bloodcell.data.batches import Batch
+from bloodcell.evaluate.history import read_history
+from bloodcell.train.task import Classifier
+
+Refused = Callable[..., str]
+
+
+def stop_at(
+    monkeypatch: pytest.MonkeyPatch, nth: int, *numbers: int, where: str = "training_step"
+) -> None:
+    """Sends signals to this process in the n-th step of all epochs."""
+    step, calls = getattr(Classifier, where), 0
+
+    def counted(self: Classifier, batch: Batch, batch_idx: int) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, where, counted)
+
+
+@pytest.fixture
+def small(words: list[str]) -> list[str]:
+    return [*words, "--data.batch_size", "4", "--trainer.max_epochs", "2", "--name", "c"]
+
+
+def checkpoint(name: str, version: int = 0) -> dict[str, torch.Tensor]:
+    path = Path(f"lightning_logs/c/version_{version}/checkpoints/{name}.ckpt")
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "where", "steps"),
+    [
+        (signal.SIGINT, 130, "training_step", 14),
+        (signal.SIGTERM, 143, "training_step", 14),
+        (signal.SIGUSR1, 143, "validation_step", 11),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
+    number: int,
+    status: int,
+    where: str,
+    steps: int,
+    small: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In its fourteenth step of eleven an epoch; in the first validation, which it finishes."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 14 if steps == 14 else 4, number, where=where)
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", *small])
+    assert stopped.value.code == status
+    said = capfd.readouterr()
+    assert "stopping after this step, or this validation; Ctrl-C once more" in said.err
+    assert re.search(r"To go on:\n  \S*bloodcell fit --ckpt_path lightning_logs/c/v", said.out)
+    assert checkpoint("last")["global_step"] == steps
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    main(["fit", *small, "--resume", "auto"])
+    assert len(read_history(Path("lightning_logs/c/version_0/metrics.csv"))) == 2
+    assert not Path("lightning_logs/c/version_0/checkpoints/before.ckpt").exists()
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *small, "--resume", "auto"])
+    assert stopped.value.code == 0
+    assert "lightning_logs/c/version_0 is finished: nothing to go on with" in capfd.readouterr().out
+
+
+def test_a_run_that_ended_early_is_finished(
+    small: list[str], refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command trains it no further; more epochs do."""
+    early = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+    early += ["--trainer.callbacks.patience", "0", "--trainer.max_epochs", "9", "--model.lr", "0.1"]
+    main(["fit", *small, *early])
+    run = Path("lightning_logs/c/version_0")
+    done = len(read_history(run / "metrics.csv"))
+    assert done < 9
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *small, *early, "--resume", "auto"])
+    assert stopped.value.code == 0
+    assert "is finished: nothing to go on with" in capsys.readouterr().out
+    said = refused("fit", *small, *early, "--ckpt_path", "last")
+    assert f"this run has finished its {done} epochs (trainer.max_epochs=9)" in said
+    main(["fit", *small, *early, "--ckpt_path", "last", "--trainer.max_epochs", "10"])
+    assert len(read_history(run / "metrics.csv")) > done
+
+
+def test_the_second_ctrl_c_stops_at_once(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 3, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *small])
+    assert stopped.value.code == 130
+    assert list(Path().rglob("*.ckpt")) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "turned"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    damage: str,
+    small: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 14, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            main(["fit", *small])
+    last = Path("lightning_logs/c/version_0/checkpoints/last.ckpt")
+    whole = last.read_bytes()
+    middle = len(whole) // 2
+    last.write_bytes(
+        whole[:middle] + (b"" if damage == "cut" else b"\0\1\2\3" + whole[middle + 4 :])
+    )
+    main(["fit", *small, "--ckpt_path", "last"])
+    said = capsys.readouterr().err
+    assert "last.ckpt cannot be read as a checkpoint (" in said
+    assert "Trying before.ckpt." in said
+    assert checkpoint("last")["global_step"] == 22
+
+
+def test_checkpoints_within_an_epoch(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By steps and by minutes; within a sum of gradients, or where a validation is due, later."""
+    kept: list[int] = []
+    save = "bloodcell.train.checkpoints.WholeFiles.save_checkpoint"
+    monkeypatch.setattr(
+        save, lambda self, checkpoint, path, **_: kept.append(checkpoint["global_step"])
+    )
+    small += ["--trainer.max_epochs", "1"]
+    main(["fit", *small, "--save_every_n_steps", "4"])
+    assert sorted(set(kept)) == [4, 8, 11]
+    kept.clear()
+    main(["fit", *small, "--save_every_minutes", "1e-9", "--trainer.accumulate_grad_batches", "3"])
+    assert sorted(set(kept)) == [1, 2, 3, 4]
+    kept.clear()
+    half = ["--trainer.val_check_interval", "5", "--save_every_n_steps", "5"]
+    main(["fit", *small, *half])
+    assert sorted(set(kept)) == [6, 11]
+
+
+def test_a_loss_that_is_no_number_takes_the_run_back(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, calls = Classifier.training_step, 0
+
+    def poisoned(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return step(self, batch, batch_idx) * (float("nan") if calls in (15, 17) else 1)
+
+    monkeypatch.setattr(Classifier, "training_step", poisoned)
+    main(["fit", *small, "--model.lr", "1e-3", "--rollbacks", "2"])
+    said = capsys.readouterr().out
+    assert "no finite number in step 4 of epoch 2, with model.lr=0.001, of TRAIN/" in said
+    assert "Back to the last checkpoint, with model.lr=0.0005." in said
+    assert "Back to the last checkpoint, with model.lr=0.00025." in said
+    history = read_history(Path("lightning_logs/c/version_0/metrics.csv"))
+    assert [line.lr for line in history] == [1e-3, 2.5e-4]
+    assert all(torch.isfinite(value).all() for value in checkpoint("last")["state_dict"].values())
+
+
+def test_what_is_told_of_a_loss_that_is_no_number(
+    small: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls, rows = Classifier.training_step, 0, list[int]()
+
+    def poisoned(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        nonlocal calls, rows
+        calls += 1
+        rows = batch["row"].tolist() if calls == 14 else rows
+        return step(self, batch, batch_idx) * (float("nan") if calls == 14 else 1)
+
+    monkeypatch.setattr(Classifier, "training_step", poisoned)
+    said = refused("fit", *small)
+    assert "the loss is no finite number in step 3 of epoch 2" in said
+    assert "fit --ckpt_path lightning_logs/c/version_0 --rollbacks 3" in said
+    images = Path(small[1]).rglob("*.jpeg")
+    names = sorted(path.relative_to(small[1]).as_posix() for path in images)
+    assert all(names[row] in said for row in rows)
+
+
+def test_numbers_that_cannot_be_used(refused: Refused, small: list[str]) -> None:
+    said = refused("fit", *small, "--save_every_n_steps", "0")
+    assert "--save_every_n_steps=0 cannot be used: it must be 1 or more, or null." in said
+    assert "--save_every_minutes=-1.0 cannot" in refused("fit", *small, "--save_every_minutes=-1")
+    assert "--rollbacks=-1 cannot be used" in refused("fit", *small, "--rollbacks=-1")
+    assert "--resume=always cannot be used: it must be auto." in refused(
+        "fit", "--resume", "always"
+    )
+    said = refused("fit", "--resume", "auto", "--ckpt_path", "last")
+    assert "--resume=auto cannot be used: it must be given alone, without --ckpt_path." in said
+
+
+def test_a_clock_that_goes_back(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a day, between two epochs: times are measured, not read off a clock."""
+    main(["fit", *small, "--trainer.max_epochs", "1"])
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() - 86_400)
+    main(["fit", *small, "--ckpt_path", "last"])
+    run = Path("lightning_logs/c/version_0")
+    history = read_history(run / "metrics.csv")
+    assert [line.epoch for line in history] == [0, 1]
+    assert all(0 < line.seconds < 60 for line in history)
+    assert 0 < json.loads((run / "scores.json").read_text())["learning_time_seconds"] < 120
+    steps = [event.step for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
+    assert sorted(steps) == [10, 21]
