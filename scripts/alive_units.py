@@ -35,7 +35,7 @@ def report(images: str, run: Path) -> None:
     with ExitStack() as archives:
         found = list(find_images([images], archives))
         some = found[:: max(1, len(found) // _IMAGES)][:_IMAGES]
-        batches = decode_batches(some, saved.description.look, _BATCH)
+        batches = decode_batches(some, saved.description.input_format, _BATCH)
         pixels = [
             np.stack([one.pixels for one in batch if one.pixels is not None]) for batch in batches
         ]

@@ -20,7 +20,7 @@ _SEED = 10_000_000  # far from those that anything was trained on
 
 def measure(run: Path) -> None:
     saved = load_saved(run)
-    look = saved.description.look
+    look = saved.description.input_format
     size = look.size
     print("class: share of the heat in the cell's box, of the picture in the box, right answers")
     for name in CLASS_NAMES:

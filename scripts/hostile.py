@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from bloodcell.cli.main import main as bloodcell
 from bloodcell.data.cache import open_cached
-from bloodcell.data.crop import Look
+from bloodcell.data.crop import InputFormat
 from bloodcell.data.decode import READ_ERRORS, decode
 from bloodcell.data.source import open_source, read_file
 from bloodcell.data.table import build_table
@@ -26,8 +26,8 @@ from bloodcell.datasets.drawn import write_smears
 from bloodcell.errors import InputError
 from bloodcell.evaluate.experiments import read_runs
 from bloodcell.infer.open import open_model
-from bloodcell.model.network import Recipe, create_trunk
-from bloodcell.model.pretrained import load_trunk, read_recipe
+from bloodcell.model.network import PretrainedConfig, create_trunk
+from bloodcell.model.pretrained import load_trunk, read_pretrained_config
 
 TRUNK = "test_efficientnet"
 
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
 def read_image(path: Path) -> object:
     try:
-        return decode(read_file(path), Look(32))
+        return decode(read_file(path), InputFormat(32))
     except READ_ERRORS as error:  # the row of this image says why
         raise InputError(str(error)) from error
 
@@ -55,7 +55,7 @@ def read_archive(path: Path) -> object:
     source = open_source(str(path))
     table = build_table(source)
     names = [row.path for row in table.rows]
-    return open_cached(source, names, Look(32), 1.0, path.parent / "cache")
+    return open_cached(source, names, InputFormat(32), 1.0, path.parent / "cache")
 
 
 def read_settings(path: Path) -> object:
@@ -63,8 +63,8 @@ def read_settings(path: Path) -> object:
 
 
 def read_trunk(path: Path) -> object:
-    recipe = read_recipe(TRUNK, str(path))
-    load_trunk(create_trunk(TRUNK, Recipe()), TRUNK, str(path))
+    recipe = read_pretrained_config(TRUNK, str(path))
+    load_trunk(create_trunk(TRUNK, PretrainedConfig()), TRUNK, str(path))
     return recipe
 
 
@@ -231,7 +231,7 @@ def make_configs(config: bytes) -> dict[str, bytes]:
 
 def make_weights(folder: Path) -> dict[str, bytes]:
     """Weights of a trunk, and hostile ones."""
-    state = create_trunk(TRUNK, Recipe()).state_dict()
+    state = create_trunk(TRUNK, PretrainedConfig()).state_dict()
     torch.save(state, folder / "w.pth")
     torch.save({"state_dict": Evil()}, folder / "evil.pth")
     torch.save({k: v.flatten()[:1] for k, v in state.items()}, folder / "shapes.pth")

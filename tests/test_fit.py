@@ -599,7 +599,7 @@ def test_a_training_that_starts_from_an_own_model(
     write_saved(saved, Path("own.safetensors"))
     words = [*words, "--model.weights", "own.safetensors"]
     started = Classifier(list("abcd"), 32, "test_efficientnet", "own.safetensors")
-    assert started.recipe.source == "own.safetensors"
+    assert started.pretrained_config.source == "own.safetensors"
     for name, value in started.network.trunk.named_parameters():
         trained = saved.network.trunk.state_dict()[name]
         torch.testing.assert_close(value, trained, rtol=1e-3, atol=1e-4)  # it is in half precision
@@ -613,8 +613,12 @@ def test_a_training_that_starts_from_an_own_model(
 
 def test_the_bundled_weights_start_a_training() -> None:
     model = Classifier(list("abcd"), 64, "mobilenetv1_100", "bundled")
-    assert model.recipe.source == "bundled"
-    assert model.recipe.options == {"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01}
+    assert model.pretrained_config.source == "bundled"
+    assert model.pretrained_config.options == {
+        "pad_type": "same",
+        "bn_eps": 1e-3,
+        "bn_momentum": 0.01,
+    }
     trunk = load_saved(find_bundled()).network.trunk.state_dict()
     found = model.network.trunk.state_dict()
     assert all(torch.equal(found[name], trunk[name]) for name in trunk if "num_batches" not in name)

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from bloodcell.cli.configs import find_config
 from bloodcell.cli.main import main
 from bloodcell.data import source
-from bloodcell.data.crop import Look
+from bloodcell.data.crop import InputFormat
 from bloodcell.data.decode import READ_ERRORS, decode
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
 from bloodcell.datasets import photos
 from bloodcell.errors import InputError
-from bloodcell.model.network import Recipe
+from bloodcell.model.network import PretrainedConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import fuzz
@@ -81,7 +81,7 @@ def test_an_image_cut_and_continued_anywhere(place: int, rest: bytes) -> None:
         "0000001049444154789c63f8cfc0c0f09f8101000cfd02fe"
     )
     with contextlib.suppress(*READ_ERRORS):
-        assert decode(whole[:place] + rest, Look(32)).shape == (32, 32, 3)
+        assert decode(whole[:place] + rest, InputFormat(32)).shape == (32, 32, 3)
 
 
 @settings(max_examples=100, deadline=None)
@@ -148,7 +148,7 @@ def test_a_picture_that_is_a_program_is_none(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     with pytest.raises(ValueError, match="no image of a known format"):
-        decode(page, Look(32))
+        decode(page, InputFormat(32))
     assert not (tmp_path / "evil").exists()
 
 
@@ -178,7 +178,7 @@ def test_an_archive_that_unfolds_without_limit(tmp_path: Path) -> None:
 )
 def test_recipes_of_strangers(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Recipe.from_dict(Recipe().as_dict() | change)
+        PretrainedConfig.from_dict(PretrainedConfig().as_dict() | change)
 
 
 @pytest.mark.parametrize(

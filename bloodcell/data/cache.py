@@ -20,7 +20,7 @@ import numpy as np
 import PIL
 from filelock import FileLock, Timeout
 
-from bloodcell.data.crop import Look, Pixels
+from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.data.decode import decode_into
 from bloodcell.data.source import Source, cache_folder
 from bloodcell.errors import InputError
@@ -57,14 +57,18 @@ class Entry(NamedTuple):
 
 
 def open_cached(
-    source: Source, names: Sequence[str], look: Look, limit_gib: float, home: Path | None = None
+    source: Source,
+    names: Sequence[str],
+    input_format: InputFormat,
+    limit_gib: float,
+    home: Path | None = None,
 ) -> tuple[Pixels, dict[str, str]]:
     """Opens the decoded images of a source, and decodes them first where they are not there.
 
     Args:
         source: where the images lie.
         names: all that belong to the data set.
-        look: what of each picture is kept.
+        input_format: what of each picture is kept.
         limit_gib: what all entries may take; those used longest ago give way to a new one.
         home: folder of the entries; None is the cache of the program.
 
@@ -77,27 +81,27 @@ def open_cached(
     """
     home = home or cache_folder() / "pixels"
     home.mkdir(parents=True, exist_ok=True)
-    folder = home / fingerprint(source, names, look)
-    shape = (len(names), look.size, look.size, 3)
+    folder = home / fingerprint(source, names, input_format)
+    shape = (len(names), input_format.size, input_format.size, 3)
     with FileLock(folder.with_suffix(".lock")):  # of several processes, one decodes
         opened = _open(folder, shape)
-        if opened is None or _mended(opened[1], source, look):
-            _make_room(home, 3 * len(names) * look.size**2, limit_gib)
-            opened = _build(folder, source, names, look)
+        if opened is None or _mended(opened[1], source, input_format):
+            _make_room(home, 3 * len(names) * input_format.size**2, limit_gib)
+            opened = _build(folder, source, names, input_format)
         os.utime(folder)
     return opened
 
 
-def fingerprint(source: Source, names: Sequence[str], look: Look) -> str:
+def fingerprint(source: Source, names: Sequence[str], input_format: InputFormat) -> str:
     """Names an entry: it changes with any file, its size, its time (or CRC) and the decoding.
 
     Args:
         source: where the images lie.
         names: all that belong to the data set.
-        look: what of each picture is kept.
+        input_format: what of each picture is kept.
     """
     lines = [f"{name} {source.sizes[name]} {source.stamps[name]}" for name in names]
-    text = "\n".join([_METHOD, str(source.root), str(look), *lines])
+    text = "\n".join([_METHOD, str(source.root), str(input_format), *lines])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -152,12 +156,12 @@ def _open(folder: Path, shape: tuple[int, ...]) -> tuple[Pixels, dict[str, str]]
     return (pixels, said["unreadable"]) if said and pixels.shape == shape else None
 
 
-def _mended(unreadable: dict[str, str], source: Source, look: Look) -> bool:
+def _mended(unreadable: dict[str, str], source: Source, input_format: InputFormat) -> bool:
     """Whether an image that could not be read now can: the disk may have been away."""
     if not unreadable:
         return False
-    again = np.empty((len(unreadable), look.size, look.size, 3), np.uint8)
-    return len(decode_into(again, source, list(unreadable), look)) < len(unreadable)
+    again = np.empty((len(unreadable), input_format.size, input_format.size, 3), np.uint8)
+    return len(decode_into(again, source, list(unreadable), input_format)) < len(unreadable)
 
 
 def _make_room(home: Path, needed: int, limit_gib: float) -> None:
@@ -182,21 +186,21 @@ def _make_room(home: Path, needed: int, limit_gib: float) -> None:
 
 
 def _build(
-    folder: Path, source: Source, names: Sequence[str], look: Look
+    folder: Path, source: Source, names: Sequence[str], input_format: InputFormat
 ) -> tuple[Pixels, dict[str, str]]:
     partial = folder.with_suffix(_PARTIAL)  # of a killed build, if it is there: the lock is ours
     for old in (partial, folder):
         shutil.rmtree(old, ignore_errors=True)
     partial.mkdir()
     try:
-        shape = (len(names), look.size, look.size, 3)
+        shape = (len(names), input_format.size, input_format.size, 3)
         pixels = np.lib.format.open_memmap(partial / _PIXELS, "w+", np.uint8, shape)
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and no crash later
             with (partial / _PIXELS).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, (partial / _PIXELS).stat().st_size)
-        unreadable = decode_into(pixels, source, names, look)
+        unreadable = decode_into(pixels, source, names, input_format)
         pixels.flush()
-        entry = {"root": str(source.root), "images": len(names), "size": look.size}
+        entry = {"root": str(source.root), "images": len(names), "size": input_format.size}
         with (partial / _ENTRY).open("w", encoding="utf-8") as text:
             json.dump(entry | {"unreadable": unreadable}, text, indent=1)
             text.flush()

@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 _LARGEST = 2048  # pixels of a longer side; more are reduced before a cell is sought: memory
 
 
-class Look(NamedTuple):
+class InputFormat(NamedTuple):
     """What of a picture the network is shown.
 
     Attributes:
@@ -30,27 +30,30 @@ class Look(NamedTuple):
     crop: Crop = "none"
 
 
-def show(image: Image.Image, look: Look | None) -> Pixels:
+def show(image: Image.Image, input_format: InputFormat | None) -> Pixels:
     """Makes what the network is given.
 
     Args:
         image: RGB.
-        look: what of it; None: all of it, reduced if it is large, for a model that cuts it itself.
+        input_format: what of it is shown; None shows all of it, reduced if it is large, to a model
+            that finds the cell itself.
 
     Returns:
         (size, size, 3).
     """
-    if look is None:
+    if input_format is None:
         return np.array(_reduce(image)[0])
-    if look.crop == "none":
-        return np.asarray(image.resize((look.size, look.size), Image.Resampling.BILINEAR))
+    if input_format.crop == "none":
+        return np.asarray(
+            image.resize((input_format.size, input_format.size), Image.Resampling.BILINEAR)
+        )
     import torch  # not before it is needed: exported models do without
 
     from bloodcell.data.locate import cut, find_cell
 
     picture, _ = _as_tensor(image)
     with torch.inference_mode():
-        square: Pixels = _as_pixels(cut(picture, find_cell(picture), look.size))[0]
+        square: Pixels = _as_pixels(cut(picture, find_cell(picture), input_format.size))[0]
     return square
 
 

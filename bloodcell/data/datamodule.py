@@ -16,7 +16,7 @@ from torch.utils.data import DistributedSampler, Sampler
 from bloodcell.data.augment import Augment, augment_batch
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader
 from bloodcell.data.cache import open_cached
-from bloodcell.data.crop import Crop, Look, Pixels
+from bloodcell.data.crop import Crop, InputFormat, Pixels
 from bloodcell.data.decode import (
     IMAGE_SIZES,
     Unreadable,
@@ -97,7 +97,7 @@ class BloodCells(LightningDataModule):
         self.save_hyperparameters(logger=False)
         self.split: Split = split
         self.image_size = image_size
-        self.look = Look(image_size, crop)
+        self.input_format = InputFormat(image_size, crop)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until it is found
         self.augment: Augment = augment
         self.unreadable: Unreadable = unreadable
@@ -162,11 +162,11 @@ class BloodCells(LightningDataModule):
         if keep and self.cache_gib:
             rows = list(range(len(self.table.rows)))
             names = [row.path for row in self.table.rows]
-            pixels, bad = open_cached(self.source, names, self.look, self.cache_gib)
+            pixels, bad = open_cached(self.source, names, self.input_format, self.cache_gib)
         else:
             pixels = allocate(len(rows), self.image_size)
             names = [self.table.rows[i].path for i in rows]
-            bad = decode_into(pixels, self.source, names, self.look)
+            bad = decode_into(pixels, self.source, names, self.input_format)
         return pixels, rows, bad
 
     @cached_property

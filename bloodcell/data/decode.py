@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
-from bloodcell.data.crop import Look, Pixels, show
+from bloodcell.data.crop import InputFormat, Pixels, show
 from bloodcell.data.source import Source
 from bloodcell.errors import InputError, listed, reason
 
@@ -62,27 +62,29 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
         raise ValueError(str(error)) from error
 
 
-def decode(data: bytes, look: Look | None) -> Pixels:
+def decode(data: bytes, input_format: InputFormat | None) -> Pixels:
     """Decodes one image file into what the network is shown of it.
 
     Args:
         data: the file's bytes.
-        look: what of it; None: all of it, as it is.
+        input_format: what of it; None: all of it, as it is.
 
     Raises:
         ValueError: if it is no image or is cut off.
     """
-    return show(open_rgb(data), look)
+    return show(open_rgb(data), input_format)
 
 
-def decode_into(pixels: Pixels, source: Source, names: Sequence[str], look: Look) -> dict[str, str]:
+def decode_into(
+    pixels: Pixels, source: Source, names: Sequence[str], input_format: InputFormat
+) -> dict[str, str]:
     """Decodes images into an array, on all cores: Pillow works outside of Python's lock.
 
     Args:
         pixels: (n, size, size, 3), filled in the order of `names`.
         source: where the images lie.
         names: n of them.
-        look: what of each picture.
+        input_format: what of each picture.
 
     Returns:
         The names of those that cannot be read, each with the reason.
@@ -91,7 +93,7 @@ def decode_into(pixels: Pixels, source: Source, names: Sequence[str], look: Look
 
         def fill(place: int) -> str | None:
             try:
-                pixels[place] = decode(read(names[place]), look)
+                pixels[place] = decode(read(names[place]), input_format)
             except READ_ERRORS as error:
                 return reason(error)
             return None

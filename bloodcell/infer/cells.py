@@ -69,7 +69,7 @@ class Cells(NamedTuple):
                 "whole pictures (data.crop=none). Give --model one that was trained with "
                 "--data.crop cell, or leave it out for the one that comes along."
             )
-        if model.look is None:
+        if model.input_format is None:
             raise InputError(
                 "--cells: an exported .onnx finds and cuts one cell of a picture by itself. Give "
                 "the run folder it was made from, or its .safetensors."

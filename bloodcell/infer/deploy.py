@@ -31,7 +31,7 @@ class Deployed(nn.Module):
     def __init__(self, saved: Saved) -> None:
         super().__init__()
         self.network = saved.network
-        self.look = saved.description.look
+        self.input_format = saved.description.input_format
         self.temperature = saved.description.temperature
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -44,10 +44,10 @@ class Deployed(nn.Module):
             (B, classes) probabilities.
         """
         x = pixels.permute(0, 3, 1, 2).float()
-        if self.look.crop == "cell":
-            x = cut(x, find_cell(x), self.look.size)
+        if self.input_format.crop == "cell":
+            x = cut(x, find_cell(x), self.input_format.size)
         else:  # triangles as wide as the reduction, as Pillow's bilinear filter has them
-            size = (self.look.size, self.look.size)
+            size = (self.input_format.size, self.input_format.size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
         return soften(self.network(x), self.temperature)
 
@@ -79,7 +79,7 @@ def capture(deployed: Deployed) -> torch.export.ExportedProgram:
     """The computation as a graph, for any number of images of any size."""
     dim = torch.export.Dim
     free = {0: dim("batch"), 1: dim("height", min=2), 2: dim("width", min=2)}
-    size = deployed.look.size
+    size = deployed.input_format.size
     example = torch.zeros(2, size + 16, size + 48, 3, dtype=torch.uint8)
     return torch.export.export(deployed.eval(), (example,), dynamic_shapes=(free,))
 

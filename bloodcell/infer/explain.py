@@ -75,7 +75,7 @@ def _explain(saved: "Saved", images: Iterator[Named], failed: list[Decoded]) -> 
     from bloodcell.infer.heat import find_heat
 
     names = saved.description.class_names
-    for batch in decode_batches(images, saved.description.look, _BATCH_SIZE):
+    for batch in decode_batches(images, saved.description.input_format, _BATCH_SIZE):
         failed += [image for image in batch if image.pixels is None]
         good = [(image.name, image.pixels) for image in batch if image.pixels is not None]
         if not good:

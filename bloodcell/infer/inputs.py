@@ -16,7 +16,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from bloodcell.data.cell import Cell
-from bloodcell.data.crop import Look, Pixels, show_cells
+from bloodcell.data.crop import InputFormat, Pixels, show_cells
 from bloodcell.data.decode import READ_ERRORS, decode, open_rgb
 from bloodcell.data.source import (
     IMAGE_SUFFIXES,
@@ -96,18 +96,18 @@ def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
 
 
 def decode_batches(
-    images: Iterable[Named], look: Look | None, batch_size: int
+    images: Iterable[Named], input_format: InputFormat | None, batch_size: int
 ) -> Iterator[list[Decoded]]:
     """Reads and decodes on all cores, a few batches ahead.
 
     Args:
         images: what is to be read.
-        look: what of each picture the model wants; None: the whole, as it is.
+        input_format: what of each picture the model wants; None: the whole, as it is.
         batch_size: images in each list; the last may have fewer.
     """
 
     def whole(name: str, data: bytes) -> list[Decoded]:
-        return [Decoded(name, decode(data, look), "")]
+        return [Decoded(name, decode(data, input_format), "")]
 
     yield from _decode_ahead(images, whole, batch_size)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bloodcell.data.crop import Look, show
+from bloodcell.data.crop import InputFormat, show
 from bloodcell.errors import reason, require
 from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
@@ -134,15 +134,15 @@ class LoadedModel:
             rule = "RGB arrays (H, W, 3) of uint8"
             shaped = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
             require(shaped and array.dtype == np.uint8, "images", _kind(array), rule)
-        size, look = self.description.image_size, self._model.look
+        size, input_format = self.description.image_size, self._model.input_format
         with ExitStack() as archives:
             if arrays:
-                batches = _from_arrays(arrays, look, wanted, size, batch_size)
+                batches = _from_arrays(arrays, input_format, wanted, size, batch_size)
             elif wanted:
                 found = find_images(paths, archives)
                 batches = decode_cells(found, size, wanted.field, batch_size)
             else:
-                batches = decode_batches(find_images(paths, archives), look, batch_size)
+                batches = decode_batches(find_images(paths, archives), input_format, batch_size)
             answers = answer_batches(self._model, batches, abstain, tta)
             rows = [answer._replace(read=None) for answer in answers]  # its archive is closed then
         return Answers(self.class_names, rows, bool(cells))
@@ -167,13 +167,17 @@ def _kind(array: NDArray[Any]) -> str:
 
 
 def _from_arrays(
-    arrays: list[Array], look: Look | None, cells: Cells | None, size: int, batch_size: int
+    arrays: list[Array],
+    input_format: InputFormat | None,
+    cells: Cells | None,
+    size: int,
+    batch_size: int,
 ) -> Iterator[list[Decoded]]:
     """What the model is given of images that are in memory already; they are called by number."""
 
     def decode(n: int, image: Image.Image) -> list[Decoded]:
         if cells is None:
-            return [Decoded(str(n), show(image, look), "")]
+            return [Decoded(str(n), show(image, input_format), "")]
         try:
             return cells_of(str(n), image, size, cells.field)
         except ValueError as error:  # too small for so wide a field

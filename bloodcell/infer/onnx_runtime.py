@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bloodcell.data.crop import Look, Pixels
+from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.errors import InputError, reason
 from bloodcell.infer.runtime import Probabilities
 from bloodcell.model.description import KEY, Description
@@ -49,7 +49,7 @@ class OnnxModel:
         try:
             self.description = Description.from_json(said[KEY])
             cuts = self.description.crop != "none"
-            self.look: Look | None = None if cuts else self.description.look
+            self.input_format: InputFormat | None = None if cuts else self.description.input_format
         except ValueError as error:
             raise InputError(f"--model {path}: {error}. Export it again.") from error
 

@@ -85,7 +85,7 @@ def predict(
             size = opened.description.image_size
             batches = decode_cells(images, size, cells.field, batch_size)
         else:
-            batches = decode_batches(images, opened.look, batch_size)
+            batches = decode_batches(images, opened.input_format, batch_size)
         answers = answer_batches(opened, batches, abstain, tta)
         for answer in cells.draw_each(answers, names) if cells else answers:
             write(answer)
@@ -153,7 +153,7 @@ def _on_all_devices(
         pixels = [image.pixels for image in batch if image.pixels is not None]
         if not pixels:
             return np.empty((0, 0), np.float32)
-        if model.look is None:  # whole pictures, of many sizes and perhaps large
+        if model.input_format is None:  # whole pictures, of many sizes and perhaps large
             return np.concatenate([ask_one(image[None]) for image in pixels])
         return ask_one(np.stack(pixels))
 

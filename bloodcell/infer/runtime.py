@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodcell.data.crop import Look, Pixels
+from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.model.description import Description
 
 Probabilities = NDArray[np.float32]
@@ -33,12 +33,13 @@ class Model(Asked, Protocol):
     Attributes:
         description: what it is.
         n_devices: how many batches it can work on at a time.
-        look: what of a picture it is given; None: the picture as it is, of which it cuts the cell.
+        input_format: what of a picture the model is given; None means the whole picture, in which
+            the model finds the cell itself.
     """
 
     description: Description
     n_devices: int
-    look: Look | None
+    input_format: InputFormat | None
 
 
 def views(pixels: Pixels) -> Sequence[Pixels]:

@@ -17,7 +17,7 @@ from bloodcell.files import write_whole_bytes
 from bloodcell.model.checkpoint import find_checkpoint, network_state, read_checkpoint, refusing
 from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
 from bloodcell.model.gallery import Gallery
-from bloodcell.model.network import Network, Recipe
+from bloodcell.model.network import Network, PretrainedConfig
 
 MODEL = "--model"
 
@@ -128,7 +128,7 @@ def _build(path: Path, description: Description, state: Mapping[str, Tensor]) ->
         description.hidden,
         0.0,  # nothing is dropped in evaluation
         "avg" if description.pool == "avg" else "flatten",
-        Recipe.from_dict(description.recipe),
+        PretrainedConfig.from_dict(description.recipe),
     )
     given = {
         key: value.float() if value.is_floating_point() else value

@@ -7,7 +7,7 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor
 
-from bloodcell.data.crop import Look, Pixels
+from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.errors import InputError, reason
 from bloodcell.infer.open import AUTO
 from bloodcell.infer.runtime import Probabilities
@@ -26,7 +26,7 @@ class TorchModel:
 
     def __init__(self, saved: Saved, devices: Sequence[torch.device]) -> None:
         self.description: Description = saved.description
-        self.look: Look | None = saved.description.look
+        self.input_format: InputFormat | None = saved.description.input_format
         self.n_devices = len(devices)
         self._free: SimpleQueue[tuple[Network, torch.device]] = SimpleQueue()
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self, get_args
 
-from bloodcell.data.crop import Crop, Look
+from bloodcell.data.crop import Crop, InputFormat
 from bloodcell.data.decode import IMAGE_SIZES
 
 # keys in a checkpoint
@@ -33,7 +33,7 @@ class Description:
         backbone: timm's name of the trunk.
         hidden: widths of the dense layers before the last.
         pool: `flatten` or `avg`.
-        recipe: preprocessing and options of the trunk, as `Recipe.as_dict` has it.
+        recipe: preprocessing and options of the trunk, as `PretrainedConfig.as_dict` has it.
         temperature: logits are divided by it before the softmax; None if it was never fitted.
         name: of the run.
         scores: what its `scores.json` says; empty if there is none.
@@ -54,9 +54,9 @@ class Description:
     crop: Crop = "none"
 
     @property
-    def look(self) -> Look:
+    def input_format(self) -> InputFormat:
         """What of a picture the network is shown."""
-        return Look(self.image_size, self.crop)
+        return InputFormat(self.image_size, self.crop)
 
     def as_json(self) -> str:
         """For the metadata of a file."""

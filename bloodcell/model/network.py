@@ -22,7 +22,7 @@ _OPTIONS = {"pad_type", "bn_eps", "bn_momentum"}  # of timm.create_model that we
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PretrainedConfig:
     """What a trunk's weights demand of the network they are loaded into.
 
     Attributes:
@@ -69,7 +69,7 @@ class Network(nn.Module):
         hidden: widths of the dense layers before the last; empty for a plain linear head.
         dropout: probability after each hidden layer, or before the only one if there is none.
         pool: `flatten` keeps every position of the trunk's map, `avg` averages them.
-        recipe: preprocessing and options that belong to the weights.
+        config: preprocessing and options that belong to the weights.
     """
 
     mean: Tensor
@@ -83,19 +83,20 @@ class Network(nn.Module):
         hidden: Sequence[int],
         dropout: float,
         pool: Pool,
-        recipe: Recipe,
+        config: PretrainedConfig,
     ) -> None:
         super().__init__()
-        self.trunk = create_trunk(backbone, recipe)
+        self.trunk = create_trunk(backbone, config)
         spare_slow_kernels(self.trunk)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
         shape = _map_shape(self.trunk, image_size)
-        self.channels_last = shape[1] == shape[2] != shape[3]  # as some transformers have it
-        channels = shape[3] if self.channels_last else shape[1]
+        # some transformers give maps (B, H, W, C)
+        self.gives_nhwc = shape[1] == shape[2] != shape[3]
+        channels = shape[3] if self.gives_nhwc else shape[1]
         n_inputs = channels if pool == "avg" else shape.numel()
         self.head = make_head(n_inputs, hidden, n_classes, dropout)
-        # not saved with the weights: the checkpoint holds the recipe they come from
-        scale = torch.tensor([recipe.mean, recipe.std])[:, None, :, None, None] * 255
+        # not saved with the weights: the checkpoint holds the config they come from
+        scale = torch.tensor([config.mean, config.std])[:, None, :, None, None] * 255
         self.register_buffer("mean", scale[0], persistent=False)
         self.register_buffer("std", scale[1], persistent=False)
         self.to(memory_format=torch.channels_last)  # as the batches are
@@ -115,25 +116,25 @@ class Network(nn.Module):
         """What the trunk sees, (B, C, h, w), in images (B, 3, H, W), 0 to 255."""
         x = self.trunk((images - self.mean) / self.std)
         # some transformers have (B, h, w, C)
-        return x.permute(0, 3, 1, 2) if self.channels_last else x  # type: ignore[no-any-return]
+        return x.permute(0, 3, 1, 2) if self.gives_nhwc else x  # type: ignore[no-any-return]
 
     def classify(self, maps: Tensor) -> Tensor:
         """Maps (B, C, h, w) of the trunk to logits (B, n_classes)."""
         return self.head(self.pool(maps).flatten(1))  # type: ignore[no-any-return]
 
 
-def create_trunk(backbone: str, recipe: Recipe) -> nn.Module:
+def create_trunk(backbone: str, config: PretrainedConfig) -> nn.Module:
     """Builds a timm model without its classifier, with random weights.
 
     Args:
         backbone: any timm model name.
-        recipe: its options are passed on.
+        config: its options are passed on.
 
     Returns:
         A module that maps (B, 3, H, W) to (B, C, h, w) or (B, h, w, C).
 
     Raises:
-        InputError: if timm knows no such model, or it has not the recipe's options.
+        InputError: if timm knows no such model, or it has not the config's options.
     """
     if not timm.is_model(backbone):
         known = timm.list_models()
@@ -142,13 +143,13 @@ def create_trunk(backbone: str, recipe: Recipe) -> nn.Module:
             f"model.backbone='{backbone}' is no timm model. "
             f"Some it has: {listed(near)}; all of them: timm.list_models()."
         )
-    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", **recipe.options}
+    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", **config.options}
     try:
         return timm.create_model(backbone, **options)
     except (RuntimeError, TypeError) as error:  # an unknown tag or option
         raise InputError(
-            f"model.backbone='{backbone}' cannot be built as model.weights='{recipe.source}' "
-            f"demands, with {recipe.options} ({reason(error)}). Name the backbone the weights were "
+            f"model.backbone='{backbone}' cannot be built as model.weights='{config.source}' "
+            f"demands, with {config.options} ({reason(error)}). Name the backbone the weights were "
             "made for."
         ) from error
 

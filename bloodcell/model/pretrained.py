@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.bundled import find_bundled
 from bloodcell.model.description import KEY, NETWORK, TRAINED_ON, Description
-from bloodcell.model.network import Recipe
+from bloodcell.model.network import PretrainedConfig
 
 IMAGENET = "imagenet"
 NONE = "none"
@@ -29,12 +29,12 @@ _WAYS_OUT = (
     "or 'none' to start from random weights."
 )
 # Keras' MobileNet: TensorFlow's padding and BatchNorm epsilon; Keras' momentum .99 is torch's .01
-KERAS = Recipe(options={"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01})
+KERAS = PretrainedConfig(options={"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01})
 
 State = Mapping[str, Tensor]
 
 
-def read_recipe(backbone: str, weights: str) -> Recipe:
+def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
     """Tells what weights demand, without loading them.
 
     A `.safetensors` file says it in its metadata (`mean`, `std`, `pad_type`, `bn_eps`; a model
@@ -49,14 +49,18 @@ def read_recipe(backbone: str, weights: str) -> Recipe:
         InputError: if the file is missing or of no known kind.
     """
     config = _timm_config(backbone)
-    recipe = Recipe(weights, tuple(config.mean), tuple(config.std)) if config else Recipe(weights)
+    standard = (
+        PretrainedConfig(weights, tuple(config.mean), tuple(config.std))
+        if config
+        else PretrainedConfig(weights)
+    )
     if weights in (IMAGENET, NONE):
-        return recipe
+        return standard
     path = _existing(weights)
     if path.suffix == ".h5":
-        return Recipe(path.name, KERAS.mean, KERAS.std, KERAS.options)
+        return PretrainedConfig(path.name, KERAS.mean, KERAS.std, KERAS.options)
     if path.suffix != ".safetensors":
-        return Recipe(path.name, recipe.mean, recipe.std)
+        return PretrainedConfig(path.name, standard.mean, standard.std)
     try:
         with safe_open(path, "pt") as file:
             said = file.metadata() or {}
@@ -65,12 +69,14 @@ def read_recipe(backbone: str, weights: str) -> Recipe:
     if KEY in said:
         return replace(_describe(path, said), source=_shown(weights, path))
     try:
-        return _read_metadata(path.name, recipe, said)
+        return _read_metadata(path.name, standard, said)
     except ValueError as error:
         raise InputError(_damaged(path, error)) from error
 
 
-def _read_metadata(name: str, recipe: Recipe, said: Mapping[str, str]) -> Recipe:
+def _read_metadata(
+    name: str, standard: PretrainedConfig, said: Mapping[str, str]
+) -> PretrainedConfig:
     options: dict[str, str | float] = {}
     if "pad_type" in said:
         options["pad_type"] = said["pad_type"]
@@ -78,10 +84,10 @@ def _read_metadata(name: str, recipe: Recipe, said: Mapping[str, str]) -> Recipe
         options["bn_eps"] = float(said["bn_eps"])
     if options.items() == {k: KERAS.options[k] for k in ("pad_type", "bn_eps")}.items():
         options = KERAS.options  # the same weights as Keras' file: train them as Keras does
-    mean = _channels(said["mean"]) if "mean" in said else recipe.mean
-    std = _channels(said["std"]) if "std" in said else recipe.std
+    mean = _channels(said["mean"]) if "mean" in said else standard.mean
+    std = _channels(said["std"]) if "std" in said else standard.std
     found = {"source": name, "mean": mean, "std": std, "options": options}
-    return Recipe.from_dict(found)
+    return PretrainedConfig.from_dict(found)
 
 
 def read_trained_on(weights: str) -> Tensor | None:
@@ -255,9 +261,9 @@ def _trunk_of(state: State) -> State:
     return {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
 
 
-def _describe(path: Path, metadata: Mapping[str, str]) -> Recipe:
+def _describe(path: Path, metadata: Mapping[str, str]) -> PretrainedConfig:
     try:
-        return Recipe.from_dict(Description.from_json(metadata[KEY]).recipe)
+        return PretrainedConfig.from_dict(Description.from_json(metadata[KEY]).recipe)
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(_damaged(path, error)) from error
 

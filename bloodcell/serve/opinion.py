@@ -116,10 +116,10 @@ class Adviser:
             picture = open_rgb(data, self._most_pixels)
         except READ_ERRORS as error:
             return Opinion(name, reason(error))
-        look = self.saved.description.look
-        pixels = show(picture, look)
+        input_format = self.saved.description.input_format
+        pixels = show(picture, input_format)
         picture.thumbnail((_SIDE, _SIDE))  # of many large ones, one at a time is in memory
-        seen = picture if look.crop == "none" else Image.fromarray(pixels)
+        seen = picture if input_format.crop == "none" else Image.fromarray(pixels)
         return Opinion(name, picture=picture, seen=seen, pixels=pixels)
 
     def _judge(

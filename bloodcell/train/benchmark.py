@@ -229,7 +229,7 @@ def measure_cache_build(data: BloodCells) -> float:
     cache_folder().mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=cache_folder()) as home:
         start = time.perf_counter()
-        open_cached(data.source, names, data.look, data.cache_gib or 1e3, Path(home))
+        open_cached(data.source, names, data.input_format, data.cache_gib or 1e3, Path(home))
         return len(names) / (time.perf_counter() - start)
 
 

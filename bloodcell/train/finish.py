@@ -218,7 +218,7 @@ def _log_hyperparameters(
     trainer: Trainer, model: Classifier, data: BloodCells, test: dict[str, float]
 ) -> None:
     """Fills TensorBoard's HPARAMS tab: a line a run, with its test scores."""
-    chosen = {**model.hparams, **data.hparams, "weights": model.recipe.source}
+    chosen = {**model.hparams, **data.hparams, "weights": model.pretrained_config.source}
     chosen["classes"] = len(chosen.pop("class_names"))
     names = {"test/loss": "loss", "test/acc": "accuracy", "test/acc_by_photo": "accuracy_by_photo"}
     plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in chosen.items()}

@@ -17,8 +17,8 @@ from bloodcell.data.splits import PARTS
 from bloodcell.errors import InputError, require
 from bloodcell.model.compiled import Compile, CompiledPass
 from bloodcell.model.description import RECIPE, TRAINED_ON
-from bloodcell.model.network import Network, Pool, Recipe
-from bloodcell.model.pretrained import NONE, load_trunk, read_recipe
+from bloodcell.model.network import Network, Pool, PretrainedConfig
+from bloodcell.model.pretrained import NONE, load_trunk, read_pretrained_config
 from bloodcell.train.metrics import Mean, Metrics
 from bloodcell.train.schedule import FULL_RATE, Schedule, rate_share
 
@@ -53,7 +53,7 @@ class Classifier(LightningModule):
 
     Attributes:
         network: uint8 pixels in, logits out.
-        recipe: where the trunk's weights came from and what they demand.
+        pretrained_config: where the trunk's weights came from and what they demand.
         predicted: of the last validation or test, rows (n,), sorted, and probabilities
             (n, classes).
     """
@@ -92,7 +92,7 @@ class Classifier(LightningModule):
         self.schedule: Schedule = schedule
         self.smoothing = smoothing
         self.compile_how: Compile = compile
-        self.recipe = read_recipe(backbone, weights)
+        self.pretrained_config = read_pretrained_config(backbone, weights)
         self.network = self._build()
         load_trunk(self.network.trunk, backbone, weights)
         self.network.trunk.requires_grad_(not freeze)
@@ -191,7 +191,7 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint enough: it says how to build the network, and needs no weights."""
-        checkpoint[RECIPE] = self.recipe.as_dict()
+        checkpoint[RECIPE] = self.pretrained_config.as_dict()
         data: BloodCells = self.trainer.datamodule  # type: ignore[attr-defined]  # undeclared
         checkpoint[FINGERPRINT] = data.table.fingerprint
         checkpoint[FACTS] = data.packed_facts
@@ -222,8 +222,11 @@ class Classifier(LightningModule):
         if SO_FAR in checkpoint and self._trainer and self.trainer.is_global_zero:
             for (metric, name), value in zip(self._train_sums(), checkpoint[SO_FAR], strict=True):
                 setattr(metric, name, value.to(self.device))
-        before, self.recipe = self.recipe, Recipe.from_dict(checkpoint[RECIPE])
-        if replace(before, source="") != replace(self.recipe, source=""):
+        before, self.pretrained_config = (
+            self.pretrained_config,
+            PretrainedConfig.from_dict(checkpoint[RECIPE]),
+        )
+        if replace(before, source="") != replace(self.pretrained_config, source=""):
             self.network = self._build().to(self.device)
             self.network.trunk.requires_grad_(not self.freeze_trunk)
 
@@ -238,7 +241,7 @@ class Classifier(LightningModule):
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.parameters())
         return (
-            f"{hp['backbone']} with weights={self.recipe.source}, {hp['pool']}, dense "
+            f"{hp['backbone']} with weights={self.pretrained_config.source}, {hp['pool']}, dense "
             f"{hp['hidden']}, dropout {hp['dropout']}: {total:,} parameters, {trained:,} trained"
         )
 
@@ -251,7 +254,7 @@ class Classifier(LightningModule):
             hp["hidden"],
             hp["dropout"],
             hp["pool"],
-            self.recipe,
+            self.pretrained_config,
         )
         if hp["bn_momentum"] is not None:
             for module in network.modules():

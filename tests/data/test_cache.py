@@ -14,7 +14,7 @@ import torch
 from bloodcell.cli.main import main
 from bloodcell.data import cache
 from bloodcell.data.cache import empty, list_entries, open_cached
-from bloodcell.data.crop import Look, Pixels
+from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.decode import allocate, decode_into
 from bloodcell.data.source import Source, open_source
@@ -31,23 +31,25 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the images of each build."""
     counts: list[int] = []
 
-    def count(pixels: Pixels, source: Source, names: list[str], look: Look) -> dict[str, str]:
+    def count(
+        pixels: Pixels, source: Source, names: list[str], input_format: InputFormat
+    ) -> dict[str, str]:
         counts.append(len(names))
         time.sleep(0.05)  # so that others come while it builds
-        return decode_into(pixels, source, names, look)
+        return decode_into(pixels, source, names, input_format)
 
     monkeypatch.setattr(cache, "decode_into", count)
     return counts
 
 
 def open_all(source: Source, size: int = 32, limit_gib: float = 1.0) -> Pixels:
-    return open_cached(source, list(source.sizes), Look(size), limit_gib)[0]
+    return open_cached(source, list(source.sizes), InputFormat(size), limit_gib)[0]
 
 
 def test_the_pixels_are_those_of_the_files(source: Source) -> None:
     names = list(source.sizes)
     plain = allocate(len(names), 32)
-    assert decode_into(plain, source, names, Look(plain.shape[1])) == {}
+    assert decode_into(plain, source, names, InputFormat(plain.shape[1])) == {}
     for _ in range(2):  # built, then found
         np.testing.assert_array_equal(open_all(source), plain)
 
@@ -112,8 +114,8 @@ def test_an_image_that_was_away_is_read_when_it_is_back(
 
     with monkeypatch.context() as away:
         away.setattr("bloodcell.data.source.read_file", gone)
-        assert len(open_cached(source, names, Look(32), 1.0)[1]) == len(names)
-    pixels, unreadable = open_cached(source, names, Look(32), 1.0)
+        assert len(open_cached(source, names, InputFormat(32), 1.0)[1]) == len(names)
+    pixels, unreadable = open_cached(source, names, InputFormat(32), 1.0)
     assert unreadable == {}
     assert pixels.reshape(len(pixels), -1).max(1).min() > 0
 
@@ -122,7 +124,7 @@ def test_a_killed_build_is_not_trusted(source: Source, tmp_path: Path) -> None:
     code = f"""
 import time
 from bloodcell.data import cache
-from bloodcell.data.crop import Look
+from bloodcell.data.crop import InputFormat
 from bloodcell.data.source import open_source
 decode = cache.decode_into
 def slow(pixels, *rest):
@@ -131,7 +133,7 @@ def slow(pixels, *rest):
     time.sleep(60)
 cache.decode_into = slow
 source = open_source({str(source.root)!r})
-cache.open_cached(source, list(source.sizes), Look(32), 1.0)
+cache.open_cached(source, list(source.sizes), InputFormat(32), 1.0)
 """
     build = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert build.stdout is not None

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from bloodcell.data import decode as decoding
-from bloodcell.data.crop import Look
+from bloodcell.data.crop import InputFormat
 from bloodcell.data.decode import allocate, check_readable, decode, decode_into
 from bloodcell.data.source import open_source
 from bloodcell.errors import InputError
@@ -21,7 +21,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1"])
 def test_any_colour_mode_becomes_rgb(mode: str) -> None:
     image = Image.new("RGB", (50, 40), (255, 255, 255)).convert(mode)
-    pixels = decode(encoded(image, "TIFF"), Look(32))
+    pixels = decode(encoded(image, "TIFF"), InputFormat(32))
     assert pixels.shape == (32, 32, 3)
     assert pixels.dtype == np.uint8
     assert pixels.min() >= 254
@@ -29,7 +29,7 @@ def test_any_colour_mode_becomes_rgb(mode: str) -> None:
 
 def test_16_bits_are_scaled_not_cut() -> None:
     image = Image.fromarray(np.full((40, 40), 128 * 257, np.uint16))
-    assert np.unique(decode(encoded(image), Look(32))).tolist() == [128]
+    assert np.unique(decode(encoded(image), InputFormat(32))).tolist() == [128]
 
 
 def test_turned_as_the_camera_says() -> None:
@@ -39,7 +39,7 @@ def test_turned_as_the_camera_says() -> None:
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     file = io.BytesIO()
     image.save(file, "JPEG", exif=exif, quality=95)
-    pixels = decode(file.getvalue(), Look(40))
+    pixels = decode(file.getvalue(), InputFormat(40))
     assert pixels[2, :, 0].min() > 200  # red on top
     assert pixels[-2, :, 0].max() < 50
 
@@ -53,7 +53,9 @@ def test_an_image_that_is_cut_off_is_named(smears_copy: Path) -> None:
     names = list(source.sizes)
     with pytest.raises(InputError) as refused:
         check_readable(
-            decode_into(allocate(len(names), 32), source, names, Look(32)), len(names), "stop"
+            decode_into(allocate(len(names), 32), source, names, InputFormat(32)),
+            len(names),
+            "stop",
         )
     message = str(refused.value)
     assert "data.unreadable=stop, and 2 of" in message
@@ -66,10 +68,10 @@ def test_skip_counts_and_lists(smears_copy: Path, capsys: pytest.CaptureFixture[
     source = open_source(str(smears_copy))
     names = list(source.sizes)
     whole = allocate(len(names), 32)
-    assert decode_into(whole, source, names, Look(whole.shape[1])) == {}
+    assert decode_into(whole, source, names, InputFormat(whole.shape[1])) == {}
     (smears_copy / names[3]).write_bytes(b"no image")
     pixels = allocate(len(names), 32)
-    bad = decode_into(pixels, source, names, Look(pixels.shape[1]))
+    bad = decode_into(pixels, source, names, InputFormat(pixels.shape[1]))
     assert bad == {names[3]: "no image of a known format"}
     good = [place for place in range(len(names)) if place != 3]
     np.testing.assert_array_equal(pixels[good], whole[good])

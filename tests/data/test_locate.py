@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from bloodcell.data.crop import Look, show, show_cells
+from bloodcell.data.crop import InputFormat, show, show_cells
 from bloodcell.data.locate import SHARE, cut, find_cell, find_cells
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
@@ -102,7 +102,7 @@ def test_a_large_picture_is_reduced_and_its_places_are_not() -> None:
     ((cell, square),) = show_cells(large, 48)
     assert lies_in((cell.x, cell.y), photograph, factor)
     assert cell.side == pytest.approx(SHARE * large.width, rel=0.01)
-    alone = show(image, Look(48, "cell")).astype(int)
+    alone = show(image, InputFormat(48, "cell")).astype(int)
     assert np.abs(square - alone).mean() < 3
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bloodcell.data.batches import Batch
-from bloodcell.data.crop import Look
+from bloodcell.data.crop import InputFormat
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.decode import decode
 from bloodcell.data.placement import OnDevice, Streamed, check_room, place_images
@@ -46,7 +46,7 @@ def test_batches_are_the_decoded_files_bit_for_bit(
         assert batch["image"].is_contiguous(memory_format=torch.channels_last)
         for image, row in zip(batch["image"], batch["row"].tolist(), strict=True):
             file = smears / "images" / data.table.rows[row].path
-            plain = torch.from_numpy(decode(file.read_bytes(), Look(32)).copy())
+            plain = torch.from_numpy(decode(file.read_bytes(), InputFormat(32)).copy())
             assert torch.equal(image.permute(1, 2, 0), plain)
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 import bloodcell
 from bloodcell.cli.main import main
-from bloodcell.data.crop import Look, show
+from bloodcell.data.crop import InputFormat, show
 from bloodcell.datasets.drawn import CLASS_NAMES, draw_photograph
 from bloodcell.errors import InputError
 from bloodcell.infer.saved import Saved, write_saved
 from bloodcell.model.description import Description
-from bloodcell.model.network import Network, Recipe
+from bloodcell.model.network import Network, PretrainedConfig
 
 Refused = Callable[..., str]
 NAMES = list(CLASS_NAMES)
@@ -35,12 +35,19 @@ def rows_of(path: str) -> list[dict[str, str]]:
 def model(tmp_path: Path) -> str:
     """A network of single cells with random weights, that is not equally unsure of all."""
     torch.manual_seed(0)
-    network = Network("test_efficientnet", 4, SIZE, [], 0.0, "avg", Recipe()).eval()
+    network = Network("test_efficientnet", 4, SIZE, [], 0.0, "avg", PretrainedConfig()).eval()
     *_, last = network.head.children()
     assert isinstance(last, torch.nn.Linear)
     torch.nn.init.normal_(last.weight)
     described = Description(
-        NAMES, SIZE, "test_efficientnet", [], "avg", Recipe().as_dict(), name="cells", crop="cell"
+        NAMES,
+        SIZE,
+        "test_efficientnet",
+        [],
+        "avg",
+        PretrainedConfig().as_dict(),
+        name="cells",
+        crop="cell",
     )
     path = tmp_path / "cells.safetensors"
     write_saved(Saved(described, network, None), path)
@@ -213,10 +220,10 @@ def test_training_on_cells(words: list[str]) -> None:
     folder = Path("lightning_logs/cells/version_0")
     assert "cut around the white cell" in (folder / "MODEL_CARD.md").read_text()
     description = bloodcell.load(folder).description
-    assert description.look == Look(32, "cell")
+    assert description.input_format == InputFormat(32, "cell")
     assert description.training["model.schedule"] == "cosine"
     drawn = Image.fromarray(draw_photograph(NAMES[0], 3).pixels)
-    assert show(drawn, description.look).shape == (32, 32, 3)
+    assert show(drawn, description.input_format).shape == (32, 32, 3)
 
 
 def test_paths_from_the_standard_input_are_drawn_too(

@@ -20,7 +20,7 @@ from bloodcell.infer.saved import Saved, load_saved, write_saved
 from bloodcell.infer.torch_runtime import TorchModel
 from bloodcell.model.bundled import find_bundled
 from bloodcell.model.description import Description
-from bloodcell.model.network import Network, Recipe
+from bloodcell.model.network import Network, PretrainedConfig
 
 Refused = Callable[..., str]
 
@@ -185,9 +185,11 @@ def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
 
 
 def test_the_heat_follows_the_weights() -> None:
-    network = Network("test_efficientnet", 4, 160, [], 0.0, "flatten", Recipe()).eval()
+    network = Network("test_efficientnet", 4, 160, [], 0.0, "flatten", PretrainedConfig()).eval()
     names = list("abcd")
-    described = Description(names, 160, "test_efficientnet", [], "flatten", Recipe().as_dict(), 2.0)
+    described = Description(
+        names, 160, "test_efficientnet", [], "flatten", PretrainedConfig().as_dict(), 2.0
+    )
     saved = Saved(described, network, None)
     pixels = np.random.default_rng(0).integers(0, 255, (4, 160, 160, 3), np.uint8)
     heat, probability, features = find_heat(saved, pixels)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from bloodcell.memory import keep_memory
 from bloodcell.model.cpu import has_fast_bfloat16, spare_slow_kernels
-from bloodcell.model.network import Network, Recipe, create_trunk
+from bloodcell.model.network import Network, PretrainedConfig, create_trunk
 
 MOBILENET = "mobilenetv1_100"
 
@@ -39,7 +39,7 @@ def test_freed_memory_is_used_again() -> None:
 
 
 def test_strided_depthwise_convolutions_compute_in_float32() -> None:
-    trunk = create_trunk(MOBILENET, Recipe())
+    trunk = create_trunk(MOBILENET, PretrainedConfig())
     names = list(trunk.state_dict())
     spare_slow_kernels(trunk)
     assert list(trunk.state_dict()) == names
@@ -55,13 +55,13 @@ def test_strided_depthwise_convolutions_compute_in_float32() -> None:
 
 
 def test_every_parameter_gets_a_gradient_in_bfloat16() -> None:
-    network = Network(MOBILENET, 4, 64, [8], 0.0, "flatten", Recipe())
+    network = Network(MOBILENET, 4, 64, [8], 0.0, "flatten", PretrainedConfig())
     functional.cross_entropy(output(network).float(), torch.tensor([0, 1])).backward()  # type: ignore[no-untyped-call]
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
 def test_a_copy_has_weights_of_its_own() -> None:
-    network = Network(MOBILENET, 4, 64, [8], 0.0, "flatten", Recipe()).eval()
+    network = Network(MOBILENET, 4, 64, [8], 0.0, "flatten", PretrainedConfig()).eval()
     before, other = output(network), copy.deepcopy(network)
     with torch.no_grad():
         for parameter in network.parameters():

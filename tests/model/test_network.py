@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bloodcell.errors import InputError
-from bloodcell.model.network import Network, Recipe, create_trunk, make_head
+from bloodcell.model.network import Network, PretrainedConfig, create_trunk, make_head
 
 TINY = "test_efficientnet"
 
@@ -16,7 +16,7 @@ def network(**changes: object) -> Network:
         "hidden": [8],
         "dropout": 0.5,
         "pool": "flatten",
-        "recipe": Recipe(),
+        "config": PretrainedConfig(),
     }
     return Network(**(settings | changes))  # type: ignore[arg-type]
 
@@ -59,7 +59,7 @@ def test_every_parameter_learns() -> None:
 
 
 def test_pixels_are_scaled_as_the_recipe_says() -> None:
-    model = network(recipe=Recipe(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0)))
+    model = network(config=PretrainedConfig(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0)))
     seen = []
     model.trunk.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.eval()(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8))
@@ -92,12 +92,12 @@ def test_a_trunk_of_another_size_or_family() -> None:
         network(backbone="vit_tiny_patch16_224", image_size=32)
     options: dict[str, str | float] = {"pad_type": "same"}
     with pytest.raises(InputError, match=r"'resnet18' cannot be built as model\.weights='w\.h5'"):
-        create_trunk("resnet18", Recipe("w.h5", options=options))
+        create_trunk("resnet18", PretrainedConfig("w.h5", options=options))
 
 
 def test_unknown_backbone() -> None:
     with pytest.raises(InputError, match=r"model\.backbone='mobilnet' is no timm model.*mobilenet"):
-        create_trunk("mobilnet", Recipe())
+        create_trunk("mobilnet", PretrainedConfig())
 
 
 def test_a_trunk_without_a_map() -> None:

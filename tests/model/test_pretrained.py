@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bloodcell.errors import InputError
-from bloodcell.model.network import Recipe, create_trunk
-from bloodcell.model.pretrained import load_trunk, read_recipe
+from bloodcell.model.network import PretrainedConfig, create_trunk
+from bloodcell.model.pretrained import load_trunk, read_pretrained_config
 
 TINY = "test_efficientnet"
 V1 = "mobilenetv1_100"
@@ -18,7 +18,7 @@ V1 = "mobilenetv1_100"
 
 @pytest.fixture
 def trunk() -> nn.Module:
-    return create_trunk(TINY, Recipe())
+    return create_trunk(TINY, PretrainedConfig())
 
 
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -34,28 +34,30 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 def test_a_pth_file(trunk: nn.Module, tmp_path: Path, wrap: str | None) -> None:
     state = trunk.state_dict() | {"classifier.weight": torch.zeros(10, 3)}
     torch.save({wrap: state, "epoch": 3} if wrap else state, tmp_path / "w.pth")
-    fresh = create_trunk(TINY, Recipe())
+    fresh = create_trunk(TINY, PretrainedConfig())
     load_trunk(fresh, TINY, str(tmp_path / "w.pth"))
     assert_equal(state_of(fresh), state_of(trunk))
 
 
 def test_a_safetensors_file_brings_its_recipe(tmp_path: Path) -> None:
-    wanted = Recipe("w.safetensors", (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), {"pad_type": "same"})
+    wanted = PretrainedConfig(
+        "w.safetensors", (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), {"pad_type": "same"}
+    )
     trunk = create_trunk(V1, wanted)
     said = {"mean": "0.1,0.2,0.3", "std": "1", "pad_type": "same"}
     save_file(state_of(trunk), tmp_path / "w.safetensors", said)
-    assert read_recipe(V1, str(tmp_path / "w.safetensors")) == wanted
+    assert read_pretrained_config(V1, str(tmp_path / "w.safetensors")) == wanted
 
 
 def test_keras_names_and_shapes(tmp_path: Path) -> None:
     """A file in Keras' layout, made from a trunk of ours, gives the same trunk back."""
     options = {"pad_type": "same", "bn_eps": 1e-3}
-    trunk = create_trunk(V1, Recipe(options=options))  # type: ignore[arg-type]
+    trunk = create_trunk(V1, PretrainedConfig(options=options))  # type: ignore[arg-type]
     write_keras(state_of(trunk), tmp_path / "w.h5")
-    fresh = create_trunk(V1, Recipe())
+    fresh = create_trunk(V1, PretrainedConfig())
     load_trunk(fresh, V1, str(tmp_path / "w.h5"))
     assert_equal(state_of(fresh), state_of(trunk))
-    recipe = read_recipe(V1, str(tmp_path / "w.h5"))
+    recipe = read_pretrained_config(V1, str(tmp_path / "w.h5"))
     assert recipe.options == options | {"bn_momentum": 0.01}
     assert recipe.mean == recipe.std == (0.5, 0.5, 0.5)
 
@@ -92,7 +94,7 @@ def test_two_files_of_the_same_weights_give_equal_features(real_zip: Path) -> No
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     for name in ("mobilenetv1_100.tf_in1k.safetensors", "mobilenet_1_0_224_tf_no_top.h5"):
         weights = str(folder / name)
-        recipe = read_recipe(V1, weights)
+        recipe = read_pretrained_config(V1, weights)
         assert recipe.options == {"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01}
         trunk = create_trunk(V1, recipe).eval()
         load_trunk(trunk, V1, weights)
@@ -103,7 +105,7 @@ def test_two_files_of_the_same_weights_give_equal_features(real_zip: Path) -> No
 
 def test_weights_of_another_backbone(trunk: nn.Module, tmp_path: Path) -> None:
     torch.save(trunk.state_dict(), tmp_path / "w.pth")
-    other = create_trunk("mobilenetv3_small_050", Recipe())
+    other = create_trunk("mobilenetv3_small_050", PretrainedConfig())
     before = {key: value.clone() for key, value in state_of(other).items()}
     with pytest.raises(InputError) as refused:
         load_trunk(other, "mobilenetv3_small_050", str(tmp_path / "w.pth"))
@@ -151,7 +153,7 @@ def test_a_tag_timm_has_not() -> None:
     with pytest.raises(
         InputError, match=r"mobilenetv1_100\.bogus': timm has the model but not thi"
     ):
-        read_recipe("mobilenetv1_100.bogus", "imagenet")
+        read_pretrained_config("mobilenetv1_100.bogus", "imagenet")
 
 
 def test_imagenet_without_a_network(trunk: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,10 +175,10 @@ def test_imagenet_from_the_hubs_cache(
     save_file(trunk.state_dict() | whole, snapshot / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    fresh = create_trunk(TINY, Recipe())
+    fresh = create_trunk(TINY, PretrainedConfig())
     load_trunk(fresh, TINY, "imagenet")
     assert_equal(state_of(fresh), state_of(trunk))
-    assert read_recipe(TINY, "imagenet").source == "imagenet"
+    assert read_pretrained_config(TINY, "imagenet").source == "imagenet"
 
 
 def test_a_model_without_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
