@@ -2,8 +2,8 @@
 
 import errno
 
-BAD_INPUT = 2  # exit status, as argparse has it
-TERMINATED = 143  # likewise, as shells have it for SIGTERM
+BAD_INPUT = 2  # the exit status that argparse uses for wrong arguments
+TERMINATED = 143  # the exit status that shells report after SIGTERM
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PLACE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST),

@@ -133,8 +133,12 @@ def foreign_names(path: Path, ours: set[str]) -> set[str]:
         elif isinstance(node, ast.Import):
             used |= {part for alias in node.names for part in alias.name.split(".")}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):  # getattr
-            used |= {name.value for name in node.args[1:2] if isinstance(name, ast.Constant)}
-    return {name for name in used if isinstance(name, str) and private(name)} - ours
+            used |= {
+                name.value
+                for name in node.args[1:2]
+                if isinstance(name, ast.Constant) and isinstance(name.value, str)
+            }
+    return {name for name in used if private(name)} - ours
 
 
 def overridden(module: str) -> set[str]:

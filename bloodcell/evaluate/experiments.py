@@ -49,8 +49,8 @@ class Experiment(NamedTuple):
         seeds: number of different ones.
         seen: share of the test photographs that were trained on too, 0 to 1.
         accuracy: of test files, mean over the seeds, 0 to 1, with its interval.
-        by_photo: accuracy of test photographs, likewise.
-        balanced: balanced accuracy of test photographs, likewise.
+        by_photo: accuracy of test photographs, mean over the seeds, with its interval.
+        balanced: balanced accuracy of test photographs, mean over the seeds, with its interval.
         parameters: number of them.
         seconds: learning time, mean over the seeds.
         group: `a` for the best and all that cannot be told from it; empty if it can, and `-` if
@@ -156,8 +156,8 @@ class _Photos(NamedTuple):
     name: tuple[str, ...]
     label: NDArray[np.int64]
     tested: Floats  # (runs, photographs), 1 or 0
-    right: Floats  # likewise
-    files: Floats  # likewise, how many
+    right: Floats  # (runs, photographs), 1 where the model is right, else 0
+    files: Floats  # (runs, photographs), number of files
     files_right: Floats
 
     def accuracy(self, weights: Floats) -> Floats:
@@ -165,11 +165,11 @@ class _Photos(NamedTuple):
         return _mean_share(weights, self.files_right, self.files)
 
     def by_photo(self, weights: Floats) -> Floats:
-        """Accuracy by photograph, likewise."""
+        """Accuracy by photograph under each weighting, mean of the runs, (draws,)."""
         return _mean_share(weights, self.right, self.tested)
 
     def balanced(self, weights: Floats) -> Floats:
-        """Balanced accuracy by photograph, likewise."""
+        """Balanced accuracy by photograph under each weighting, mean of the runs, (draws,)."""
         recalls = []
         for label in np.unique(self.label):
             of = self.label == label
