@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import subprocess
 import warnings
 from typing import Literal
 
@@ -18,10 +19,10 @@ _LONG = 2e9
 
 
 class CompiledPass:
-    """Runs a network, compiled for batches of the first one's shape; others run as they are.
+    """Runs a network, compiled for batches of one size; batches of other sizes run uncompiled.
 
-    So the short batch that ends an epoch costs no second compilation. Weights are shared with the
-    network, whose names in checkpoints stay clean.
+    The short batch that ends an epoch therefore costs no second compilation. The weights are shared
+    with the network, whose names in checkpoints stay clean.
 
     Args:
         network: uint8 pixels in, logits out.
@@ -30,6 +31,8 @@ class CompiledPass:
         device: where it runs.
         n_pixels: that the whole training will read.
         accumulates: whether gradients of several batches are added up, which rules out CUDA graphs.
+        batch_size: images of a full batch, the size that is compiled for; None takes that of the
+            first batch.
 
     Attributes:
         mode: of `torch.compile`; False if nothing is compiled.
@@ -45,6 +48,7 @@ class CompiledPass:
         device: torch.device,
         n_pixels: float = 0,
         accumulates: bool = False,
+        batch_size: int | None = None,
     ) -> None:
         cuda = device.type == "cuda"
         rule = "default, with trainer.accumulate_grad_batches: CUDA graphs reuse the gradients"
@@ -53,6 +57,7 @@ class CompiledPass:
         mode = how if how != "auto" else _best_mode(device, n_pixels, accumulates)
         self.mode = mode
         self._compiled = torch.compile(network.forward, mode=mode, dynamic=False) if mode else None
+        self._batch_size = batch_size
         self._shape: torch.Size | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ class CompiledPass:
         Raises:
             InputError: if a mode was given and the compiler does not work here.
         """
-        if self._shape is None:
+        if self._shape is None and self._batch_size in (None, len(images)):
             self._shape = images.shape
             self._try(images)
         if self._compiled is None or images.shape != self._shape:
@@ -69,15 +74,17 @@ class CompiledPass:
         return self._compiled(images)  # type: ignore[no-any-return]
 
     def _try(self, images: Tensor) -> None:
-        """Compiles, also the way back, and leaves the network as it was."""
+        """Compiles forward and backward pass; leaves network and random state as they were."""
         if self._compiled is None:
             return
         buffers = [buffer.clone() for buffer in self._network.buffers()]
         trained = [p for p in self._network.parameters() if p.requires_grad]
         try:
-            torch.autograd.grad(self._compiled(images).float().sum(), trained)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            if isinstance(getattr(error, "inner_exception", None), torch.OutOfMemoryError):
+            with torch.random.fork_rng():  # dropout draws: the step that follows must not notice
+                torch.autograd.grad(self._compiled(images).float().sum(), trained)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            cause = getattr(error, "inner_exception", error)  # the compiler wraps what it meets
+            if isinstance(cause, torch.OutOfMemoryError):
                 raise
             if self._how != "auto":
                 raise InputError(

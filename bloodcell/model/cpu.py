@@ -5,14 +5,23 @@ Measured with mobilenetv1_100 on two cores: RESULTS.md has the figures.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 by itself: Intel's AMX, or AVX-512 as in AMD's Zen 4."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    """Returns whether the CPU multiplies bfloat16 in hardware (Intel's AMX, or AVX-512 BF16).
+
+    Older releases of PyTorch have no public function for this; the flags of Linux are read there.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("amx_tile") or found.get("avx512_bf16"))
+    flags = Path("/proc/cpuinfo")
+    words = set(flags.read_text().split()) if flags.is_file() else set()
+    return not words.isdisjoint(("amx_tile", "avx512_bf16"))
 
 
 def spare_slow_kernels(trunk: nn.Module) -> None:

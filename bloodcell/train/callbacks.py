@@ -1,4 +1,4 @@
-"""What is shown of a run: its history, its progress, its first batch."""
+"""Callbacks that show a run: history, progress bar, first batch."""
 
 import csv
 import math
@@ -19,10 +19,10 @@ from bloodcell.train.runs import run_folder_of
 
 
 class History(Callback):
-    """Writes a line to `metrics.csv` after each epoch, and what was trained to the loggers.
+    """Writes a line to `metrics.csv` after each epoch, and logs the training metrics.
 
-    A resumed run goes on below the epochs it keeps. Lightning would log after the checkpoint was
-    written, so that a run stopped in between would lack the epoch in TensorBoard.
+    A resumed run appends its lines to those of the epochs before. Lightning logs an epoch after its
+    checkpoint is written, so a run stopped in between would lack that epoch in TensorBoard.
     """
 
     def __init__(self) -> None:
@@ -31,19 +31,19 @@ class History(Callback):
         self._validation: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What an epoch has cost so far, and its validation, if it had one within."""
+        """Returns time and images of the epoch so far, and the metrics of its validation."""
         seconds = time.perf_counter() - self._start
         return {"seconds": seconds, "images": self._images, "validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it up."""
+        """Restores time, images and metrics."""
         self._start = self._trained = time.perf_counter() - state_dict["seconds"]
         self._images, self._validation = state_dict["images"], state_dict["validation"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives an epoch that goes on the validation that it had: the best may be that."""
+        """Restores the validation metrics of a resumed epoch, which may become the best."""
         found = {key: torch.tensor(value) for key, value in self._validation.items()}
-        trainer._logger_connector._callback_metrics.update(found)
+        trainer.callback_metrics.update(found)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the epoch and of its training part."""
@@ -52,7 +52,7 @@ class History(Callback):
         self._validation = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that the epoch has validation metrics of its own."""
+        """Keeps the validation metrics of the epoch."""
         if trainer.sanity_checking:
             return
         found = trainer.callback_metrics.items()
@@ -66,10 +66,10 @@ class History(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Counts images; the last one stops the clock of the training part."""
+        """Counts images and notes the time, so that validation is not counted as training."""
         self._images += len(batch["target"]) * trainer.world_size
         if trainer.is_last_batch and pl_module.device.type == "cuda":
-            torch.cuda.synchronize()  # until then the device was only asked
+            torch.cuda.synchronize()  # the host runs ahead of the device
         self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,7 +81,7 @@ class History(Callback):
             self._report(trainer, folder, values, speed)
         logged = {key: value for key, value in values.items() if key.startswith("train/")}
         logged |= {"images_per_second": speed, "epoch": trainer.current_epoch}
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # as Lightning counts
+        step = trainer.global_step - 1  # Lightning logs an epoch at its last step, counted from 0
         for logger in trainer.loggers:
             logger.log_metrics(logged, step)
 
@@ -116,21 +116,24 @@ class History(Callback):
 
 
 class Bar(RichProgressBar):
-    """A bar without numbers: they stand in the line `History` prints after each epoch."""
+    """A progress bar without metrics, which `History` prints after each epoch."""
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Shows none."""
+        """Returns no metrics."""
         return {}
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        """Counts epochs from 1, as the lines do."""
-        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts epochs from 1, as the lines of `History` do."""
+        super().on_train_epoch_start(trainer, pl_module)
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            words = f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self.progress.update(self.train_progress_bar_id, description=words)
 
 
 class FirstBatch(Callback):
-    """Shows TensorBoard the first training batch, as the network sees it."""
+    """Writes the first training batch to TensorBoard, as the network gets it."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int

@@ -10,9 +10,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import (
-    SIGTERMException,
-)
 
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError
@@ -22,22 +19,22 @@ from bloodcell.model.checkpoint import BEFORE
 from bloodcell.text import command
 from bloodcell.train.finite import Finite
 from bloodcell.train.runs import last_of, run_folder_of
-from bloodcell.train.signals import between_steps
+from bloodcell.train.signals import StopGently, between_steps
 
-CLOCK_EVERY = 32  # batches; several devices must agree on the time, which makes them wait
+CLOCK_EVERY = 32  # batches: devices must agree that it is time, which synchronises them
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, makes sure that the disk has it, and moves it there.
+    """Writes a checkpoint to a temporary file in its folder, syncs it, and renames it.
 
-    Lightning's own writes into the system's folder for temporary files, which may be on another
-    disk: what is moved from there is copied, and a copy can be cut off.
+    Lightning writes to the system's folder for temporary files. If that is another disk, the rename
+    becomes a copy, which can be cut off.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Writes it."""
+        """Writes the checkpoint."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with beside(Path(path)) as partial:
             torch.save(checkpoint, partial)
@@ -56,7 +53,7 @@ class KeepBest(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the best score so far, also where the run folder was moved to."""
+        """Restores the best score, with paths in the folder that the run lies in now."""
         folder, moved = str(self.dirpath), dict(state_dict)
 
         def here(path: str) -> str:
@@ -70,41 +67,47 @@ class KeepBest(ModelCheckpoint):
 
 
 class KeepLast(Checkpoint):
-    """Keeps `last.ckpt`: after each epoch, now and then within one, and when a run is stopped.
+    """Writes `last.ckpt` after each epoch, at intervals within one, and when a run is stopped.
 
-    Within an epoch it is written between two steps of the optimizer, where no validation is due.
-    While a run trains, `before.ckpt` is what `last.ckpt` was before, should the disk damage it.
+    Within an epoch it is written between two optimizer steps where no validation is due. While a
+    run trains, `before.ckpt` is the previous `last.ckpt`, in case the disk damages the newer one.
 
     Args:
-        finite: what makes sure that only numbers are kept.
-        every_n_steps: how often within an epoch; None for never.
-        every_minutes: likewise, whichever comes first.
+        finite: checks that loss and weights are finite before they are written.
+        stop: tells when the run is about to stop.
+        every_n_steps: interval in optimizer steps within an epoch; None for no such checkpoints.
+        every_minutes: interval in minutes within an epoch; None for no such checkpoints.
     """
 
     def __init__(
-        self, finite: Finite, every_n_steps: int | None, every_minutes: float | None
+        self,
+        finite: Finite,
+        stop: StopGently,
+        every_n_steps: int | None,
+        every_minutes: float | None,
     ) -> None:
         super().__init__()
-        self._finite, self._steps, self._minutes = finite, every_n_steps, every_minutes
+        self._finite, self._stop = finite, stop
+        self._steps, self._minutes = every_n_steps, every_minutes
         self._saved_at = -1  # global step
         self._saved = time.monotonic()
         self._ended = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the run had come to its end, by early stopping say."""
+        """Returns whether the run has ended, for example by early stopping."""
         return {"ended": self._ended}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it up."""
+        """Restores whether the run has ended."""
         self._ended = state_dict["ended"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends a run at once that had come to its end when it was stopped in its test."""
+        """Trains no further if the run has ended and only its test is missing."""
         self._saved_at, self._saved = trainer.global_step, time.monotonic()
         folder = run_folder_of(trainer)
         tested = trainer.strategy.broadcast(folder is not None and (folder / SCORES).is_file())
-        if tested and folder and trainer.is_global_zero:  # of an end that is none any more
-            (folder / SCORES).unlink()
+        if tested and folder and trainer.is_global_zero:
+            (folder / SCORES).unlink()  # scores of an earlier end: the run now trains further
         elif self._ended and not tested:
             trainer.should_stop = True
 
@@ -116,22 +119,19 @@ class KeepLast(Checkpoint):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Writes it if it is time."""
+        """Writes `last.ckpt` if it is due."""
         if between_steps(trainer, batch_idx + 1) and self._is_due(trainer, batch_idx + 1):
             self._save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes it."""
+        """Writes `last.ckpt`."""
         self._ended = trainer.should_stop
         self._save(trainer, pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Writes it, if the run was asked to stop and has got further since; says how to go on."""
-        whole = trainer.global_step > self._saved_at and not trainer.fit_loop._should_accumulate()
-        if isinstance(exception, SIGTERMException) and trainer.training and whole:
-            self._save(trainer, pl_module)
+        """Prints the command that resumes the run."""
         last = last_of(trainer)
         if last is None or not trainer.is_global_zero or isinstance(exception, InputError):
             return
@@ -143,12 +143,14 @@ class KeepLast(Checkpoint):
         print(f"\nStopped in {when}. To go on:\n  {words}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Removes what was kept in case: the last is whole."""
+        """Removes `before.ckpt`: `last.ckpt` is complete."""
         last = last_of(trainer)
         if last and trainer.is_global_zero:
             last.with_stem(BEFORE).unlink(missing_ok=True)
 
     def _is_due(self, trainer: Trainer, batches: int) -> bool:
+        if self._stop.stops:
+            return True
         if self._steps and trainer.global_step // self._steps > self._saved_at // self._steps:
             return True
         alone = trainer.world_size == 1
@@ -162,7 +164,7 @@ class KeepLast(Checkpoint):
         if last is None:
             return
         self._finite.look(trainer, pl_module)
-        for logger in trainer.loggers:  # what it has logged must not be lost with the process
+        for logger in trainer.loggers:  # logs must not be lost if the process dies
             logger.save()
         if trainer.is_global_zero and last.is_file():
             _keep_before(last)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SLURM's signal: a run ends where it can go on."""
+"""Ctrl-C, SIGTERM and SLURM's signal stop a run where it can be resumed."""
 
 import contextlib
 import os
@@ -23,43 +23,49 @@ _SAYS = "\nstopping after this step, or this validation; Ctrl-C once more stops 
 
 
 def between_steps(trainer: Trainer, batches: int) -> bool:
-    """Whether the next thing after so many batches of an epoch is another step.
+    """Returns whether another training step follows, so that a checkpoint may be written.
 
-    Not if a validation is due, the epoch ends, or gradients are still being added up.
+    False if the epoch ends, a validation is due, or gradients are still being accumulated.
 
     Args:
-        trainer: that trains.
-        batches: that it has done in this epoch.
+        trainer: the Trainer, in `on_train_batch_end`.
+        batches: number of batches that this epoch has had.
     """
+    accumulates = batches % trainer.accumulate_grad_batches != 0
     every: float | None = trainer.val_check_batch
     if trainer.check_val_every_n_epoch is None:  # then batches are counted across epochs
         batches = trainer.fit_loop.total_batch_idx + 1
     validates = every is None or batches % every == 0  # None: by the clock, so it may
-    return not (trainer.is_last_batch or validates or trainer.fit_loop._should_accumulate())
+    return not (trainer.is_last_batch or validates or accumulates)
 
 
 class StopGently(Callback):
-    """Ends training between two steps when a signal asks for it; the second Ctrl-C ends it at once.
+    """Stops training between two steps after a signal; a second Ctrl-C stops it at once.
 
-    Lightning's own handlers stop at an arbitrary place (Ctrl-C), or let processes wait for each
-    other (SIGTERM, of which it tells them from within the handler).
+    Lightning's own handlers stop at an arbitrary place (Ctrl-C), or make processes wait for each
+    other (SIGTERM, which the handler itself passes on to them).
+
+    The decision is made at the end of a batch or an epoch, where `KeepLast` writes a checkpoint
+    that includes it; the exception is raised at the next hook, when all callbacks have had theirs.
 
     Attributes:
-        signal: what asked; None if nothing did.
+        signal: the signal that came; None if none did.
+        stops: whether all devices have agreed to stop.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.stops = False
         self._before: dict[signal.Signals, Any] = {}
         self._trains = self._leader = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens to the signals."""
+        """Installs the handlers."""
         self._trains, self._leader = True, trainer.is_global_zero
         self._listen()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens: a test can be stopped anywhere, as it is done again."""
+        """Installs the handlers: a test is repeated on resume, so it may stop anywhere."""
         self._listen()
 
     def on_train_batch_end(
@@ -70,41 +76,55 @@ class StopGently(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Lets the run end after this step, on all devices; after a validation if one is due."""
+        """Decides whether to stop after this step; if a validation is due, a later step decides."""
         batches = batch_idx + 1
         agreed = trainer.world_size == 1 or batches % _AGREE_EVERY == 0
         if agreed and between_steps(trainer, batches):
-            self._end(trainer)
+            self._decide(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets the run end after this epoch, on all devices."""
-        self._end(trainer)
+        """Decides whether to stop after this epoch."""
+        self._decide(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises SIGTERMException if the run is to stop."""
+        self._stop()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Raises SIGTERMException if the run is to stop."""
+        self._stop()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the signals back."""
+        """Restores the handlers; raises SIGTERMException if the run is to stop before its test."""
         self._trains = False
         self._give_back()
+        self._stop()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the signals back."""
+        """Restores the handlers."""
         self._give_back()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Gives the signals back."""
+        """Restores the handlers."""
         self._give_back()
 
-    def _end(self, trainer: Trainer) -> None:
-        asked = trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
-        if asked:  # Lightning ends the loop between two steps
-            trainer._signal_connector.received_sigterm = True
+    def _decide(self, trainer: Trainer) -> None:
+        asked = self.signal is not None
+        self.stops |= trainer.strategy.reduce_boolean_decision(asked, all=False)
+
+    def _stop(self) -> None:
+        if self.stops:
+            raise SIGTERMException
 
     def _listen(self) -> None:
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS:
-            # a process in the background is told to ignore Ctrl-C, which is for the one before it
+            # a shell makes background processes ignore Ctrl-C; they must go on ignoring it
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
 
@@ -120,5 +140,5 @@ class StopGently(Callback):
         if number == signal.SIGINT and (again or not self._trains):
             raise KeyboardInterrupt
         if self._leader and not again:
-            with contextlib.suppress(OSError):  # not print: the signal may have come within one
+            with contextlib.suppress(OSError):  # print could be interrupted by itself
                 os.write(sys.__stderr__.fileno(), _SAYS.encode())  # type: ignore[union-attr]

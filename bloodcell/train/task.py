@@ -126,7 +126,9 @@ class Classifier(LightningModule):
             for one in trainer.callbacks  # type: ignore[attr-defined]
         )
         n_pixels = batch * steps
-        compiled = CompiledPass(self.network, self.compile_how, self.device, n_pixels, accumulates)
+        compiled = CompiledPass(
+            self.network, self.compile_how, self.device, n_pixels, accumulates, data.batch_size
+        )
         self.training_pass = compiled
         if compiled.mode:
             trainer.print(

@@ -122,7 +122,10 @@ def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Cal
     if given.logger is not False and not given.fast_dev_run:
         chosen.append(LearningRateMonitor("epoch"))
         if given.enable_checkpointing is not False:  # best first, so that last knows it
-            chosen += [KeepBest(), KeepLast(finite, keeping.every_n_steps, keeping.every_minutes)]
+            chosen += [
+                KeepBest(),
+                KeepLast(finite, stop, keeping.every_n_steps, keeping.every_minutes),
+            ]
     return chosen
 
 
