@@ -44,6 +44,8 @@ _FIT = {
     "finished: one command for a job that is started again until it is done",
     "--save_every_minutes M": "also within an epoch, besides its end (default: 10; null: never)",
     "--save_every_n_steps N": "likewise (default: none)",
+    "--monitor NAME": "metric that chooses the best checkpoint; min:NAME or max:NAME if its name "
+    "does not tell which is better (default: val/loss)",
     "--rollbacks N": "how often a loss that is no number takes the run back to its last "
     "checkpoint, each time with half the learning rate, before it stops it (default: 0)",
 }

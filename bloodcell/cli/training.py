@@ -82,6 +82,7 @@ class Command(LightningCLI):
         parser.add_argument("--save_every_n_steps", type=int | None, default=None)
         parser.add_argument("--save_every_minutes", type=float | None, default=10.0)
         parser.add_argument("--rollbacks", type=int, default=0)
+        parser.add_argument("--monitor", type=str, default="val/loss")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_whole_number)
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
@@ -203,7 +204,9 @@ class Command(LightningCLI):
         if self.subcommand != "fit":
             return None
         config = self.config.fit
-        return Keeping(config.save_every_n_steps, config.save_every_minutes, config.rollbacks)
+        return Keeping(
+            config.save_every_n_steps, config.save_every_minutes, config.rollbacks, config.monitor
+        )
 
     def before_fit(self) -> None:
         """Says what will be trained on, and settles what was left open."""

@@ -133,6 +133,9 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
     }
     if epochs:
         chosen = best(epochs)
+        if claims.get("monitor", "val/loss") != "val/loss":  # metrics.csv has no other metric
+            claimed = claims.get("best_epoch")
+            chosen = next((line for line in epochs if line.epoch == claimed), chosen)
         must |= {("val", "loss"): chosen.val_loss, ("val", "accuracy"): chosen.val_acc}
         must |= {("train", "loss"): chosen.train_loss, ("train", "accuracy"): chosen.train_acc}
         if (claims.get("epochs"), claims.get("best_epoch")) != (len(epochs), chosen.epoch):

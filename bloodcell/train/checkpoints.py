@@ -1,10 +1,11 @@
 """The checkpoints of a run: the best, and the last, from which it goes on as if never stopped."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from bloodcell.data.batches import Batch
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, listed, require
 from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import beside
 from bloodcell.model.checkpoint import BEFORE
@@ -22,6 +23,30 @@ from bloodcell.train.runs import last_of, run_folder_of
 from bloodcell.train.signals import StopGently, between_steps
 
 CLOCK_EVERY = 32  # batches: devices must agree that it is time, which synchronises them
+
+
+_LOWER = {"loss", "error", "ece"}
+_HIGHER = {"acc", "accuracy", "f1", "auroc", "recall", "precision"}
+
+
+def read_monitor(text: str) -> tuple[str, Literal["min", "max"]]:
+    """Reads which metric chooses the best checkpoint, and whether low or high values are good.
+
+    Args:
+        text: the name of a logged metric. Losses, errors and ECE are best when low; accuracy, F1,
+            AUROC, recall and precision when high. Other names need `min:` or `max:` before them.
+
+    Raises:
+        InputError: if the name does not tell, and no `min:` or `max:` does.
+    """
+    for mode in ("min", "max"):
+        if text.startswith(f"{mode}:"):
+            return text.removeprefix(f"{mode}:"), mode
+    words = set(re.split(r"[/_]", text.lower()))
+    low, high = bool(words & _LOWER), bool(words & _HIGHER)
+    rule = f"preceded by min: or max:, e.g. min:{text}, as its name does not tell which is better"
+    require(low != high, "--monitor", text, rule)
+    return text, "min" if low else "max"
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -41,16 +66,40 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class KeepBest(ModelCheckpoint):
-    """Keeps `best.ckpt`, of the epoch with the lowest validation loss."""
+    """Keeps `best.ckpt`, of the epoch with the best value of a logged metric.
 
-    def __init__(self) -> None:
+    Args:
+        monitor: the metric, as `read_monitor` takes it.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        name, mode = read_monitor(monitor)
         super().__init__(
             filename="best",
-            monitor="val/loss",
+            monitor=name,
+            mode=mode,
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks the name in the sanity check already, before an epoch is trained."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.sanity_checking and str(self.monitor).startswith("val/"):
+            self._check_logged(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the epoch if it is the best so far."""
+        validated = any(name.startswith("val/") for name in trainer.callback_metrics)
+        if validated or not str(self.monitor).startswith("val/"):
+            self._check_logged(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _check_logged(self, trainer: Trainer) -> None:
+        logged = sorted(trainer.callback_metrics)
+        rule = f"the name of a logged metric ({listed(logged, 20)})"
+        require(self.monitor in logged, "--monitor", self.monitor, rule)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best score, with paths in the folder that the run lies in now."""

@@ -72,10 +72,11 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         return
     rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
     epochs = history.read_history(folder / history.FILE_NAME)
-    best = history.best(epochs)
     said = collect_predictions(model, data, "test")
     loss = float(trainer.callback_metrics["test/loss"])
     equipped = equip(trainer, model, data, best_checkpoint)
+    checkpoint = read_checkpoint("best.ckpt", best_checkpoint)
+    best = next(epoch for epoch in epochs if epoch.epoch == checkpoint["epoch"])
     write_predictions(folder, said)
     found = score(read_predictions(folder))
     n_photos = found["by_photo"]["n"]
@@ -102,6 +103,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "test_files_not_scored": len(data.parts["test"]) - len(said.file),
         "effective_test_images": effective_number(said.photo),
         "best_epoch": best.epoch,
+        "monitor": getattr(trainer.checkpoint_callback, "monitor", None),
         "epochs": len(epochs),
         "learning_time_seconds": round(sum(epoch.seconds for epoch in epochs), 1),
         "precision": str(trainer.precision),
@@ -110,7 +112,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         "data_fingerprint": data.table.fingerprint,
         "machine": machine.describe(device_name(trainer.strategy.root_device)),
     }
-    made = Description.from_checkpoint(read_checkpoint("best.ckpt", best_checkpoint), name, scores)
+    made = Description.from_checkpoint(checkpoint, name, scores)
     write_card(folder / CARD, made, best_checkpoint)
     _log_hyperparameters(trainer, model, data, scores["test"])
     known = [

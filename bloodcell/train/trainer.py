@@ -14,7 +14,7 @@ from bloodcell import machine
 from bloodcell.errors import InputError, require
 from bloodcell.model.cpu import has_fast_bfloat16
 from bloodcell.train.callbacks import Bar, FirstBatch, History
-from bloodcell.train.checkpoints import KeepBest, KeepLast, WholeFiles
+from bloodcell.train.checkpoints import KeepBest, KeepLast, WholeFiles, read_monitor
 from bloodcell.train.finite import Finite
 from bloodcell.train.forecast import Forecast
 from bloodcell.train.runs import RunLogger
@@ -28,12 +28,14 @@ class Keeping(NamedTuple):
     Attributes:
         every_n_steps: a checkpoint is written within an epoch after so many steps; None for never.
         every_minutes: likewise, after so many minutes.
-        rollbacks: how often a loss that is no number takes the run back, with half the rate.
+        rollbacks: how often a NaN or infinite loss takes the run back, with half the learning rate.
+        monitor: metric that chooses the best checkpoint, as `read_monitor` takes it.
     """
 
     every_n_steps: int | None
     every_minutes: float | None
     rollbacks: int
+    monitor: str = "val/loss"
 
     def check(self) -> None:
         """Makes sure that they can be used.
@@ -45,6 +47,7 @@ class Keeping(NamedTuple):
         require(steps is None or steps > 0, "--save_every_n_steps", steps, "1 or more, or null")
         require(minutes is None or minutes > 0, "--save_every_minutes", minutes, "over 0, or null")
         require(self.rollbacks >= 0, "--rollbacks", self.rollbacks, "0 or more, e.g. 3")
+        read_monitor(self.monitor)
 
 
 def check(given: Any) -> None:
@@ -123,7 +126,7 @@ def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Cal
         chosen.append(LearningRateMonitor("epoch"))
         if given.enable_checkpointing is not False:  # best first, so that last knows it
             chosen += [
-                KeepBest(),
+                KeepBest(keeping.monitor),
                 KeepLast(finite, stop, keeping.every_n_steps, keeping.every_minutes),
             ]
     return chosen

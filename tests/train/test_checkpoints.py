@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bloodcell.cli.main import main
 from bloodcell.data.batches import Batch
 from bloodcell.evaluate.history import read_history
+from bloodcell.train.checkpoints import read_monitor
 from bloodcell.train.task import Classifier
 
 Refused = Callable[..., str]
@@ -223,3 +224,45 @@ def test_a_clock_that_goes_back(small: list[str], monkeypatch: pytest.MonkeyPatc
     assert 0 < json.loads((run / "scores.json").read_text())["learning_time_seconds"] < 120
     steps = [event.step for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
     assert sorted(steps) == [10, 21]
+
+
+def test_the_best_checkpoint_follows_the_monitor(
+    small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A metric that falls: the first epoch is best if high values are, the last if low ones are."""
+    validated = Classifier.on_validation_epoch_end
+
+    def logs(self: Classifier) -> None:
+        validated(self)
+        self.log("val/falling", float(-self.current_epoch))
+
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", logs)
+    for version, (monitor, best) in enumerate({"max:val/falling": 0, "min:val/falling": 1}.items()):
+        main(["fit", *small, "--monitor", monitor])
+        assert checkpoint("best", version)["epoch"] == best
+        scores = json.loads(Path(f"lightning_logs/c/version_{version}/scores.json").read_text())
+        assert scores["best_epoch"] == best
+
+
+def test_a_monitor_that_cannot_be_used(small: list[str], refused: Refused) -> None:
+    said = refused("fit", *small, "--monitor", "val/kappa")
+    assert "--monitor=val/kappa cannot be used: it must be preceded by min: or max:" in said
+    said = refused("fit", *small, "--monitor", "max:val/kappa")
+    assert "--monitor=val/kappa cannot be used: it must be the name of a logged metric (" in said
+    assert "val/acc" in said
+    assert "val/loss" in said
+    assert list(Path().rglob("metrics.csv")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("val/loss", ("val/loss", "min")),
+        ("val/ece", ("val/ece", "min")),
+        ("val/balanced_accuracy", ("val/balanced_accuracy", "max")),
+        ("val/auroc", ("val/auroc", "max")),
+        ("max:train/loss", ("train/loss", "max")),
+    ],
+)
+def test_known_names_tell_their_mode(text: str, expected: tuple[str, str]) -> None:
+    assert read_monitor(text) == expected
