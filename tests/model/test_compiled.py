@@ -76,6 +76,32 @@ def test_trying_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(p.grad is None for p in network.parameters())
 
 
+def test_trying_leaves_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compile", lambda forward, **_: forward)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 64), nn.Dropout(0.5))
+    training_pass = CompiledPass(network, "default", CPU)
+    torch.manual_seed(3)
+    first = training_pass(pixels(8))
+    torch.manual_seed(3)
+    assert torch.equal(training_pass(pixels(8)), first)
+
+
+def test_a_short_first_batch_is_not_compiled(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run that is resumed before the last batch of an epoch."""
+    sizes: list[int] = []
+
+    def compile_(forward: Forward, **_: Any) -> Forward:
+        return lambda images: sizes.append(len(images)) or forward(images)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr("torch.compile", compile_)
+    training_pass = CompiledPass(network, "default", CPU, batch_size=8)
+    for n in (3, 8, 8):
+        assert torch.equal(training_pass(pixels(n)), network(pixels(n)))
+    assert sizes == [8, 8, 8]  # the first to try it
+
+
 def test_gradients_of_several_batches_rule_out_cuda_graphs(network: nn.Module) -> None:
     with pytest.raises(
         InputError, match=r"model\.compile=reduce-overhead cannot be used: it must b"
