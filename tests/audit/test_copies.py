@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from bloodcell.audit.copies import Copies, find_copies
 from bloodcell.audit.features import agreement, look_at
-from bloodcell.datasets.drawn import draw_copy, draw_photograph
-from bloodcell.datasets.drawn_scene import CLASS_NAMES
+from bloodcell.datasets.drawn import CLASS_NAMES
+from bloodcell.datasets.drawn.smears import draw_copy, draw_photograph
 
 Pixels = NDArray[np.uint8]
 PHOTOS = [draw_photograph(CLASS_NAMES[seed % len(CLASS_NAMES)], seed) for seed in range(6)]
