@@ -1,33 +1,35 @@
-"""What a CPU needs to train as fast as it can.
+"""Fast training on a CPU; RESULTS.md has the figures, of mobilenetv1_100 on two cores."""
 
-Measured with mobilenetv1_100 on two cores: RESULTS.md has the figures.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 by itself: Intel's AMX, or AVX-512 as in AMD's Zen 4."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    """Tells whether the CPU has instructions for bfloat16: Intel's AMX, or AVX-512 BF16.
+
+    Releases of PyTorch without `get_capabilities` count as CPUs without them.
+    """
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(has.get("amx_tile") or has.get("avx512_bf16"))
 
 
 def spare_slow_kernels(trunk: nn.Module) -> None:
-    """Makes strided depthwise convolutions compute in float32 where autocast would have bfloat16.
+    """Makes strided depthwise convolutions compute in float32 under autocast to bfloat16.
 
     oneDNN has no fast kernel for their gradients in bfloat16: four of them took a third of a step.
 
     Args:
-        trunk: changed in place; its parameters and their names stay the same.
+        trunk: changed in place; its parameters and their names do not change.
     """
     for module in trunk.modules():
         if not isinstance(module, nn.Conv2d) or max(module.stride) == 1:
             continue
         if module.groups == module.in_channels > 1:
-            module.forward = partial(_in_float32, module.forward)  # type: ignore[method-assign]
+            vars(module)["forward"] = partial(_in_float32, module.forward)
 
 
 def _in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

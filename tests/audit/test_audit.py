@@ -94,7 +94,7 @@ def test_every_fault_is_found(clean: Path, capsys: pytest.CaptureFixture[str]) -
     assert status == 1
     (train / "EOSINOPHIL" / "wrong.jpeg").unlink()
     said = capsys.readouterr().out
-    assert "mend the labels first" in said
+    assert "correct the labels first" in said
     written = build_table(open_source(str(images)), Path("photos.csv"))
     assert written.unmapped == 0, "also images that cannot be read have their line"
     leak = [path.split("images/")[-1] for path in found["leaks"][0]]
