@@ -42,7 +42,7 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
     known = found["photo_table"]
     if known:
         text = (
-            f"{known['photographs']:,} photographs, of which {known['found_exactly']:,} were found "
+            f"{known['photographs']:,} photographs, {known['found_exactly']:,} of them found "
             f"exactly; {known['recall_of_pairs']:.2%} of its pairs of copies, "
             f"{1 - known['precision_of_pairs']:.2%} wrong ones; "
             f"{known['cells_photographed_more_than_once']} cells photographed more than once"
