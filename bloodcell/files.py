@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the folder of the cache."""
 
 import contextlib
 import os
@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import TextIO
 
 from bloodcell.errors import listed, require
+
+
+def cache_folder() -> Path:
+    """Returns the folder of drawn smears and decoded images."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bloodcell"
 
 
 def check_place(flag: str, path: str | None, *suffixes: str) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from bloodcell.data.crop import show
-from bloodcell.datasets.drawn import CLASS_NAMES, HEIGHT, WIDTH, draw_photograph
+from bloodcell.datasets.drawn import CLASS_NAMES
+from bloodcell.datasets.drawn.scene import HEIGHT, WIDTH
+from bloodcell.datasets.drawn.smears import draw_photograph
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.saved import load_saved
 

@@ -19,10 +19,11 @@ from bloodcell.cli.main import main as bloodcell
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import InputFormat
 from bloodcell.data.decode import READ_ERRORS, decode
-from bloodcell.data.source import open_source, read_file
+from bloodcell.data.image_files import read_file
+from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
 from bloodcell.datasets import photos
-from bloodcell.datasets.drawn import write_smears
+from bloodcell.datasets.drawn.smears import write_smears
 from bloodcell.errors import InputError
 from bloodcell.evaluate.experiments import read_runs
 from bloodcell.infer.open import open_model

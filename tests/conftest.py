@@ -24,7 +24,7 @@ import yaml
 from PIL import Image
 
 from bloodcell.cli.main import main
-from bloodcell.datasets.drawn import write_smears
+from bloodcell.datasets.drawn.smears import write_smears
 from bloodcell.evaluate.history import Epoch
 from bloodcell.evaluate.scores import Predictions, write_predictions
 

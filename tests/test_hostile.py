@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bloodcell.cli.configs import find_config
 from bloodcell.cli.main import main
-from bloodcell.data import source
+from bloodcell.data import image_files
 from bloodcell.data.crop import InputFormat
 from bloodcell.data.decode import READ_ERRORS, decode
 from bloodcell.data.source import open_source
@@ -117,7 +117,7 @@ def test_what_is_no_file_of_an_image(
     (root / "a" / "ring.png").symlink_to("ring.png")
     (root / "b" / "up").symlink_to(root)
     (root / "b" / "large.png").write_bytes(bytes(10_000))
-    monkeypatch.setattr(source, "MOST_BYTES", 9999)
+    monkeypatch.setattr(image_files, "MOST_BYTES", 9999)
     (root / "b" / "a name\nof two lines.png").write_bytes((root / "b" / "0.png").read_bytes())
     with open(os.fsencode(root / "b") + b"/\xff\xfe.png", "wb") as file:  # noqa: PTH123  bytes
         file.write(b"no image")

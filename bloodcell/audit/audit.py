@@ -1,4 +1,4 @@
-"""`bloodcell audit`: what is really in a folder of images, before anything is trained on it."""
+"""`bloodcell audit`: finds faults of a folder of images before anything is trained on it."""
 
 import csv
 import io
@@ -20,47 +20,47 @@ from rich.progress import Progress
 
 from bloodcell.audit.console import print_audit
 from bloodcell.audit.copies import Copies, find_copies
-from bloodcell.audit.features import Look, look_at
+from bloodcell.audit.features import ImageFeatures, compute_features
 from bloodcell.data.decode import READ_ERRORS, open_rgb
 from bloodcell.data.source import Source, open_source
-from bloodcell.data.table import Row, Table, build_table
+from bloodcell.data.table import PARTS, Row, Table, build_table
 from bloodcell.errors import InputError, reason
 from bloodcell.files import check_place, write_whole
 from bloodcell.memory import keep_memory
 
 
-class Seen(NamedTuple):
-    """What was seen of an image file.
+class ScannedFile(NamedTuple):
+    """The result of reading an image file.
 
     Attributes:
-        look: what is compared; None if it cannot be read.
+        features: features to compare it by; None if it cannot be read.
         size: width x height, as in the file.
-        mode: Pillow's name of how its colours are stored.
-        reason: why it cannot be read; empty if it can.
+        mode: Pillow's name of its colour mode.
+        reason: the reason why it cannot be read; empty if it can.
     """
 
-    look: Look | None
+    features: ImageFeatures | None
     size: str = ""
     mode: str = ""
     reason: str = ""
 
 
 def audit(root: str, photos: str | None, out: str | None, photo_table: str | None) -> bool:
-    """Looks at every image, prints what was found and writes it.
+    """Reads every image, searches for copies, and prints and writes the findings.
 
     Args:
         root: as `data.root`.
-        photos: as `data.photos`, to compare with; None: what came with the images, or the shipped
-            table.
-        out: a JSON file for all that was found; None writes none.
-        photo_table: a CSV file for the photographs that were found, as `data.photos` reads it; None
-            writes none.
+        photos: photo table to compare with, as `data.photos`; None: the table of the data set, if
+            it has one.
+        out: JSON file for all findings; None writes none.
+        photo_table: CSV file for the photographs that were found, in the format of `data.photos`;
+            None writes none.
 
     Returns:
-        Whether images of one photograph, scene or cell lie in two parts.
+        Whether images of one photograph, scene or cell are in two parts.
 
     Raises:
-        InputError: if there are no images, or a file cannot be written there.
+        InputError: if no image can be read, or a file cannot be written.
     """
     check_place("--out", out, ".json")
     check_place("--write_photos", photo_table, ".csv")
@@ -68,8 +68,8 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
     start = time.perf_counter()
     source = open_source(root)
     table = build_table(source, Path(photos) if photos else None)
-    seen, copies, rows = _look(source, table)
-    found = describe(table, seen, copies, rows) | {
+    files, copies, rows = _scan(source, table)
+    found = describe(table, files, copies, rows) | {
         "root": str(source.root),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -82,14 +82,14 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
     if out:
         print(out)
     if photo_table:
-        first = "mend the labels first, then " if found["label_conflicts"] else ""
+        first = "correct the labels first, then " if found["label_conflicts"] else ""
         print(f"{photo_table}: {first}give it to fit with --data.photos {photo_table}")
     known = found["photo_table"] or {"leaks": []}
     return bool(found["leaks"] or found["scene_leaks"] or known["leaks"])
 
 
 def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:
-    """Writes a photo table; what cannot be read is a photograph of its own."""
+    """Writes a photo table; each image that cannot be read counts as a photograph."""
     known = {
         row.path: (f"p{photo}", f"c{scene}")
         for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True)
@@ -102,9 +102,9 @@ def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row])
             lines.writerow([row.path, *known.get(row.path, unread)])
 
 
-def _look(source: Source, table: Table) -> tuple[list[Seen], Copies, list[Row]]:
-    """Looks at all images; the copies among those that can be read, and their rows."""
-    cv2.setNumThreads(1)  # the threads are ours
+def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list[Row]]:
+    """Reads all images and finds the copies among the readable ones, whose rows it returns too."""
+    cv2.setNumThreads(1)  # the pool below has the threads
     console = Console(file=sys.stderr)
     with (
         Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
@@ -112,65 +112,68 @@ def _look(source: Source, table: Table) -> tuple[list[Seen], Copies, list[Row]]:
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         n = len(table.rows)
-        looking = bar.add_task("looking at images", total=n)
+        reading = bar.add_task("reading images", total=n)
 
-        def see(row: Row) -> Seen:
+        def scan(row: Row) -> ScannedFile:
             try:
                 data = read(row.path)
-                if not data:
-                    return Seen(None, reason="empty file")
-                look = look_at(np.asarray(open_rgb(data)))
+                features = compute_features(np.asarray(open_rgb(data)))
                 with Image.open(io.BytesIO(data)) as image:
-                    return Seen(look, f"{image.width}x{image.height}", image.mode)
+                    return ScannedFile(features, f"{image.width}x{image.height}", image.mode)
             except READ_ERRORS as error:
-                return Seen(None, reason=reason(error))
+                return ScannedFile(None, reason=reason(error))
             finally:
-                bar.advance(looking)
+                bar.advance(reading)
 
-        seen = list(pool.map(see, table.rows))
-        readable = [(row, s.look) for row, s in zip(table.rows, seen, strict=True) if s.look]
+        files = list(pool.map(scan, table.rows))
+        readable = [
+            (row, s.features) for row, s in zip(table.rows, files, strict=True) if s.features
+        ]
         comparing = bar.add_task("comparing them", total=1)
         if not readable:
             raise InputError(f"{source.root}: none of its {n:,} images can be read.")
         copies = find_copies(
-            [look for _, look in readable], lambda share: bar.update(comparing, completed=share)
+            [features for _, features in readable],
+            lambda share: bar.update(comparing, completed=share),
         )
-    return seen, copies, [row for row, _ in readable]
+    return files, copies, [row for row, _ in readable]
 
 
 def describe(
-    table: Table, seen: Sequence[Seen], copies: Copies, rows: Sequence[Row]
+    table: Table, files: Sequence[ScannedFile], copies: Copies, rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """Puts together what was found.
+    """Puts the findings together, as the JSON file has them.
 
     Args:
         table: all images.
-        seen: what was seen of each.
-        copies: which of those that can be read belong together.
-        rows: of these, (n,).
+        files: the result of reading each.
+        copies: the copies among the n readable ones.
+        rows: the rows of these n.
     """
     photos = _groups(copies.photo, rows)
     whole = {tuple(_paths(group)) for group in photos}
-    # only those of several photographs: the others are listed as photographs
+    # only scenes of several photographs: the others are listed as photographs
     scenes = [of for of in _groups(copies.scene, rows) if tuple(_paths(of)) not in whole]
     digests: defaultdict[bytes, list[str]] = defaultdict(list)
-    for row, one in zip(table.rows, seen, strict=True):
-        if one.look:
-            digests[one.look.digest].append(row.path)
+    for row, one in zip(table.rows, files, strict=True):
+        if one.features:
+            digests[one.features.digest].append(row.path)
     return {
         "images": len(table.rows),
         "classes": _count(rows, copies.photo, [row.class_name for row in rows]),
         "parts": _count(rows, copies.photo, [row.official or "all" for row in rows]),
         "unreadable": {
-            row.path: one.reason for row, one in zip(table.rows, seen, strict=True) if one.reason
+            row.path: one.reason for row, one in zip(table.rows, files, strict=True) if one.reason
         },
-        "sizes": dict(Counter(one.size for one in seen if one.look).most_common()),
-        "modes": dict(Counter(one.mode for one in seen if one.look).most_common()),
+        "sizes": dict(Counter(one.size for one in files if one.features).most_common()),
+        "modes": dict(Counter(one.mode for one in files if one.features).most_common()),
         "copies": [_paths(group) for group in photos if len(group) > 1],
         "equal_pixels": [names for names in digests.values() if len(names) > 1],
         "photographs": len(photos),
         "scenes": int(copies.scene.max()) + 1,
-        "without_features": sum(look is not None and not look.comparable for look, *_ in seen),
+        "without_features": sum(
+            one.features is not None and not one.features.comparable for one in files
+        ),
         "leaks": [_paths(group) for group in photos if _crosses(group)],
         "scene_leaks": [_paths(group) for group in scenes if _crosses(group)],
         "label_conflicts": [_paths(group) for group in photos if _contradicts(group)],
@@ -197,12 +200,12 @@ def _count(
 
 
 def _crosses(group: Sequence[Row]) -> bool:
-    """Whether it lies in two parts; TEST_SIMPLE repeats TEST and is no part."""
-    return len({row.official for row in group} - {"test_simple"}) > 1
+    """Tells whether a group is in two parts."""
+    return len({row.official for row in group} & {*PARTS}) > 1
 
 
 def _contradicts(group: Sequence[Row]) -> bool:
-    """Whether it lies in two classes."""
+    """Tells whether a group is in two classes."""
     return len({row.class_name for row in group}) > 1
 
 
@@ -211,7 +214,7 @@ def _paths(group: Sequence[Row]) -> list[str]:
 
 
 def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
-    """What was found beside what the photo table knows."""
+    """Compares the photographs that were found with those of the photo table."""
     known = np.unique([row.photo for row in rows], return_inverse=True)[1]
     together = Counter(zip(copies.photo.tolist(), known.tolist(), strict=True))
 

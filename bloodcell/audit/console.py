@@ -1,4 +1,4 @@
-"""What `bloodcell audit` says on the console."""
+"""The report of `bloodcell audit` on the console."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bloodcell.data.table import PARTS
 from bloodcell.errors import listed
 from bloodcell.text import clock
 
@@ -14,10 +15,10 @@ _SHOWN = 3  # of a list; the JSON file has all
 
 
 def print_audit(found: dict[str, Any]) -> None:
-    """Prints what was found.
+    """Prints the findings.
 
     Args:
-        found: as `bloodcell.audit.audit.describe` has it, with `root` and `seconds`.
+        found: as `bloodcell.audit.audit.describe` returns them, with `root` and `seconds`.
     """
     console = Console()
     table = Table(box=box.SIMPLE_HEAD)
@@ -29,63 +30,67 @@ def print_audit(found: dict[str, Any]) -> None:
         table.add_section()
     console.print(Text(f"{found['root']}: {found['images']:,} images"), soft_wrap=True)
     console.print(table)
-    for what, says in _notes(found):
-        console.print(Text(f"  {what:<12} {says}"), soft_wrap=True)
+    for label, text in _notes(found):
+        console.print(Text(f"  {label:<12} {text}"), soft_wrap=True)
 
 
 def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
-    unreadable = [f"{name} ({why})" for name, why in found["unreadable"].items()]
-    images = found["images"] - len(unreadable)
-    copies = images - found["photographs"]
-    equal = sum(len(names) - 1 for names in found["equal_pixels"])
-    notes = [
-        (
-            "unreadable",
-            f"{len(unreadable):,}: {listed(unreadable, _SHOWN)}" if unreadable else "none",
-        ),
-        ("sizes", _counts(found["sizes"])),
-        ("colours", _counts(found["modes"])),
-        ("equal pixels", f"{equal:,} files repeat another" if equal else "none"),
-        (
-            "photographs",
-            f"{found['photographs']:,}; {copies:,} files are copies of another's photograph "
-            f"(found from pixels in {clock(found['seconds'])})",
-        ),
-        *(
-            [("plain", f"{found['without_features']:,} images have too little to be compared by")]
-            if found["without_features"]
-            else []
-        ),
-        (
-            "scenes",
-            f"{found['scenes']:,}: {found['photographs'] - found['scenes']:,} photographs show "
-            "what another shows, such as a cell that was photographed twice",
-        ),
-    ]
+    """Returns labels and texts: the files, the photographs, wrong labels, the table and leaks."""
+    notes = [*_file_notes(found), *_photo_notes(found)]
     notes += _warn("LABELS", "photographs with two classes", found["label_conflicts"])
     notes += _warn("LABELS", "scenes with two classes", found["scene_label_conflicts"])
-    if known := found["photo_table"]:
-        notes.append(
-            (
-                "photo table",
-                f"knows {known['photographs']:,} photographs: {known['found_exactly']:,} found "
-                f"exactly, {known['recall_of_pairs']:.2%} of its pairs of copies, "
-                f"{1 - known['precision_of_pairs']:.2%} wrong ones; "
-                f"{known['cells_photographed_more_than_once']} cells photographed more than once",
-            )
+    known = found["photo_table"]
+    if known:
+        text = (
+            f"{known['photographs']:,} photographs, {known['found_exactly']:,} of them found "
+            f"exactly; {known['recall_of_pairs']:.2%} of its pairs of copies, "
+            f"{1 - known['precision_of_pairs']:.2%} wrong ones; "
+            f"{known['cells_photographed_more_than_once']} cells photographed more than once"
         )
+        notes.append(("photo table", text))
     leaks = [
         *_warn("LEAK", "photographs in two parts", found["leaks"]),
         *_warn("LEAK", "scenes in two parts", found["scene_leaks"]),
         *_warn("LEAK", "cells of the table in two parts", known["leaks"] if known else []),
     ]
-    notes += leaks
     if leaks:
-        notes.append(("", "with a table of --write_photos, fit does not train on what is tested"))
-    else:
-        divided = len(set(found["parts"]) - {"test_simple"}) > 1
-        says = "no photograph lies in two parts" if divided else "the images are not divided"
-        notes.append(("leak", f"none: {says}"))
+        way_out = "with a table of --write_photos, fit does not train on what is tested"
+        return [*notes, *leaks, ("", way_out)]
+    divided = len(set(found["parts"]) & {*PARTS}) > 1
+    text = "no photograph lies in two parts" if divided else "the images are not divided"
+    return [*notes, ("leak", f"none: {text}")]
+
+
+def _file_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
+    unreadable = [f"{name} ({why})" for name, why in found["unreadable"].items()]
+    equal = sum(len(names) - 1 for names in found["equal_pixels"])
+    shown = f"{len(unreadable):,}: {listed(unreadable, _SHOWN)}" if unreadable else "none"
+    return [
+        ("unreadable", shown),
+        ("sizes", _counts(found["sizes"])),
+        ("colours", _counts(found["modes"])),
+        ("equal pixels", f"{equal:,} files repeat another" if equal else "none"),
+    ]
+
+
+def _photo_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
+    photos, scenes, plain = found["photographs"], found["scenes"], found["without_features"]
+    copies = found["images"] - len(found["unreadable"]) - photos
+    notes = [
+        (
+            "photographs",
+            f"{photos:,}; {copies:,} files are copies of another's photograph "
+            f"(found from pixels in {clock(found['seconds'])})",
+        ),
+        (
+            "scenes",
+            f"{scenes:,}; {photos - scenes:,} photographs repeat the scene of another, such as a "
+            "cell that was photographed twice",
+        ),
+    ]
+    if plain:
+        text = f"{plain:,} images have too few features to be compared"
+        notes.insert(1, ("plain", text))
     return notes
 
 
@@ -95,7 +100,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _warn(label: str, what: str, groups: list[list[str]]) -> list[tuple[str, str]]:
-    """A note of groups of sorted paths, of which the first and the last differ; none of none."""
+    """Returns a note of groups with the first and last path of some; none without groups."""
     if not groups:
         return []
     shown = "; ".join(f"{names[0]} and {names[-1]}" for names in groups[:_SHOWN])

@@ -1,7 +1,7 @@
-"""Finds which images were made from one photograph, from their pixels alone.
+"""Groups images that were made from one photograph, from their pixels alone.
 
-Images whose colours are most alike are candidates. Groups grow along pairs of copies, so that not
-every copy needs to resemble every other. Without torch.
+Images with similar colours are candidates. Groups grow along pairs of copies, so two copies of one
+photograph need not resemble each other. This module does not import torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,23 +11,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodcell.audit.features import Floats, Look, agreement
+from bloodcell.audit.features import Floats, ImageFeatures, agreement
 
 Ints = NDArray[np.int64]
 _NEIGHBOURS = 8  # candidates for each image
 _NEAR_GROUPS = 40  # candidates for each group
-_COMPARISONS = 50_000  # of groups, the most alike: minutes, also where every image is a group
-_PROBES = 5  # pairs by which two groups are compared
-_SAME = 0.85  # of the agreement within groups: less (.76 and below) was photographed again
+_COMPARISONS = 50_000  # of the most similar groups: minutes, even if every image is a group
+_PROBES = 5  # pairs of images by which two groups are compared
+_SAME = 0.85  # agreement across groups relative to within; second photographs have up to .76
 _BLOCK = 1024
 
 
 class Copies(NamedTuple):
-    """Which images belong together.
+    """Groups of n images.
 
     Attributes:
-        photo: (n,) number of the photograph of each image, from 0.
-        scene: (n,) number of the scene, equal for photographs that show the same.
+        photo: (n,) number of each image's photograph, from 0.
+        scene: (n,) number of each image's scene, from 0; photographs of one cell share a scene.
     """
 
     photo: Ints
@@ -35,26 +35,26 @@ class Copies(NamedTuple):
 
 
 def find_copies(
-    looks: Sequence[Look], track: Callable[[float], None] = lambda share: None
+    images: Sequence[ImageFeatures], track: Callable[[float], None] = lambda share: None
 ) -> Copies:
     """Groups images by the photograph they were made from.
 
-    Photographs of one scene, such as a cell that was photographed twice, are told apart from copies
-    where there are enough of them: they agree less with each other than within themselves.
+    Two photographs of one scene, such as a cell that was photographed twice, are told apart if
+    there are enough copies of each: copies agree less across photographs than within one.
 
     Args:
-        looks: n images.
-        track: is told which share of the work is done, 0 to 1.
+        images: features of n images.
+        track: called with the share of the work that is done, 0 to 1.
     """
-    groups = _Groups(looks)
+    groups = _Groups(images)
     first: dict[bytes, int] = {}
-    for place, look in enumerate(looks):
-        groups.join(first.setdefault(look.digest, place), place)
-    pairs = _near(np.stack([look.colours for look in looks]), _NEIGHBOURS)
+    for place, image in enumerate(images):
+        groups.join(first.setdefault(image.digest, place), place)
+    pairs = _near(np.stack([image.colours for image in images]), _NEIGHBOURS)
     for done, (one, other) in enumerate(pairs):
         if done % _BLOCK == 0:
             track(done / len(pairs) / 2)
-        if groups.joined(one, other) or not agreement(looks[one], looks[other]):
+        if groups.joined(one, other) or not agreement(images[one], images[other]):
             continue
         few = min(groups.size(one), groups.size(other)) < _PROBES  # too few to tell more
         if few or groups.compare(one, other) >= _SAME:
@@ -78,12 +78,12 @@ def find_copies(
 
 
 class _Groups:
-    """Images that are joined to photographs."""
+    """Groups of images; each begins as a group."""
 
-    def __init__(self, looks: Sequence[Look]) -> None:
-        self._looks = looks
-        self._group = list(range(len(looks)))
-        self._members = {place: [place] for place in range(len(looks))}
+    def __init__(self, images: Sequence[ImageFeatures]) -> None:
+        self._images = images
+        self._group = list(range(len(images)))
+        self._members = {place: [place] for place in range(len(images))}
 
     def joined(self, one: int, other: int) -> bool:
         return self._group[one] == self._group[other]
@@ -101,22 +101,22 @@ class _Groups:
         return len(self._members[self._group[one]])
 
     def numbers(self) -> Ints:
-        """(n,) number of the group of each image, from 0 in the order of their first members."""
+        """Returns (n,) the number of each image's group, from 0 in the order of first members."""
         return np.unique(self._group, return_inverse=True)[1].astype(np.int64)
 
     def near(self) -> list[tuple[int, int]]:
-        """An image of each of two groups whose colours are alike, the most alike first."""
+        """Returns an image of each of two groups with similar colours, the most similar first."""
         of = list(self._members)
         colours = np.stack([self._mean_colours(members) for members in self._members.values()])
         pairs = _near(colours, _NEAR_GROUPS)[:_COMPARISONS]
         return [(of[one], of[other]) for one, other in pairs]
 
     def compare(self, one: int, other: int) -> float:
-        """How much the groups of two images agree, as a share of how much each agrees in itself.
+        """Compares the agreement across the groups of two images with the agreement within them.
 
         Returns:
-            0 if they have nothing in common, about 1 if they are copies of one photograph.
-            Infinite if they have something in common, but are too small to tell more.
+            0 if they have nothing in common, about 1 if they are copies of one photograph, and
+            infinity if they have something in common but are too small for a comparison.
         """
         ones, others = self._probes(one), self._probes(other)
         counts: list[int] = []
@@ -131,12 +131,12 @@ class _Groups:
         return across / min(levels) if levels else np.inf
 
     def _level(self, probes: list[int]) -> float:
-        """How many features agree within a group; 0 if it is too small to tell."""
+        """Returns the number of features that agree within a group; 0 if the group is too small."""
         pairs = list(combinations(probes, 2))[:_PROBES] if len(probes) == _PROBES else []
         return float(np.median([self._agreement(*pair) for pair in pairs])) if pairs else 0.0
 
     def _agreement(self, one: int, other: int) -> int:
-        return agreement(self._looks[one], self._looks[other])
+        return agreement(self._images[one], self._images[other])
 
     def _probes(self, image: int) -> list[int]:
         members = sorted(self._members[self._group[image]])
@@ -144,13 +144,13 @@ class _Groups:
         return [members[place] for place in places]
 
     def _mean_colours(self, members: list[int]) -> Floats:
-        total = np.sum([self._looks[member].colours for member in members], axis=0)
+        total = np.sum([self._images[member].colours for member in members], axis=0)
         result: Floats = total / np.linalg.norm(total)
         return result
 
 
 def _near(colours: Floats, most: int) -> list[tuple[int, int]]:
-    """Pairs of the most similar rows, each pair once, the most similar pair first."""
+    """Returns pairs of the most similar rows, each pair once, the most similar first."""
     n, most = len(colours), min(most, len(colours) - 1)
     found: dict[tuple[int, int], float] = {}
     for start in range(0, n if most > 0 else 0, _BLOCK):

@@ -1,8 +1,8 @@
-"""What is kept of an image to find its copies by, and whether two images are copies.
+"""Features to find copies of an image by, and the test whether two images are copies.
 
-Copies may be rotated, sheared, shifted, scaled, mirrored, brightened and have black corners. Two
+A copy may be rotated, sheared, shifted, scaled, mirrored, brightened and have black corners. Two
 images are copies if SIFT features (Lowe, International Journal of Computer Vision 60, 2004) agree
-on an affine map under which the pixels correlate. Without torch.
+on an affine map under which the pixels correlate. This module does not import torch.
 """
 
 import hashlib
@@ -13,33 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-_SIDE = 320  # pixels of the longer side of an image that is looked at
-_SMALLEST = 160  # features of smaller images are found in enlarged ones
-_THUMBNAIL = 96  # pixels of the width at which pixels are correlated
-_FEATURES = 150  # of an image, the most prominent
-_CONTRAST = 0.015  # of a feature; OpenCV's 0.04 leaves pale smears with a dozen
-_DARK = 60  # sum of the channels: corners that were filled with black have no colour
-_BLACK = 12  # grey, of the same corners
-_BRIGHT = 224  # what the brightest tenth of an image is scaled to
+_SIDE = 320  # pixels of the longer side; larger images are reduced
+_SMALLEST = 160  # pixels of the longer side; smaller images are enlarged
+_THUMBNAIL = 96  # width in pixels at which two images are correlated
+_FEATURES = 150  # features of an image at most, the most prominent
+_CONTRAST = 0.015  # least contrast of a feature; OpenCV's 0.04 leaves a dozen on pale smears
+_DARK = 60  # sum of the channels: darker pixels are corners that were filled with black
+_BLACK = 12  # grey level of the same corners
+_BRIGHT = 224  # level to which the brightest tenth of an image is scaled
 _DISTINCT = 0.64  # squared ratio of distances, Lowe's 0.8
-_OFF = 2.0  # pixels by which a feature may miss its place
-_AGREE = 8  # features: fewer agree by chance
-_CORRELATION = 0.4  # of copies .44 to .98, of other images up to .1 (Blood Cells, 800 pairs)
-_OVERLAP = 0.2  # of the image
+_OFF = 2.0  # pixels of the largest error of a feature's place
+_AGREE = 8  # least number of features that agree: fewer agree by chance
+_CORRELATION = 0.4  # copies have .44 to .98, other images up to .1 (Kaggle set, 800 pairs)
+_OVERLAP = 0.2  # least overlap of two images, as a share of one
 # SIFT's 4 x 4 x 8 numbers of the mirrored neighbourhood: rows reversed, orientations negated
 _MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
 
 
-class Look(NamedTuple):
-    """What is kept of an image.
+class ImageFeatures(NamedTuple):
+    """Features of an image.
 
     Attributes:
-        points: (k, 2) places of its features, pixels of the reduced image.
-        descriptors: (k, 128) uint8.
-        colours: (512,) square roots of a histogram, brightness evened out.
+        points: (k, 2) places of SIFT features, in pixels of the reduced image.
+        descriptors: (k, 128) uint8, SIFT descriptors.
+        colours: (512,) square roots of a colour histogram, with the brightness normalised.
         thumbnail: (h, w) uint8 grey.
-        scale: pixels of the thumbnail for one of the reduced image.
-        digest: equal for equal pixels.
+        scale: width of the thumbnail divided by the width of the reduced image.
+        digest: SHA-256 of shape and pixels.
     """
 
     points: Floats
@@ -51,12 +51,12 @@ class Look(NamedTuple):
 
     @property
     def comparable(self) -> bool:
-        """Whether there is enough in it to be found again in a copy, unless pixels are equal."""
+        """Whether the image has enough features to be found in a copy with other pixels."""
         return len(self.points) >= _AGREE
 
 
-def look_at(image: NDArray[np.uint8]) -> Look:
-    """Looks at an image; safe in threads.
+def compute_features(image: NDArray[np.uint8]) -> ImageFeatures:
+    """Computes the features of an image; safe in threads.
 
     Args:
         image: (H, W, 3) RGB.
@@ -68,13 +68,13 @@ def look_at(image: NDArray[np.uint8]) -> Look:
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     reduced = image if factor == 1 else cv2.resize(image, size, interpolation=how)
     grey = cv2.cvtColor(reduced, cv2.COLOR_RGB2GRAY)
-    sift = cv2.SIFT_create(nfeatures=_FEATURES, contrastThreshold=_CONTRAST)  # type: ignore[attr-defined]
+    sift = cv2.SIFT.create(nfeatures=_FEATURES, contrastThreshold=_CONTRAST)
     keypoints, descriptors = sift.detectAndCompute(grey, None)
     if descriptors is None:
         descriptors = np.zeros((0, 128))
     scale = _THUMBNAIL / grey.shape[1]
     small = (_THUMBNAIL, max(1, round(grey.shape[0] * scale)))
-    return Look(
+    return ImageFeatures(
         np.array([point.pt for point in keypoints], np.float32).reshape(-1, 2),
         descriptors.astype(np.uint8),
         _colours(reduced),
@@ -84,8 +84,8 @@ def look_at(image: NDArray[np.uint8]) -> Look:
     )
 
 
-def agreement(one: Look, other: Look) -> int:
-    """Number of features that agree on how one image became the other, 0 if it did not."""
+def agreement(one: ImageFeatures, other: ImageFeatures) -> int:
+    """Counts the features that agree on one affine map between two images; 0 if not copies."""
     best = 0
     if not (one.comparable and other.comparable):
         return 0
@@ -133,8 +133,8 @@ def _unit(descriptors: NDArray[np.uint8]) -> Floats:
     return result
 
 
-def _correlation(one: Look, other: Look, affine: NDArray[Any]) -> float:
-    """Of the pixels where both images are, once the first is laid over the second."""
+def _correlation(one: ImageFeatures, other: ImageFeatures, affine: NDArray[Any]) -> float:
+    """Correlates the pixels of two images where they overlap after the affine map."""
     before = np.diag([1 / one.scale, 1 / one.scale, 1])
     after = np.diag([other.scale, other.scale])
     height, width = other.thumbnail.shape
@@ -142,7 +142,7 @@ def _correlation(one: Look, other: Look, affine: NDArray[Any]) -> float:
     inside = cv2.warpAffine(np.ones_like(one.thumbnail), after @ affine @ before, (width, height))
     both = (inside > 0) & (laid > _BLACK) & (other.thumbnail > _BLACK)
     if both.mean() < _OVERLAP:
-        both = inside > 0  # black is not only the corners here
+        both = inside > 0  # the images are black elsewhere than in the corners
     if both.mean() < _OVERLAP:
         return 0.0
     here, there = laid[both].astype(np.float64), other.thumbnail[both].astype(np.float64)

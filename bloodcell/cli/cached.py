@@ -3,7 +3,7 @@
 import time
 
 from bloodcell.data import cache
-from bloodcell.data.source import cache_folder
+from bloodcell.files import cache_folder
 
 
 def table() -> str:

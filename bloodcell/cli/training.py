@@ -15,7 +15,7 @@ from bloodcell.cli.configs import check_config, without_repeated
 from bloodcell.cli.parser import Parser
 from bloodcell.cli.words import split_off
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.source import DRAWN
+from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import InputError, reason, require
 from bloodcell.model.checkpoint import network_state, read_checkpoint, refusing
 from bloodcell.model.pretrained import IMAGENET, NONE, reach_hub, read_trained_on

@@ -1,9 +1,8 @@
-"""The decoded cache: the images of a data set decoded once, into one array on disk.
+"""The decoded cache: the images of a data set, decoded once into one array on disk.
 
-An entry is a folder with `pixels.npy`, (n, size, size, 3) uint8, and `entry.json`, which names what
-could not be read. It is built beside its place and moved there when whole, so a build that was
-killed is never trusted. Processes map the array into memory and share its pages; of a set larger
-than memory, the system keeps what was used last.
+An entry is a folder with `pixels.npy`, (n, size, size, 3) uint8, and `entry.json`, which names the
+images that cannot be read. It is built beside its place and moved there when it is complete, so a
+killed build is never used. Processes map the array into memory and share its pages.
 """
 
 import contextlib
@@ -22,12 +21,13 @@ from filelock import FileLock, Timeout
 
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.data.decode import decode_into
-from bloodcell.data.source import Source, cache_folder
+from bloodcell.data.source import Source
 from bloodcell.errors import InputError
+from bloodcell.files import cache_folder
 
 _PIXELS, _ENTRY, _PARTIAL = "pixels.npy", "entry.json", ".partial"
 _DECODING = ("decode.py", "crop.py", "locate.py")
-# what else decides the pixels
+# what decides the pixels, besides the files and the format
 _METHOD = "\n".join(
     [
         *(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _DECODING),
@@ -40,12 +40,12 @@ class Entry(NamedTuple):
     """A decoded data set on disk.
 
     Attributes:
-        folder: where it lies.
-        root: what it was decoded from.
+        folder: its folder.
+        root: the source of the images.
         images: number of images.
         size: side of their square in pixels.
-        bytes: what it takes on disk.
-        used: when it was opened last, seconds since 1970.
+        bytes: size on disk.
+        used: time of the last use, in seconds since 1970.
     """
 
     folder: Path
@@ -63,29 +63,29 @@ def open_cached(
     limit_gib: float,
     home: Path | None = None,
 ) -> tuple[Pixels, dict[str, str]]:
-    """Opens the decoded images of a source, and decodes them first where they are not there.
+    """Opens the decoded images of a source; decodes them first if they are not in the cache.
 
     Args:
-        source: where the images lie.
-        names: all that belong to the data set.
-        input_format: what of each picture is kept.
-        limit_gib: what all entries may take; those used longest ago give way to a new one.
-        home: folder of the entries; None is the cache of the program.
+        source: the source of the images.
+        names: names of all images of the data set.
+        input_format: the format of the network's input.
+        limit_gib: limit of all entries in GiB; a new entry replaces the least recently used ones.
+        home: folder of the entries; None: the program's cache.
 
     Returns:
-        Pixels (n, size, size, 3) in the order of `names`, mapped and read-only; and the names of
-        images that cannot be read, each with the reason.
+        Pixels (n, size, size, 3) in the order of `names`, memory-mapped and read-only; and the
+        names of images that cannot be read, each with the reason.
 
     Raises:
-        InputError: if the images would not fit into the limit, or on the disk.
+        InputError: if the images exceed the limit or the free space of the disk.
     """
     home = home or cache_folder() / "pixels"
     home.mkdir(parents=True, exist_ok=True)
     folder = home / fingerprint(source, names, input_format)
     shape = (len(names), input_format.size, input_format.size, 3)
-    with FileLock(folder.with_suffix(".lock")):  # of several processes, one decodes
+    with FileLock(folder.with_suffix(".lock")):  # one of several processes decodes
         opened = _open(folder, shape)
-        if opened is None or _mended(opened[1], source, input_format):
+        if opened is None or _readable_again(opened[1], source, input_format):
             _make_room(home, 3 * len(names) * input_format.size**2, limit_gib)
             opened = _build(folder, source, names, input_format)
         os.utime(folder)
@@ -93,12 +93,12 @@ def open_cached(
 
 
 def fingerprint(source: Source, names: Sequence[str], input_format: InputFormat) -> str:
-    """Names an entry: it changes with any file, its size, its time (or CRC) and the decoding.
+    """Returns the name of an entry: a hash of all files, their stamps and the way of decoding.
 
     Args:
-        source: where the images lie.
-        names: all that belong to the data set.
-        input_format: what of each picture is kept.
+        source: the source of the images.
+        names: names of all images of the data set.
+        input_format: the format of the network's input.
     """
     lines = [f"{name} {source.sizes[name]} {source.stamps[name]}" for name in names]
     text = "\n".join([_METHOD, str(source.root), str(input_format), *lines])
@@ -106,25 +106,21 @@ def fingerprint(source: Source, names: Sequence[str], input_format: InputFormat)
 
 
 def list_entries() -> list[Entry]:
-    """Lists what is in the cache, the last used first."""
+    """Lists the entries of the cache, the most recently used first."""
     entries = []
     for path in (cache_folder() / "pixels").glob(f"*/{_PIXELS}"):
         if path.parent.suffix == _PARTIAL:
             continue
         with contextlib.suppress(FileNotFoundError):  # another process may have removed it
-            said = _read(path.parent) or {"root": "(damaged)", "images": 0, "size": 0}
+            facts = _read(path.parent) or {"root": "(damaged)", "images": 0, "size": 0}
             used, taken = path.parent.stat().st_mtime, path.stat().st_size
-            shown = (said["root"], said["images"], said["size"])
+            shown = (facts["root"], facts["images"], facts["size"])
             entries.append(Entry(path.parent, *shown, taken, used))
     return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
 
 def empty() -> int:
-    """Deletes all entries but those that are being built.
-
-    Returns:
-        The number of bytes that were freed.
-    """
+    """Deletes all entries except those that are being built, and returns the freed bytes."""
     before = sum(entry.bytes for entry in list_entries())
     for lock in (cache_folder() / "pixels").glob("*.lock"):
         _remove(lock.with_suffix(""))
@@ -132,32 +128,32 @@ def empty() -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Removes an entry and what a killed build of it left, unless it is being built."""
+    """Removes an entry and the rest of a killed build, unless it is being built."""
     with contextlib.suppress(Timeout), FileLock(folder.with_suffix(".lock"), timeout=0):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(folder.with_suffix(_PARTIAL), ignore_errors=True)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """What an entry says of itself; None if it is not whole."""
+    """Reads an entry's `entry.json`; None if it is missing or damaged."""
     try:
-        said: dict[str, Any] = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return said
+    return facts
 
 
 def _open(folder: Path, shape: tuple[int, ...]) -> tuple[Pixels, dict[str, str]] | None:
-    said = _read(folder)
+    facts = _read(folder)
     try:
         pixels = np.load(folder / _PIXELS, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
-    return (pixels, said["unreadable"]) if said and pixels.shape == shape else None
+    return (pixels, facts["unreadable"]) if facts and pixels.shape == shape else None
 
 
-def _mended(unreadable: dict[str, str], source: Source, input_format: InputFormat) -> bool:
-    """Whether an image that could not be read now can: the disk may have been away."""
+def _readable_again(unreadable: dict[str, str], source: Source, input_format: InputFormat) -> bool:
+    """Tells whether an image can be read now that could not: a disk may have been missing."""
     if not unreadable:
         return False
     again = np.empty((len(unreadable), input_format.size, input_format.size, 3), np.uint8)
@@ -168,7 +164,8 @@ def _make_room(home: Path, needed: int, limit_gib: float) -> None:
     if needed > limit_gib * 2**30:
         raise InputError(
             f"data.cache_gib={limit_gib:g}, but the decoded images need {needed / 2**30:.1f} GiB. "
-            "Raise it, use a smaller --data.image_size, or 0 to decode into memory at each start."
+            "Raise it, use a smaller --data.image_size, or use --data.cache_gib 0 to decode into "
+            "memory at each start."
         )
     for partial in home.glob(f"*{_PARTIAL}"):
         if not partial.with_suffix("").exists():
@@ -188,14 +185,14 @@ def _make_room(home: Path, needed: int, limit_gib: float) -> None:
 def _build(
     folder: Path, source: Source, names: Sequence[str], input_format: InputFormat
 ) -> tuple[Pixels, dict[str, str]]:
-    partial = folder.with_suffix(_PARTIAL)  # of a killed build, if it is there: the lock is ours
+    partial = folder.with_suffix(_PARTIAL)  # if it exists, a killed build left it: we hold the lock
     for old in (partial, folder):
         shutil.rmtree(old, ignore_errors=True)
     partial.mkdir()
     try:
         shape = (len(names), input_format.size, input_format.size, 3)
         pixels = np.lib.format.open_memmap(partial / _PIXELS, "w+", np.uint8, shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and no crash later
+        if hasattr(os, "posix_fallocate"):  # a full disk fails here, not with a crash later
             with (partial / _PIXELS).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, (partial / _PIXELS).stat().st_size)
         unreadable = decode_into(pixels, source, names, input_format)

@@ -1,4 +1,4 @@
-"""Where a white cell lies in a picture."""
+"""The place of a white cell in a picture."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,9 @@ class Cell(NamedTuple):
     """A white cell.
 
     Attributes:
-        x: of its centre, pixels from the left.
-        y: likewise, from the top.
-        side: of the square that is cut out around it, in pixels.
+        x: distance of its centre from the left edge, in pixels.
+        y: distance of its centre from the upper edge, in pixels.
+        side: side of the square that is cut out around it, in pixels.
     """
 
     x: float

@@ -1,4 +1,4 @@
-"""What of a picture the network is shown: all of it, or the white cell and what lies around it."""
+"""The network's input: a whole picture, or the square around its white cell."""
 
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 Crop = Literal["none", "cell"]
 Pixels = NDArray[np.uint8]
 
-_LARGEST = 2048  # pixels of a longer side; more are reduced before a cell is sought: memory
+_LARGEST = 2048  # pixels of the longer side; larger pictures are reduced before cells are sought
 
 
 class InputFormat(NamedTuple):
-    """What of a picture the network is shown.
+    """The format of the network's input, a square.
 
     Attributes:
         size: side of the square in pixels.
-        crop: `none` squeezes the whole picture to it; `cell` cuts it out around the white cell.
+        crop: `none` resizes the whole picture to the square; `cell` cuts the square out around the
+            white cell.
     """
 
     size: int
@@ -31,15 +32,15 @@ class InputFormat(NamedTuple):
 
 
 def show(image: Image.Image, input_format: InputFormat | None) -> Pixels:
-    """Makes what the network is given.
+    """Makes the network's input from a picture.
 
     Args:
         image: RGB.
-        input_format: what of it is shown; None shows all of it, reduced if it is large, to a model
-            that finds the cell itself.
+        input_format: the format of the input. None keeps the whole picture, reduced if it is
+            large, for an exported model that finds the cell itself.
 
     Returns:
-        (size, size, 3).
+        (size, size, 3), or (H, W, 3) without a format.
     """
     if input_format is None:
         return np.array(_reduce(image)[0])
@@ -47,7 +48,7 @@ def show(image: Image.Image, input_format: InputFormat | None) -> Pixels:
         return np.asarray(
             image.resize((input_format.size, input_format.size), Image.Resampling.BILINEAR)
         )
-    import torch  # not before it is needed: exported models do without
+    import torch  # imported here because exported models run without it
 
     from bloodcell.data.locate import cut, find_cell
 
@@ -58,19 +59,19 @@ def show(image: Image.Image, input_format: InputFormat | None) -> Pixels:
 
 
 def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[Cell, Pixels]]:
-    """Finds the white cells of a picture, and makes what the network is given of each.
+    """Finds the white cells of a picture and cuts a square out around each.
 
     Args:
         image: RGB.
         size: side of the squares in pixels.
-        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+        field: field of view relative to the Kaggle set's: 2 means twice as wide.
 
     Returns:
-        Where each cell lies, in pixels of the picture, and its square (size, size, 3); the clearest
-        cell first.
+        For each cell its place, in pixels of the picture, and its square (size, size, 3); the cell
+        that stands out most comes first.
 
     Raises:
-        ValueError: if the picture is too small to show so wide a field.
+        ValueError: if the picture has too few pixels for this field of view.
     """
     import torch
 
@@ -91,13 +92,13 @@ def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[
 
 
 def _reduce(image: Image.Image, most: float = _LARGEST) -> tuple[Image.Image, int]:
-    """A picture whose longer side is so long at most, and how many old pixels a new one is wide."""
+    """Reduces a picture to a longer side of at most `most` pixels, and returns the factor."""
     factor = max(1, math.ceil(max(image.size) / most))
     return image.reduce(factor), factor
 
 
 def _as_tensor(image: Image.Image, most: float = _LARGEST) -> "tuple[Tensor, int]":
-    """The reduced picture as (1, 3, H, W), and how many of its pixels one of them is wide."""
+    """Returns the reduced picture as (1, 3, H, W), 0 to 255, and the factor of the reduction."""
     import torch
 
     reduced, factor = _reduce(image, most)

@@ -26,8 +26,8 @@ from bloodcell.data.decode import (
 )
 from bloodcell.data.placement import OnDevice, check_room, place_images
 from bloodcell.data.source import open_source
-from bloodcell.data.splits import PARTS, Split, count_photos, make_parts, shared_photos
-from bloodcell.data.table import build_table
+from bloodcell.data.splits import Split, count_photos, make_parts, shared_photos
+from bloodcell.data.table import PARTS, build_table
 from bloodcell.errors import InputError, require
 
 AUTO = "auto"

@@ -1,4 +1,4 @@
-"""Decodes image files into arrays of pixels, once, before any training."""
+"""Decodes image files into arrays of pixels."""
 
 import io
 import lzma
@@ -21,30 +21,32 @@ from bloodcell.data.source import Source
 from bloodcell.errors import InputError, listed, reason
 
 Unreadable = Literal["stop", "skip"]
-# what reading and decoding one image may raise
+# exceptions of reading and decoding one image
 READ_ERRORS = (
     *(ValueError, OSError, EOFError, RuntimeError, MemoryError),
     *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
 )
-IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; past that memory ends
-MOST_PIXELS = 89_000_000  # of one image, where Pillow begins to warn
-# what photographs come in; of Pillow's others, one starts a program (EPS, Ghostscript)
+IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; larger fills the memory
+MOST_PIXELS = 89_000_000  # of one image; Pillow warns from there on
+# formats of photographs; EPS, which Pillow also reads, would start Ghostscript
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_BYTES_FREE_NEEDED = 1.1  # of the array's size: decoding needs a little room besides
+_ROOM = 1.1  # free memory needed, as a share of the array: decoding needs a little besides
 
 
 def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Decodes one image file, upright and in RGB.
 
     Args:
-        data: the file's bytes, in any format and colour mode Pillow reads.
-        most_pixels: a larger image is refused before it is decoded: a small file can hold a huge
-            one, which would fill the memory.
+        data: the file's bytes, in any colour mode.
+        most_pixels: an image with more pixels is refused before it is decoded, because a small
+            file can hold an image that fills the memory.
 
     Raises:
-        ValueError: if it is no image, is cut off or too large.
+        ValueError: if the file is empty, not an image, cut off or too large.
     """
+    if not data:
+        raise ValueError("empty file")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > most_pixels:
@@ -53,7 +55,7 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
                     f"{most_pixels / 1e6:.0f} million allowed"
                 )
             upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits a pixel, which convert would cut to 255
+            if upright.mode.startswith("I"):  # convert would cut 16 bits a pixel at 255
                 upright = upright.point(lambda value: value / 257).convert("L")
             return upright.convert("RGB")
     except UnidentifiedImageError as error:
@@ -63,14 +65,17 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
 
 
 def decode(data: bytes, input_format: InputFormat | None) -> Pixels:
-    """Decodes one image file into what the network is shown of it.
+    """Decodes one image file into the network's input.
 
     Args:
         data: the file's bytes.
-        input_format: what of it; None: all of it, as it is.
+        input_format: the format of the input; None: the whole picture in its own size.
+
+    Returns:
+        (size, size, 3), or (H, W, 3) without a format.
 
     Raises:
-        ValueError: if it is no image or is cut off.
+        ValueError: if the file is not an image or is cut off.
     """
     return show(open_rgb(data), input_format)
 
@@ -78,16 +83,16 @@ def decode(data: bytes, input_format: InputFormat | None) -> Pixels:
 def decode_into(
     pixels: Pixels, source: Source, names: Sequence[str], input_format: InputFormat
 ) -> dict[str, str]:
-    """Decodes images into an array, on all cores: Pillow works outside of Python's lock.
+    """Decodes images into an array, in threads: Pillow releases Python's lock.
 
     Args:
         pixels: (n, size, size, 3), filled in the order of `names`.
-        source: where the images lie.
-        names: n of them.
-        input_format: what of each picture.
+        source: the source of the images.
+        names: n names of images.
+        input_format: the format of the network's input.
 
     Returns:
-        The names of those that cannot be read, each with the reason.
+        The names of images that cannot be read, each with the reason.
     """
     with source.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
 
@@ -110,15 +115,15 @@ def decode_into(
 
 
 def check_readable(bad: dict[str, str], total: int, unreadable: Unreadable) -> None:
-    """Stops at images that cannot be read, or lists them.
+    """Refuses images that cannot be read, or lists them on the standard error.
 
     Args:
-        bad: their names, each with the reason.
-        total: number of images wanted.
-        unreadable: `stop` or `skip`.
+        bad: names of images that cannot be read, each with the reason.
+        total: number of all images.
+        unreadable: `stop` refuses, `skip` lists.
 
     Raises:
-        InputError: if there are any and `unreadable` is `stop`.
+        InputError: if `bad` is not empty and `unreadable` is `stop`.
     """
     if not bad:
         return
@@ -133,18 +138,21 @@ def check_readable(bad: dict[str, str], total: int, unreadable: Unreadable) -> N
 
 
 def allocate(count: int, size: int) -> Pixels:
-    """Makes room for images in memory.
+    """Allocates memory for images.
 
     Args:
         count: number of images.
         size: side of their square in pixels.
 
+    Returns:
+        (count, size, size, 3), not initialised.
+
     Raises:
-        InputError: if memory is short.
+        InputError: if less memory is free than they need.
     """
     needed = count * size * size * 3
     free = _free_memory()
-    if free is not None and needed * _BYTES_FREE_NEEDED > free:
+    if free is not None and needed * _ROOM > free:
         raise InputError(
             f"data.image_size={size} needs {needed / 2**30:.1f} GiB for {count:,} images; "
             f"{free / 2**30:.1f} GiB of memory are free. Use a smaller --data.image_size, or a "
@@ -154,7 +162,7 @@ def allocate(count: int, size: int) -> Pixels:
 
 
 def _free_memory() -> int | None:
-    """Bytes that can be had without swapping, where the system tells."""
+    """Returns the bytes that can be allocated without swapping; None if not known."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return None

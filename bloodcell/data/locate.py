@@ -1,18 +1,19 @@
-"""Finds the white cells of a picture, and cuts them out.
+"""Finds the white cells of a picture and cuts them out, without anything trained.
 
-Nothing is trained. The dye of a nucleus takes red out of the light and lets blue pass; haemoglobin
-does the reverse. So where the optical density of red exceeds that of blue, against the light that
-passes through the slide where no cell lies, there is a white cell or a platelet, whatever the lamp
-and the camera. Smoothed over the size of a nucleus its peaks are the cells: platelets are too
-small to leave one.
+The dye of a nucleus absorbs red light and lets blue light pass; haemoglobin does the reverse. So
+where the optical density of red exceeds that of blue, relative to the clear slide, there is a white
+cell or a platelet, whatever the lamp and the camera. The peaks of this difference, smoothed over
+the size of a nucleus, are the white cells; platelets are too small to leave a peak.
 
-All lengths are shares of the picture's longer side, which in the Kaggle set, taken through a 100x
-lens, is about 8 red cells long; `field` says how many times more of the smear another picture
-shows. Every step is one that ONNX knows: an exported model finds the cell as the training did.
+All lengths are shares of the picture's longer side. In the Kaggle set, taken through a 100x lens,
+that is the length of about 8 red cells. `field` is the field of view relative to the Kaggle set's:
+2 means twice as wide. All operations exist in ONNX, so an exported model finds the cell in the same
+way.
 """
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,34 +21,35 @@ from torch.nn import functional as F
 
 from bloodcell.data.cell import Cell
 
-SHARE = 0.4  # of the longer side: what is cut out shows the largest cells whole
+SHARE = 0.4  # side of the square that is cut out, of the longer side: the largest cells fit
 
-_SIDE = 160  # pixels of the longer side when cells are sought
-_DARK = 25.0  # of 255: below it is no slide, but the black beside a turned or shifted copy
-_LEAST_LIGHT = 8.0  # of 255: how dense what is darker is cannot be told
-_SMOOTHED = 17  # pixels, twice: together about as wide as a nucleus
-_PEAK = 16  # pixels within which a peak is the highest
+_SIDE = 160  # pixels of the longer side, when cells are sought
+_DARK = 25.0  # of 255: below is not the slide but the black beside a turned or shifted copy
+_LEAST_LIGHT = 8.0  # of 255: darker values have no reliable density
+_SMOOTHED = 17  # pixels; two passes together are about as wide as a nucleus
+_PEAK = 16  # pixels around a peak that have no higher value
 _REACH = 28  # pixels around a peak that belong to its cell
-_APART = 30  # pixels between two cells at least: the lobes of one nucleus are nearer
-_MOST_ENLARGED = 4  # times: of a smaller picture nothing can be told
-# of a peak, as a share of the highest, and at all: the photographs of TRAIN have .18 and more
+_APART = 30  # least distance of two cells in pixels: the lobes of one nucleus are nearer
+_MOST_ENLARGED = 4  # largest factor of enlargement: smaller pictures show too little
+# least height of a peak, relative to the highest and absolute; photographs of TRAIN have .18
 _LEAST_SHARE, _LEAST = 0.4, 0.08
-_NOTHING = 1e-3  # what rounding makes of a plain picture is less
+_NOTHING = 1e-3  # more than the rounding errors of a plain picture
 
 
 def find_cell(images: Tensor) -> Tensor:
-    """Finds the white cell of each picture, of several the clearest.
+    """Finds the white cell of each picture; of several cells, the one that stands out most.
 
     Args:
         images: (B, 3, H, W), 0 to 255, float.
 
     Returns:
-        (B, 2), x and y of its centre in pixels; of the picture, if nothing on it is purple.
+        (B, 2), x and y of the cell's centre in pixels, or of the picture's centre if nothing in it
+        is purple.
     """
     height, width = images.shape[2:]
     purple = _find_purple(images, _SIDE)
     smooth = _smooth(purple)
-    # column and row of the maximum one by one: in ONNX a width is no number to divide by
+    # column and row of the maximum separately: in ONNX, one cannot divide by the width
     x, y = smooth.amax(2).argmax(2), smooth.amax(3).argmax(2)  # (B, 1)
     centre = _move_to_middle(purple, torch.cat([x, y], 1).float())
     middle = torch.cat([torch.full_like(x, width), torch.full_like(y, height)], 1) / 2
@@ -56,14 +58,14 @@ def find_cell(images: Tensor) -> Tensor:
 
 
 def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
-    """Finds all white cells of a picture, the clearest first.
+    """Finds all white cells of a picture; the one that stands out most comes first.
 
     Args:
         image: (3, H, W), 0 to 255, float.
-        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+        field: field of view relative to the Kaggle set's: 2 means twice as wide.
 
     Raises:
-        ValueError: if the picture is too small to show so wide a field.
+        ValueError: if the picture has too few pixels for this field of view.
     """
     longer = max(image.shape[1:])
     side = max(1, round(_SIDE * field))
@@ -76,12 +78,12 @@ def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
     places = ((smooth == highest) & (smooth >= least))[0, 0].nonzero()  # (n, 2), rows and columns
     strengths = smooth[0, 0][places[:, 0], places[:, 1]]
     kept: list[Cell] = []
-    seen: set[tuple[int, int]] = set()
+    tiles: set[tuple[int, int]] = set()
     for place in strengths.argsort(descending=True, stable=True).tolist():
         row, column = places[place].tolist()
-        if (tile := (row // _PEAK, column // _PEAK)) in seen:  # of a flat peak, one point
+        if (tile := (row // _PEAK, column // _PEAK)) in tiles:  # one point of a flat peak
             continue
-        seen.add(tile)
+        tiles.add(tile)
         x, y = ((_middle_near(purple, column, row) + 0.5) * (longer / side)).tolist()
         if all(math.dist((x, y), cell[:2]) >= _APART * longer / side for cell in kept):
             kept.append(Cell(x, y, SHARE * longer / field))
@@ -94,12 +96,12 @@ def cut(images: Tensor, centres: Tensor, size: int) -> Tensor:
     Args:
         images: (B, 3, H, W), 0 to 255, float.
         centres: (B, 2), x and y of the squares' centres in pixels.
-        size: side of the squares that are made of them, in pixels.
+        size: side of the returned squares in pixels.
 
     Returns:
-        (B, 3, size, size), 0 to 255, black where the picture ends.
+        (B, 3, size, size), 0 to 255, black outside of the picture.
     """
-    # first the whole picture to the scale of the square, which filters, then the cut
+    # the whole picture is resized first, with a filter against aliasing
     scaled = _resize(images, max(1, round(size / SHARE)))
     return _sample(scaled, images.shape[2], images.shape[3], centres, size, SHARE)
 
@@ -110,11 +112,11 @@ def cut_all(image: Tensor, centres: Tensor, size: int, field: float) -> Tensor:
     Args:
         image: (3, H, W), 0 to 255, float.
         centres: (n, 2), x and y of the squares' centres in pixels.
-        size: side of the squares that are made of them, in pixels.
-        field: how many times as wide as on the Kaggle set's pictures the field of view is.
+        size: side of the returned squares in pixels.
+        field: field of view relative to the Kaggle set's: 2 means twice as wide.
 
     Returns:
-        (n, 3, size, size), 0 to 255, black where the picture ends.
+        (n, 3, size, size), 0 to 255, black outside of the picture.
     """
     scaled = _resize(image[None], max(1, round(size * field / SHARE)))
     each = scaled.expand(len(centres), -1, -1, -1)
@@ -124,7 +126,7 @@ def cut_all(image: Tensor, centres: Tensor, size: int, field: float) -> Tensor:
 def _sample(
     scaled: Tensor, height: int, width: int, centres: Tensor, size: int, share: float
 ) -> Tensor:
-    """Squares of pictures that were height x width before they were scaled."""
+    """Samples squares from resized pictures whose original size was height x width."""
     side = share * torch.sym_max(height, width)
     offset = (torch.arange(size, device=scaled.device) + 0.5) / size - 0.5  # of the square's side
     xs = (centres[:, :1] + side * offset) * (2 / width) - 1  # (B, size), -1 to 1 on the picture
@@ -136,20 +138,21 @@ def _sample(
 
 
 def _resize(images: Tensor, side: int) -> Tensor:
-    """Makes the longer side so many pixels long."""
+    """Resizes pictures to a longer side of `side` pixels."""
     height, width = images.shape[2:]
     longer = torch.sym_max(height, width)
     sizes = [torch.sym_max(length * side // longer, 1) for length in (height, width)]
-    return F.interpolate(images, sizes, mode="bilinear", antialias=True)  # type: ignore[arg-type]
+    # SymInt, while a model is exported, is not in the signature
+    return F.interpolate(images, cast(list[int], sizes), mode="bilinear", antialias=True)
 
 
 def _find_purple(images: Tensor, side: int) -> Tensor:
-    """How purple each pixel of the reduced pictures is: (B, 1, h, w), 0 to 1."""
+    """Returns how purple each pixel of the reduced pictures is, (B, 1, h, w), 0 to 1."""
     small = _resize(images, side)
     slide = (small.amax(1, keepdim=True) > _DARK).float()
     brightness = small.mean(1, keepdim=True)
     bright = slide
-    for _ in range(2):  # what is brighter than the mean, twice: there lies no cell
+    for _ in range(2):  # pixels above the mean brightness, twice: there is no cell
         bright = bright * (brightness >= _mean(brightness, bright)).float()
     light = _mean(small, bright).clamp(min=_LEAST_LIGHT)  # (B, 3, 1, 1)
     density = -(small.clamp(min=_LEAST_LIGHT) / light).log()
@@ -157,7 +160,7 @@ def _find_purple(images: Tensor, side: int) -> Tensor:
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """The mean over each picture, of where there are ones."""
+    """Returns the mean of each picture where `where` is 1."""
     return (values * where).sum((2, 3), keepdim=True) / where.sum((2, 3), keepdim=True).clamp(min=1)
 
 
@@ -168,13 +171,13 @@ def _smooth(purple: Tensor) -> Tensor:
 
 
 def _over_squares(pool: Callable[..., Tensor], values: Tensor, side: int) -> Tensor:
-    """Pools over the square around each pixel: over columns, then rows, an eighth of the work."""
+    """Pools over the square around each pixel: columns, then rows, for an eighth of the work."""
     columns = pool(values, (side, 1), 1, (side // 2, 0))
     return pool(columns, (1, side), 1, (0, side // 2))
 
 
 def _middle_near(purple: Tensor, column: int, row: int) -> Tensor:
-    """As `_move_to_middle` of one point, (2,), from its surroundings alone."""
+    """Does what `_move_to_middle` does for one point, (2,), on its surroundings alone."""
     left, top = max(0, column - _REACH), max(0, row - _REACH)
     around = purple[:, :, top : row + _REACH + 1, left : column + _REACH + 1]
     corner = torch.tensor([left, top])
@@ -182,7 +185,7 @@ def _middle_near(purple: Tensor, column: int, row: int) -> Tensor:
 
 
 def _move_to_middle(purple: Tensor, centres: Tensor) -> Tensor:
-    """Moves centres (B, 2) to the middle of the purple around them."""
+    """Moves centres (B, 2) to the centre of mass of the purple around them."""
     height, width = purple.shape[2:]
     dx = (torch.arange(width, device=purple.device) - centres[:, :1])[:, None, :]
     dy = (torch.arange(height, device=purple.device) - centres[:, 1:])[:, :, None]

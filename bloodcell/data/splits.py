@@ -1,8 +1,8 @@
-"""Splits: which rows of the table train, choose the checkpoint, and are tested.
+"""Splits: the rows of the table for training, validation and test.
 
-`photo` and `folds` never let a photograph or a cell lie in two parts. `seed` repeats the published
-protocol, which does: a colour histogram with one nearest neighbour and no training scores 99.96 %
-on a random split of the Kaggle set's TRAIN files, and 47.0 % when they are split by photograph.
+No photograph and no cell is in two parts, except with `seed`. It repeats the published protocol,
+which leaks: without any training, the nearest neighbour by colour histogram scores 99.96 % on a
+random split of the Kaggle set's TRAIN files, and 47.0 % when they are split by photograph.
 """
 
 from collections.abc import Iterable
@@ -11,10 +11,9 @@ from typing import Literal
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from bloodcell.data.table import Table
+from bloodcell.data.table import PARTS, Table
 from bloodcell.errors import InputError
 
-PARTS = ("train", "val", "test")
 N_FOLDS = 5
 Split = Literal["photo", "seed", "folds", "train_folds"]
 Parts = dict[str, list[int]]
@@ -27,25 +26,27 @@ def make_parts(
 
     Args:
         table: the data set.
-        split: `photo`: the official parts, what they lack taken from train by cell, and train
-            without the cells that are tested; `seed`: files at random, 64/16/20; `folds`: a fifth
-            of the photographs tested, a fifth of the others validated, by cell; `train_folds`:
-            likewise, of what `photo` trains on and validates with: its test part is never seen.
-        fold: which fifth the last two test, 0 to 4.
-        seed: decides every random choice.
-        val_share: of the photographs that are not tested, how many validate; `seed` has its own.
+        split: `photo` takes the official parts. A missing part is taken from train, grouped by
+            cell, and train loses the cells of the other parts. `seed` draws files at random, 64 %,
+            16 % and 20 %. `folds` tests one fifth of all photographs, grouped by cell, and
+            validates with `val_share` of the others. `train_folds` does the same with the training
+            and validation parts of `photo`, so it never sees that split's test part.
+        fold: number of the fifth that `folds` or `train_folds` tests, 0 to 4.
+        seed: seed of every random choice.
+        val_share: share of the photographs outside the test part that validate; `seed` ignores it.
 
     Returns:
         Row numbers of each part, ascending.
 
     Raises:
-        InputError: if a class is missing in a part, or `fold` is not 0 to 4.
+        InputError: if a part lacks a class, a class has too few photographs to divide, or `fold`
+            is not 0 to 4.
     """
     if not 0 <= fold < N_FOLDS:
         raise InputError(f"data.fold={fold} is not one of the {N_FOLDS} folds: give 0 to 4.")
-    n_val = round(1 / val_share)  # parts, of which one validates
-    # TEST_SIMPLE repeats TEST's photographs: it belongs to no part
-    pool = [i for i, row in enumerate(table.rows) if row.official != "test_simple"]
+    n_val = round(1 / val_share)  # number of folds; one of them validates
+    # other folders, such as the Kaggle set's TEST_SIMPLE, repeat images of a part
+    pool = [i for i, row in enumerate(table.rows) if row.official in ("", *PARTS)]
     if split == "seed":
         parts = _files_at_random(pool, seed)
     elif split in ("folds", "train_folds"):
@@ -63,13 +64,13 @@ def make_parts(
 
 
 def shared_photos(table: Table, parts: Parts) -> int:
-    """Counts the test photographs that also lie in train."""
+    """Counts the test photographs that are in the training part too."""
     seen = {table.rows[i].photo for i in parts["train"]}
     return len({table.rows[i].photo for i in parts["test"]} & seen)
 
 
 def count_photos(table: Table, rows: Iterable[int]) -> int:
-    """Counts the photographs behind some rows."""
+    """Counts the photographs of these rows."""
     return len({table.rows[i].photo for i in rows})
 
 
@@ -89,7 +90,7 @@ def _official(table: Table, pool: list[int], seed: int, n_val: int) -> Parts:
 
 
 def _one_part(table: Table, rows: list[int], seed: int, n_parts: int, which: int = 0) -> list[int]:
-    """Takes one of equal parts of the photographs, grouped by cell and stratified by class."""
+    """Takes fold `which` of `n_parts`, grouped by cell and stratified by class."""
     first = {table.rows[i].photo: i for i in reversed(rows)}
     photos = sorted(first)
     classes = np.array([table.rows[first[photo]].class_name for photo in photos])
@@ -99,9 +100,9 @@ def _one_part(table: Table, rows: list[int], seed: int, n_parts: int, which: int
     if own_cells.get(rarest, 0) < n_parts:
         raise InputError(
             f"Class {rarest} has only {own_cells.get(rarest, 0)} photographs of different cells to "
-            f"divide; one of {n_parts} parts needs {n_parts}. "
-            "Add images of it, leave the class out, divide the folders into train, val and test, "
-            "or raise data.val_share, of which 0.5 makes 2 parts."
+            f"divide; {n_parts} folds need {n_parts}. Add images of it, leave the class out, "
+            "divide the folders into train, val and test, or raise data.val_share: 0.5 makes 2 "
+            "folds."
         )
     folds = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
     chosen = list(folds.split(photos, classes, cells))[which][1]

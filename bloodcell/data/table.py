@@ -1,4 +1,4 @@
-"""The table of a data set: one row an image, with its class, official split, photograph, cell."""
+"""The table of a data set: a row per image with class, official part, photograph and cell."""
 
 import hashlib
 from collections import Counter
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bloodcell.data.source import IMAGE_SUFFIXES, Source
+from bloodcell.data.image_files import IMAGE_SUFFIXES
+from bloodcell.data.source import Source
 from bloodcell.datasets import photos
+from bloodcell.datasets.named import find_shipped_photos, named_datasets
 from bloodcell.errors import InputError, listed
 
-# what folders of a ready-made split are called, and the part each one means
-SPLIT_FOLDERS = {
+PARTS = ("train", "val", "test")
+# names of the folders of an official split, in lower case, and their parts
+_SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -20,7 +23,6 @@ SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
     "testing": "test",
-    "test_simple": "test_simple",  # the Kaggle set's TEST photographs once more, without copies
 }
 
 
@@ -29,11 +31,12 @@ class Row:
     """One image.
 
     Attributes:
-        path: name within the source, forward slashes.
-        class_name: the folder of its class.
-        official: part its folder says: train, val, test, test_simple or, if none, "".
-        photo: the photograph it was made from.
-        cell: the white cell it shows.
+        path: name within the source, with forward slashes.
+        class_name: name of its class folder.
+        official: its part in the official split: train, val or test; empty if there is none; or a
+            folder of a named data set whose images belong to no part.
+        photo: name of the photograph it was made from.
+        cell: name of the white cell it shows.
     """
 
     path: str
@@ -48,13 +51,13 @@ class Table:
     """All images of a data set.
 
     Attributes:
-        rows: one for each image, sorted by path.
-        class_names: the classes, sorted; a class's label is its place here.
-        unmapped: number of images that no photo table knows: each counts as its own photograph.
-        fingerprint: 16 hexadecimal digits that change when a file, its size or what is known of
-            it does: what a split depends on.
-        facts: of each row, its name (official part, class, file) and what else the fingerprint is
-            made from.
+        rows: a row per image, sorted by path.
+        class_names: the classes, sorted; the label of a class is its index.
+        unmapped: number of images that no photo table contains; each counts as a photograph.
+        fingerprint: 16 hexadecimal digits that change with every file's place, size, photograph
+            and cell.
+        facts: for each row, its name (official part, class, file) and the rest of its line in the
+            fingerprint (size, photograph, cell).
     """
 
     rows: tuple[Row, ...]
@@ -65,25 +68,26 @@ class Table:
 
     @cached_property
     def labels(self) -> list[int]:
-        """The label of each row, 0 to the number of classes less 1."""
-        place = {name: label for label, name in enumerate(self.class_names)}
-        return [place[row.class_name] for row in self.rows]
+        """The label of each row, from 0."""
+        index = {name: label for label, name in enumerate(self.class_names)}
+        return [index[row.class_name] for row in self.rows]
 
 
 def build_table(source: Source, photo_table: Path | None = None) -> Table:
     """Makes the table of a source.
 
-    Folders are read as `.../[train|val|test]/CLASS/.../image`. Where any image lies below a split
-    folder, images outside of one do not count (the Kaggle archive's original photographs).
+    Folders are read as `.../[train|val|test]/CLASS/.../image`. If any image is below a split
+    folder, images elsewhere do not count (the Kaggle archive's original photographs).
 
     Args:
         source: the images.
-        photo_table: CSV as `photos.read` takes it; None: the one that came with the source, else
-            the shipped one of the Kaggle set; a file that neither knows is its own photo.
+        photo_table: CSV file for `photos.read`. None: the photo table of the source or, for a copy
+            of a named data set, the table that the package ships. Without a table, and for images
+            that a shipped table lacks, each image counts as a photograph.
 
     Raises:
-        InputError: if there are no images, fewer than two classes, or the photo table leaves
-            images out.
+        InputError: if there are no images, fewer than two classes or photographs with two classes,
+            or if the photo table does not contain every image once.
     """
     placed = _places(source)
     classes = sorted({class_name for _, class_name in placed.values()})
@@ -93,9 +97,10 @@ def build_table(source: Source, photo_table: Path | None = None) -> Table:
             "that holds the class folders, at least two."
         )
     own = photo_table or source.photos
-    table = photos.read(own) if own else photos.shipped()
-    # the root's own name counts too: the root may be images/TRAIN itself
-    keys = {name: photos.find(table, f"{source.root.name}/{name}") for name in placed}
+    # with the root's own name, because the root may be images/TRAIN itself
+    paths = {name: f"{source.root.name}/{name}" for name in placed}
+    table = photos.read(own) if own else find_shipped_photos(paths.values())
+    keys = {name: photos.find(table, path) for name, path in paths.items()}
     lost = [name for name, key in keys.items() if key is None]
     if own and lost:
         raise InputError(
@@ -139,29 +144,32 @@ def _check_one_class(rows: Iterable[Row]) -> None:
         if first.class_name != row.class_name:
             raise InputError(
                 f"Photograph {row.photo!r} has images of two classes ({first.path}, {row.path}). "
-                "A photograph has one class: mend the photo table, or move the image."
+                "A photograph has one class: correct the photo table, or move the image."
             )
 
 
 def _places(source: Source) -> dict[str, tuple[str, str]]:
-    """Tells the official part and the class of each image from its folders."""
+    """Reads the official part and the class of each image from its folders."""
+    parts_of = _SPLIT_FOLDERS | {
+        folder: folder for one in named_datasets().values() for folder in one.repeated
+    }
     split: dict[str, tuple[str, str]] = {}
     for name in source.sizes:
         folders = name.split("/")[:-1]
         for depth, folder in enumerate(folders[:-1]):
-            if folder.lower() in SPLIT_FOLDERS:
-                split[name] = (SPLIT_FOLDERS[folder.lower()], folders[depth + 1])
+            if folder.lower() in parts_of:
+                split[name] = (parts_of[folder.lower()], folders[depth + 1])
                 break
     parts = Counter(part for part, _ in split.values())
     if parts["train"]:
         return split
-    if split:  # TEST alone, say: nothing to train on, so its files are a data set like any other
+    if split:  # e.g. TEST alone: without a training part, its images are a data set of their own
         return {name: ("", class_name) for name, (_, class_name) in split.items()}
     return {name: ("", class_name) for name, class_name in _class_folders(source).items()}
 
 
 def _class_folders(source: Source) -> dict[str, str]:
-    """Takes the first level of folders at which the images part as the classes."""
+    """Takes the names of the first level at which the folders differ as the classes."""
     folders = {name: name.split("/")[:-1] for name in source.sizes if "/" in name}
     if not folders:
         raise InputError(_no_images(source))

@@ -1,1 +1,1 @@
-"""Named data sets: where each comes from, and what is known of its images."""
+"""Named data sets: one module for each, and their photo tables."""

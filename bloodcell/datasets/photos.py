@@ -1,16 +1,7 @@
-"""Photo tables: which photograph, and which cell, an image file was made from.
-
-The Kaggle set ships augmented copies without saying of what. The table in this package was measured
-from pixels: every file was registered (SIFT features, affine model) against the 366 photographs of
-the original BCCD set; all 12,515 files found theirs, and all labels agree. `photo` is the number
-in the name of the original photograph; `cell` is equal for photographs that show the same cell.
-"""
+"""Photo tables: the photograph and the white cell that each image file was made from."""
 
 import csv
-import io
-import lzma
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +11,11 @@ COLUMNS = ("file", "photo")
 
 
 class Origin(NamedTuple):
-    """What an image file was made from.
+    """The origin of an image file.
 
     Attributes:
         photo: name of the photograph.
-        cell: name of the white cell it shows; several photographs may share one.
+        cell: name of the white cell that the photograph shows; several photographs may show it.
     """
 
     photo: str
@@ -34,26 +25,20 @@ class Origin(NamedTuple):
 PhotoTable = Mapping[str, Origin]
 
 
-def shipped() -> PhotoTable:
-    """Reads the table of the Kaggle set: 12,515 files, 348 photographs, 325 cells."""
-    packed = resources.files("bloodcell.datasets").joinpath("kaggle_photos.csv.xz").read_bytes()
-    return _parse(io.StringIO(lzma.decompress(packed).decode()), "the shipped photo table")
-
-
 def read(path: Path) -> PhotoTable:
     """Reads a photo table from a CSV file.
 
     Args:
-        path: CSV with the columns `file` (the end of the image's path, forward slashes), `photo`
-            and, if known, `cell` (default: each photograph shows a cell of its own).
+        path: CSV file with the columns `file` (the end of the image's path, with forward slashes),
+            `photo` and, if known, `cell`. Without `cell`, each photograph shows another cell.
 
     Raises:
-        InputError: if the file is missing, is no CSV, lacks a column or contradicts itself.
+        InputError: if the file is missing, is not CSV, lacks a column or contradicts itself.
     """
     label = f"data.photos='{path}'"
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return _parse(file, label)
+            return parse(file, label)
     except OSError as error:
         raise InputError(
             f"{label} cannot be read ({error.strerror}). Give a CSV file with the columns "
@@ -64,21 +49,30 @@ def read(path: Path) -> PhotoTable:
 
 
 def find(table: PhotoTable, path: str) -> str | None:
-    """Looks an image up by its path or, failing that, by ever shorter ends of it.
+    """Finds the longest end of a path that a photo table contains.
 
     Args:
         table: the photo table.
-        path: path of the image, forward slashes.
+        path: path of the image, with forward slashes.
 
     Returns:
-        The name under which the table has it, None if it has not.
+        That end, a key of the table; None if the table does not contain the image.
     """
     parts = path.split("/")
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((end for end in ends if end in table), None)
 
 
-def _parse(lines: Iterable[str], label: str) -> PhotoTable:
+def parse(lines: Iterable[str], label: str) -> PhotoTable:
+    """Parses the lines of a photo table.
+
+    Args:
+        lines: CSV with a header, as `read` describes it.
+        label: how an error message calls the table.
+
+    Raises:
+        InputError: if a column or a value is missing, or two lines contradict each other.
+    """
     rows = csv.DictReader(lines)
     columns = rows.fieldnames or []
     missing = [name for name in COLUMNS if name not in columns]

@@ -48,6 +48,8 @@ def explain(given: Sequence[str], model: str | None = None, out: str = "explaine
     from bloodcell.infer.saved import load_saved  # imports torch: not before the words are checked
 
     saved = load_saved(opened)
+    rule = "a model whose trunk gives a map of features, e.g. a convolutional network"
+    require(saved.network.has_map, "--model", saved.description.backbone, rule)
     failed: list[Decoded] = []
     name = saved.description.name
     with ExitStack() as archives:

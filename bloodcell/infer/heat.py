@@ -49,6 +49,8 @@ def find_heat(saved: Saved, pixels: Pixels) -> Seen:
         chosen = logits.max(1).values.sum()
         (gradient,) = torch.autograd.grad(chosen, maps)
     heat = (gradient * maps).sum(1, keepdim=True).relu().detach()
+    if not saved.network.has_map:  # a single value shows no place
+        heat = torch.zeros_like(heat)
     heat = F.interpolate(heat, pixels.shape[1:3], mode="bilinear")[:, 0]
     heat = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
     probability = soften(logits.detach(), saved.description.temperature)

@@ -3,27 +3,29 @@
 import glob
 import os
 import sys
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from fnmatch import fnmatch
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
 from bloodcell.data.cell import Cell
-from bloodcell.data.crop import InputFormat, Pixels, show_cells
-from bloodcell.data.decode import READ_ERRORS, decode, open_rgb
-from bloodcell.data.source import (
+from bloodcell.data.crop import InputFormat, Pixels, show, show_cells
+from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.image_files import (
     IMAGE_SUFFIXES,
-    ZIP_ERRORS,
+    archived_images,
     is_image,
+    open_archive,
     read_entry,
     read_file,
+    walk_images,
 )
 from bloodcell.errors import InputError, reason, require
 
@@ -32,27 +34,64 @@ NO_CELL = "no white cell found"
 _AHEAD = 3  # batches that are read while one is being classified
 
 
+class Input(Protocol):
+    """An image to be decoded: a file, or an array in memory."""
+
+    @property
+    def name(self) -> str:
+        """How the answer calls it."""
+
+    @property
+    def read(self) -> Callable[[], bytes] | None:
+        """Reads the bytes of its file; None if it has none."""
+
+    def open(self) -> Image.Image:
+        """Returns it in RGB, or raises one of `READ_ERRORS`."""
+
+
 class Named(NamedTuple):
     """An image file.
 
     Attributes:
-        name: as it is called in the answer.
-        read: gives its bytes.
+        name: how the answer calls it.
+        read: reads its bytes.
     """
 
     name: str
     read: Callable[[], bytes]
 
+    def open(self) -> Image.Image:
+        """Reads and decodes it."""
+        return open_rgb(self.read())
 
-class Decoded(NamedTuple):
-    """An image, or the reason why there is none.
+
+class InMemory(NamedTuple):
+    """An image that is an array already.
 
     Attributes:
-        name: as it is called in the answer.
-        pixels: (H, W, 3), as the model wants it; None if there are none.
-        error: why; empty if there are.
-        cell: where it lies on the picture, if it is a cell of it.
-        read: gives the picture's bytes again; the same object for all cells of a picture.
+        name: how the answer calls it.
+        pixels: (H, W, 3) RGB.
+        read: None, because there is no file.
+    """
+
+    name: str
+    pixels: Pixels
+    read: None = None
+
+    def open(self) -> Image.Image:
+        """Wraps the pixels."""
+        return Image.fromarray(self.pixels)
+
+
+class Decoded(NamedTuple):
+    """A decoded image, or the reason why there is none.
+
+    Attributes:
+        name: how the answer calls it.
+        pixels: (H, W, 3), as the model wants it; None if it cannot be read.
+        error: the reason why it cannot be read; empty if it can.
+        cell: its place on the picture, if it is a cell of it.
+        read: reads the picture's bytes again; the same object for all cells of a picture.
     """
 
     name: str
@@ -63,7 +102,7 @@ class Decoded(NamedTuple):
 
 
 def check_given(given: Sequence[str]) -> None:
-    """Refuses a command line that names no images.
+    """Checks that a command line names images.
 
     Raises:
         InputError: if it does not.
@@ -73,7 +112,7 @@ def check_given(given: Sequence[str]) -> None:
 
 
 def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
-    """Finds images one after another: a million of them need no list.
+    """Finds images one after another, so a million of them need no list.
 
     Args:
         given: files, folders, .zip files, places inside of one (`x.zip/folder`, `x.zip/*/a*.png`),
@@ -81,7 +120,7 @@ def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
         archives: closes what is opened for reading.
 
     Raises:
-        InputError: if there is nothing where one of them says, or no image in it.
+        InputError: if one of them does not exist, holds no image or cannot be read.
     """
     for word in given:
         if word == STDIN:
@@ -96,63 +135,50 @@ def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
 
 
 def decode_batches(
-    images: Iterable[Named], input_format: InputFormat | None, batch_size: int
+    images: Iterable[Input], input_format: InputFormat | None, batch_size: int
 ) -> Iterator[list[Decoded]]:
-    """Reads and decodes on all cores, a few batches ahead.
+    """Reads and decodes images on all cores, a few batches ahead.
 
     Args:
-        images: what is to be read.
-        input_format: what of each picture the model wants; None: the whole, as it is.
+        images: the images.
+        input_format: the format the model wants; None: the whole picture in its own size.
         batch_size: images in each list; the last may have fewer.
     """
 
-    def whole(name: str, data: bytes) -> list[Decoded]:
-        return [Decoded(name, decode(data, input_format), "")]
+    def whole(name: str, image: Image.Image) -> list[Decoded]:
+        return [Decoded(name, show(image, input_format), "")]
 
     yield from _decode_ahead(images, whole, batch_size)
 
 
 def decode_cells(
-    images: Iterable[Named], size: int, field: float, batch_size: int
+    images: Iterable[Input], size: int, field: float, batch_size: int
 ) -> Iterator[list[Decoded]]:
     """Reads pictures and finds their white cells, on all cores, a few batches ahead.
 
     Args:
-        images: the pictures; one without a white cell gives one `Decoded`, whose error says so.
-        size: side of the squares around the cells, as the model wants them.
-        field: how many times as wide as on the Kaggle set's pictures the field of view is.
-        batch_size: pictures whose cells are read together, and cells in each list at most.
+        images: the pictures. A picture without a white cell, or too small for the field of view,
+            gives one `Decoded` with an error.
+        size: side of the squares around the cells in pixels.
+        field: field of view relative to the Kaggle set's: 2 means twice as wide.
+        batch_size: pictures that are read together, and cells in each list at most.
     """
 
-    def cells(name: str, data: bytes) -> list[Decoded]:
-        return cells_of(name, open_rgb(data), size, field)
+    def cells(name: str, image: Image.Image) -> list[Decoded]:
+        found = show_cells(image, size, field)
+        every = [Decoded(name, pixels, "", cell) for cell, pixels in found]
+        return every or [Decoded(name, None, NO_CELL)]
 
     for together in _decode_ahead(images, cells, batch_size):
         for start in range(0, len(together), batch_size):
             yield together[start : start + batch_size]
 
 
-def cells_of(name: str, image: Image.Image, size: int, field: float) -> list[Decoded]:
-    """The white cells of a picture; of one without any, that there is none.
-
-    Args:
-        name: as it is called in the answer.
-        image: RGB.
-        size: side of the squares around the cells, as the model wants them.
-        field: how many times as wide as on the Kaggle set's pictures the field of view is.
-
-    Raises:
-        ValueError: if the picture is too small to show so wide a field.
-    """
-    found = show_cells(image, size, field)
-    cells = [Decoded(name, pixels, "", cell) for cell, pixels in found]
-    return cells or [Decoded(name, None, NO_CELL)]
+Make = Callable[[str, Image.Image], list[Decoded]]
 
 
-def _decode_ahead(
-    images: Iterable[Named], make: Callable[[str, bytes], list[Decoded]], batch_size: int
-) -> Iterator[list[Decoded]]:
-    """What is made of each image; of `batch_size` images together."""
+def _decode_ahead(images: Iterable[Input], make: Make, batch_size: int) -> Iterator[list[Decoded]]:
+    """Yields what `make` returns, joined for every `batch_size` images."""
     waiting: deque[list[Future[list[Decoded]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
@@ -167,19 +193,16 @@ def _decode_ahead(
             pool.shutdown(cancel_futures=True)
 
 
-def _decode(image: Named, make: Callable[[str, bytes], list[Decoded]]) -> list[Decoded]:
+def _decode(image: Input, make: Make) -> list[Decoded]:
     try:
-        data = image.read()
-        if not data:
-            return [Decoded(image.name, None, "empty file", read=image.read)]
-        return [one._replace(read=image.read) for one in make(image.name, data)]
+        return [one._replace(read=image.read) for one in make(image.name, image.open())]
     except READ_ERRORS as error:
-        said = error.strerror if isinstance(error, OSError) else None
-        return [Decoded(image.name, None, said or reason(error), read=image.read)]
+        system = error.strerror if isinstance(error, OSError) else None
+        return [Decoded(image.name, None, system or reason(error), read=image.read)]
 
 
 def _file(path: str) -> Named:
-    return Named(path, lambda: read_file(Path(path)))
+    return Named(path, partial(read_file, Path(path)))
 
 
 def _find(word: str, archives: ExitStack) -> Iterator[Named]:
@@ -205,22 +228,14 @@ def _matched(path: Path) -> Iterator[Named]:
 
 
 def _folder(root: Path) -> Iterator[Named]:
-    for folder, below, names in os.walk(root):
-        below.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if is_image(path.relative_to(root).as_posix()):
-                yield _file(str(path))
+    return (_file(str(path)) for path in walk_images(root))
 
 
 def _archive(path: Path, inside: str, archives: ExitStack) -> Iterator[Named]:
-    """The images of an archive: all, or those below a folder, or those a pattern names."""
-    try:
-        archive = archives.enter_context(zipfile.ZipFile(path))
-    except ZIP_ERRORS as error:
-        raise InputError(f"{path} cannot be read as a zip archive ({reason(error)}).") from error
-    for entry in archive.infolist():
+    """Finds the images of an archive: all, those below a folder, or those that fit a pattern."""
+    archive = archives.enter_context(open_archive(path, str(path)))
+    for entry in archived_images(archive):
         name = entry.filename
         wanted = inside == "." or name == inside or name.startswith(f"{inside}/")
-        if is_image(name) and (wanted or fnmatch(name, inside)):
-            yield Named(f"{path}/{name}", lambda entry=entry: read_entry(archive, entry))  # type: ignore[misc]
+        if wanted or fnmatch(name, inside):
+            yield Named(f"{path}/{name}", partial(read_entry, archive, entry))

@@ -1,21 +1,18 @@
 """A trained model in a program: `bloodcell.load()`, then `model.predict(...)`."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from bloodcell.data.crop import InputFormat, show
-from bloodcell.errors import reason, require
+from bloodcell.errors import require
 from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
-from bloodcell.infer.inputs import Decoded, cells_of, decode_batches, decode_cells, find_images
+from bloodcell.infer.inputs import InMemory, Input, decode_batches, decode_cells, find_images
 from bloodcell.infer.open import AUTO, open_model
 from bloodcell.infer.predict import BATCH_SIZE, answer_batches
 from bloodcell.infer.runtime import Model
@@ -136,13 +133,13 @@ class LoadedModel:
             require(shaped and array.dtype == np.uint8, "images", _kind(array), rule)
         size, input_format = self.description.image_size, self._model.input_format
         with ExitStack() as archives:
-            if arrays:
-                batches = _from_arrays(arrays, input_format, wanted, size, batch_size)
-            elif wanted:
-                found = find_images(paths, archives)
+            found: Iterable[Input] = find_images(paths, archives)
+            if arrays:  # an answer calls them by their numbers
+                found = [InMemory(str(n), array) for n, array in enumerate(arrays)]
+            if wanted:
                 batches = decode_cells(found, size, wanted.field, batch_size)
             else:
-                batches = decode_batches(find_images(paths, archives), input_format, batch_size)
+                batches = decode_batches(found, input_format, batch_size)
             answers = answer_batches(self._model, batches, abstain, tta)
             rows = [answer._replace(read=None) for answer in answers]  # its archive is closed then
         return Answers(self.class_names, rows, bool(cells))
@@ -164,25 +161,3 @@ def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:
 
 def _kind(array: NDArray[Any]) -> str:
     return f"array of {array.dtype} {array.shape}"
-
-
-def _from_arrays(
-    arrays: list[Array],
-    input_format: InputFormat | None,
-    cells: Cells | None,
-    size: int,
-    batch_size: int,
-) -> Iterator[list[Decoded]]:
-    """What the model is given of images that are in memory already; they are called by number."""
-
-    def decode(n: int, image: Image.Image) -> list[Decoded]:
-        if cells is None:
-            return [Decoded(str(n), show(image, input_format), "")]
-        try:
-            return cells_of(str(n), image, size, cells.field)
-        except ValueError as error:  # too small for so wide a field
-            return [Decoded(str(n), None, reason(error))]
-
-    coming = (one for n, array in enumerate(arrays) for one in decode(n, Image.fromarray(array)))
-    while batch := list(islice(coming, batch_size)):
-        yield batch

@@ -1,4 +1,4 @@
-"""The model that comes with bloodcell: trained on the Kaggle set, usable without a download."""
+"""The bundled model: trained on the Kaggle set, shipped with bloodcell."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ FILE_NAME = "bloodcell.safetensors"
 
 
 def find_bundled() -> Path:
-    """The file of the bundled model.
+    """Returns the file of the bundled model.
 
     Raises:
-        InputError: if the installation lacks it.
+        InputError: if the installation lacks the file.
     """
     path = FOLDER / FILE_NAME
     if not path.is_file():

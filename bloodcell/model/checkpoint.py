@@ -1,4 +1,4 @@
-"""Checkpoints: found in a run folder, and read without running any code hidden in them."""
+"""Checkpoints: found in a run folder, and read without executing code hidden in them."""
 
 import pickle
 import zipfile
@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.description import NETWORK, RECIPE
 
-_KINDS = {  # of what a checkpoint holds
+_KINDS = {  # types of a checkpoint's entries
     **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
     **dict.fromkeys(("loops", "callbacks"), dict),
     **dict.fromkeys(("epoch", "global_step"), int),
     "optimizer_states": list,
 }
-_WRONG = (  # what reading and building from it may raise
+_WRONG = (  # exceptions of reading a damaged or foreign file
     SafetensorError,
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
     *(RuntimeError, MemoryError, RecursionError),
@@ -28,15 +28,15 @@ LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run
 
 
 def find_checkpoint(flag: str, path: Path, name: str) -> Path:
-    """Finds the checkpoint that a run folder or a file means.
+    """Finds a checkpoint.
 
     Args:
-        flag: the option that names it.
+        flag: the option that names it, for error messages.
         path: a run folder or a .ckpt file.
-        name: which of a run folder's: best or last.
+        name: checkpoint of the run folder, `best` or `last`.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the checkpoint does not exist.
     """
     if path.is_file():
         return path
@@ -55,16 +55,16 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
     """Reads a checkpoint.
 
     Args:
-        flag: the option that names it.
+        flag: the option that names it, for error messages.
         path: the file.
 
     Raises:
-        InputError: if it is damaged, or was not written by bloodcell.
+        InputError: if the file is damaged or was not written by bloodcell.
     """
     try:
         _check_whole(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a file that is none, the unpickler makes anything
+    except Exception as error:  # on a file of another kind, the unpickler raises anything
         why = "no such format" if isinstance(error, pickle.UnpicklingError) else reason(error)
         raise InputError(
             f"{flag} {path} cannot be read as a checkpoint ({why}). "
@@ -79,21 +79,21 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
     if wrong:
         raise InputError(
             f"{flag} {path} is not as bloodcell writes it: {listed(wrong)} cannot be used. Give "
-            "another one."
+            "another checkpoint."
         )
     return checkpoint
 
 
 @contextmanager
 def refusing(flag: str, path: Path) -> Iterator[None]:
-    """Names a file that holds something else than it should: it may come from a stranger.
+    """Turns errors of a file's content into an InputError that names the file.
 
     Args:
-        flag: the option that names it.
-        path: the file.
+        flag: the option that names the file.
+        path: the file, which may come from a stranger.
 
     Raises:
-        InputError: of any error of its content.
+        InputError: if the code inside of the `with` block fails on the content.
     """
     try:
         yield
@@ -107,12 +107,12 @@ def refusing(flag: str, path: Path) -> Iterator[None]:
 
 
 def network_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights of the network, by their names in it."""
+    """Returns the weights of the network, by their names in the network."""
     return {k.removeprefix(NETWORK): v for k, v in state.items() if k.startswith(NETWORK)}
 
 
 def _check_whole(path: Path) -> None:
-    """Compares what lies on the disk with the checksums that were written with it."""
+    """Compares the file with the checksums that were written with it."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):

@@ -1,4 +1,4 @@
-"""What a trained model is, in plain words and numbers: enough to build it and to use it."""
+"""The description of a trained model: everything but the weights that is needed to use it."""
 
 import json
 import math
@@ -11,10 +11,10 @@ from bloodcell.data.decode import IMAGE_SIZES
 
 # keys in a checkpoint
 RECIPE, TEMPERATURE, GALLERY, TRAINED_ON = "recipe", "temperature", "gallery", "trained_on"
-KEY = "bloodcell"  # in the metadata of a file: the description as JSON
-NETWORK = "network."  # names of a network's tensors begin with it, in a checkpoint and in a file
-_MOST = 65_536  # classes, and units of a dense layer
-_TRAINING = (  # settings that say how the weights came about
+KEY = "bloodcell"  # key of the description, as JSON, in the metadata of a file
+NETWORK = "network."  # prefix of the names of a network's tensors in a checkpoint and a file
+_MOST = 65_536  # largest number of classes, and of units of a dense layer
+_TRAINING = (  # settings of the training that are kept
     *(
         ("model", key)
         for key in ("dropout", "freeze", "lr", "schedule", "weight_decay", "smoothing")
@@ -29,16 +29,16 @@ class Description:
 
     Attributes:
         class_names: the classes, in the order of the outputs.
-        image_size: side of the square that the network is shown, in pixels.
+        image_size: side of the network's square input in pixels.
         backbone: timm's name of the trunk.
         hidden: widths of the dense layers before the last.
         pool: `flatten` or `avg`.
-        recipe: preprocessing and options of the trunk, as `PretrainedConfig.as_dict` has it.
-        temperature: logits are divided by it before the softmax; None if it was never fitted.
-        name: of the run.
-        scores: what its `scores.json` says; empty if there is none.
-        training: settings it was trained with, by their keys on the command line.
-        crop: what is cut out of a picture, `none` or `cell`.
+        recipe: preprocessing and options of the trunk, as `PretrainedConfig.as_dict` returns them.
+        temperature: the logits are divided by it before the softmax; None if it was not fitted.
+        name: name of the run.
+        scores: content of the run's `scores.json`; empty if there is none.
+        training: settings of the training, by their keys on the command line.
+        crop: part of a picture that the network gets: `none` (all of it) or `cell`.
     """
 
     class_names: list[str]
@@ -55,36 +55,36 @@ class Description:
 
     @property
     def input_format(self) -> InputFormat:
-        """What of a picture the network is shown."""
+        """The format of the network's input."""
         return InputFormat(self.image_size, self.crop)
 
     def as_json(self) -> str:
-        """For the metadata of a file."""
+        """Returns the description as JSON, for the metadata of a file."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `as_json` wrote.
+        """Reads what `as_json` returned.
 
         Raises:
-            ValueError: if it is none.
+            ValueError: if the text is not a description, or a value in it cannot be used.
         """
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError("the description is no JSON object")
         known = {one.name for one in fields(cls)}
         try:
-            said = cls(**{key: value for key, value in values.items() if key in known})
+            description = cls(**{key: value for key, value in values.items() if key in known})
         except TypeError as error:
             raise ValueError(f"the description is incomplete ({error})") from error
-        said.check()
-        return said
+        description.check()
+        return description
 
     def check(self) -> None:
-        """Makes sure that a model can be built from it: it may come from a stranger.
+        """Checks that a model can be built from it, because it may come from a stranger.
 
         Raises:
-            ValueError: naming what cannot be.
+            ValueError: if a value cannot be used; the message names it.
         """
         names, widths, size = self.class_names, self.hidden, self.image_size
         for what, holds in {
@@ -105,12 +105,12 @@ class Description:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any], name: str, scores: Any) -> Self:
-        """Reads a checkpoint's settings.
+        """Describes the model of a checkpoint.
 
         Args:
-            checkpoint: as `read_checkpoint` gives it.
-            name: of the run.
-            scores: what its `scores.json` says.
+            checkpoint: as `read_checkpoint` returns it.
+            name: name of the run.
+            scores: content of the run's `scores.json`.
 
         Raises:
             ValueError: if no model can be built from it.
@@ -120,7 +120,7 @@ class Description:
         training = {
             f"{group}.{key}": groups[group][key] for group, key in _TRAINING if key in groups[group]
         }
-        said = cls(
+        description = cls(
             list(made["class_names"]),
             made["image_size"],
             made["backbone"],
@@ -131,10 +131,10 @@ class Description:
             name,
             scores,
             training,
-            groups["data"].get("crop", "none"),  # the first checkpoints say nothing of it
+            groups["data"].get("crop", "none"),  # the first checkpoints lack it
         )
-        said.check()
-        return said
+        description.check()
+        return description
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

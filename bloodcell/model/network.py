@@ -1,7 +1,7 @@
 """The network: a timm trunk, then flatten or pooling, then dense layers.
 
-The head is the published one, in Keras' terms: Flatten, then Dense(relu) and Dropout as often as
-there are hidden layers, then Dense. Logits come out; the softmax lives in the loss.
+The head is the published one, in Keras' terms: Flatten, then Dense(relu) and Dropout for each
+hidden layer, then Dense. The output is logits; the loss contains the softmax.
 """
 
 import difflib
@@ -14,22 +14,23 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bloodcell.errors import InputError, listed, reason
+from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.model.cpu import spare_slow_kernels
 
 Pool = Literal["flatten", "avg"]
-_OPTIONS = {"pad_type", "bn_eps", "bn_momentum"}  # of timm.create_model that weights may demand
+# options of timm.create_model that weights may require
+_OPTIONS = {"pad_type", "bn_eps", "bn_momentum"}
 
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """What a trunk's weights demand of the network they are loaded into.
+    """Preprocessing and options that belong to a trunk's weights.
 
     Attributes:
-        source: where the weights came from: `imagenet`, `none` or a file's name.
-        mean: per channel, of pixels in 0 to 1.
-        std: per channel, of pixels in 0 to 1.
-        options: arguments of `timm.create_model` without which the weights compute other features.
+        source: origin of the weights: `imagenet`, `none` or a file's name.
+        mean: mean of each channel, of pixels in 0 to 1.
+        std: standard deviation of each channel, of pixels in 0 to 1.
+        options: arguments of `timm.create_model` that the weights require.
     """
 
     source: str = "none"
@@ -38,15 +39,15 @@ class PretrainedConfig:
     options: dict[str, str | float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain types only, for a checkpoint."""
+        """Returns plain types only, for a checkpoint."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Reads what `as_dict` wrote, which may come from a stranger.
+        """Reads what `as_dict` returned; the values may come from a stranger.
 
         Raises:
-            ValueError: if it is none, or asks timm for more than these options.
+            ValueError: if a value cannot be used, or an option is not allowed.
         """
         mean, std = (tuple(float(one) for one in values[key]) for key in ("mean", "std"))
         options = dict(values["options"])
@@ -60,16 +61,25 @@ class PretrainedConfig:
 
 
 class Network(nn.Module):
-    """Pixels in, logits out.
+    """Maps pixels to logits.
 
     Args:
-        backbone: any timm model name.
+        backbone: name of any timm model.
         n_classes: number of logits.
-        image_size: side of the square images in pixels; decides the width of `flatten`.
-        hidden: widths of the dense layers before the last; empty for a plain linear head.
-        dropout: probability after each hidden layer, or before the only one if there is none.
-        pool: `flatten` keeps every position of the trunk's map, `avg` averages them.
+        image_size: side of the square images in pixels; it decides the width of `flatten`.
+        hidden: widths of the dense layers before the last; empty for a linear head.
+        dropout: dropout probability after each hidden layer; before the last layer if there is
+            no hidden one.
+        pool: `flatten` keeps every position of the trunk's map; `avg` averages the positions or,
+            for a trunk without a map, pools as timm does for that model.
         config: preprocessing and options that belong to the weights.
+
+    Attributes:
+        has_map: whether the trunk gives a map of features; a transformer with tokens gives none.
+
+    Raises:
+        InputError: if timm cannot build the trunk, it does not take images of this size, or it has
+            no map to flatten.
     """
 
     mean: Tensor
@@ -86,16 +96,16 @@ class Network(nn.Module):
         config: PretrainedConfig,
     ) -> None:
         super().__init__()
-        self.trunk = create_trunk(backbone, config)
+        self.trunk, shape = _fit_trunk(backbone, config, image_size, pool)
         spare_slow_kernels(self.trunk)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
-        shape = _map_shape(self.trunk, image_size)
-        # some transformers give maps (B, H, W, C)
-        self.gives_nhwc = shape[1] == shape[2] != shape[3]
+        self.has_map = len(shape) == 4
+        # some transformers give maps (B, h, w, C)
+        self.gives_nhwc = self.has_map and shape[1] == shape[2] != shape[3]
         channels = shape[3] if self.gives_nhwc else shape[1]
         n_inputs = channels if pool == "avg" else shape.numel()
         self.head = make_head(n_inputs, hidden, n_classes, dropout)
-        # not saved with the weights: the checkpoint holds the config they come from
+        # not saved with the weights, because the checkpoint holds the config
         scale = torch.tensor([config.mean, config.std])[:, None, :, None, None] * 255
         self.register_buffer("mean", scale[0], persistent=False)
         self.register_buffer("std", scale[1], persistent=False)
@@ -113,44 +123,60 @@ class Network(nn.Module):
         return self.classify(self.maps(images))
 
     def maps(self, images: Tensor) -> Tensor:
-        """What the trunk sees, (B, C, h, w), in images (B, 3, H, W), 0 to 255."""
-        x = self.trunk((images - self.mean) / self.std)
-        # some transformers have (B, h, w, C)
-        return x.permute(0, 3, 1, 2) if self.gives_nhwc else x  # type: ignore[no-any-return]
+        """Computes the trunk's features of a batch.
+
+        Args:
+            images: (B, 3, H, W), 0 to 255, of any type.
+
+        Returns:
+            (B, C, h, w); h and w are 1 if the trunk gives no map.
+        """
+        features: Tensor = self.trunk((images - self.mean) / self.std)
+        if not self.has_map:
+            return features[:, :, None, None]
+        return features.permute(0, 3, 1, 2) if self.gives_nhwc else features
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Maps (B, C, h, w) of the trunk to logits (B, n_classes)."""
-        return self.head(self.pool(maps).flatten(1))  # type: ignore[no-any-return]
+        """Classifies features (B, C, h, w) as `maps` returns them: logits (B, n_classes)."""
+        logits: Tensor = self.head(self.pool(maps).flatten(1))
+        return logits
 
 
-def create_trunk(backbone: str, config: PretrainedConfig) -> nn.Module:
+def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) -> nn.Module:
     """Builds a timm model without its classifier, with random weights.
 
     Args:
-        backbone: any timm model name.
+        backbone: name of any timm model.
         config: its options are passed on.
+        pooled: whether timm's own pooling of the model is kept. It then computes timm's
+            `forward_head(..., pre_logits=True)`.
 
     Returns:
-        A module that maps (B, 3, H, W) to (B, C, h, w) or (B, h, w, C).
+        A module that maps (B, 3, H, W) to (B, C, h, w), (B, h, w, C) or tokens (B, n, C); if pooled
+        or never without pooling, to (B, C).
 
     Raises:
-        InputError: if timm knows no such model, or it has not the config's options.
+        InputError: if timm has no such model, or the model does not take the config's options.
     """
     if not timm.is_model(backbone):
         known = timm.list_models()
         near = difflib.get_close_matches(backbone, known, n=5) or timm.list_models("mobilenet*")
         raise InputError(
             f"model.backbone='{backbone}' is no timm model. "
-            f"Some it has: {listed(near)}; all of them: timm.list_models()."
+            f"Some of its models: {listed(near)}; all of them: timm.list_models()."
         )
-    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", **config.options}
+    options: dict[str, Any] = {"num_classes": 0, **config.options}
+    if not pooled:
+        options["global_pool"] = ""
     try:
         return timm.create_model(backbone, **options)
-    except (RuntimeError, TypeError) as error:  # an unknown tag or option
+    except (RuntimeError, TypeError, AssertionError) as error:  # an unknown tag or option
+        if isinstance(error, AssertionError) and not pooled:  # it always pools
+            return create_trunk(backbone, config, pooled=True)
         raise InputError(
             f"model.backbone='{backbone}' cannot be built as model.weights='{config.source}' "
-            f"demands, with {config.options} ({reason(error)}). Name the backbone the weights were "
-            "made for."
+            f"demands, with {config.options} ({reason(error)}). Name the backbone that the weights "
+            "were made for."
         ) from error
 
 
@@ -161,7 +187,7 @@ def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: flo
         n_inputs: width of the flattened features.
         hidden: widths of the hidden layers, each followed by ReLU and dropout.
         n_classes: number of logits.
-        dropout: probability, 0 to 1.
+        dropout: dropout probability, 0 to 1.
 
     Returns:
         A module that maps (B, n_inputs) to (B, n_classes).
@@ -174,15 +200,36 @@ def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: flo
         layers.append(nn.Dropout(dropout))
     layers.append(nn.Linear(n_inputs, n_classes))
     for layer in layers:
-        if isinstance(layer, nn.Linear):  # as Keras starts its Dense layers
+        if isinstance(layer, nn.Linear):  # Keras' initialisation of Dense layers
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
 
 
+def _fit_trunk(
+    backbone: str, config: PretrainedConfig, image_size: int, pool: Pool
+) -> tuple[nn.Module, torch.Size]:
+    """Builds a trunk that gives a map or, if it has none, features pooled in timm's own way.
+
+    Returns:
+        The trunk, and the shape of its features of one image.
+    """
+    trunk = create_trunk(backbone, config)
+    shape = _feature_shape(trunk, image_size)
+    if len(shape) == 4:
+        return trunk, shape
+    rule = f"avg, because model.backbone={backbone} gives no map of features that can be flattened"
+    require(pool == "avg", "model.pool", pool, rule)
+    trunk = create_trunk(backbone, config, pooled=True)
+    shape = _feature_shape(trunk, image_size)
+    rule = f"a model with features (B, C) or a map of them, not of shape {tuple(shape)}"
+    require(len(shape) == 2, "model.backbone", backbone, rule)
+    return trunk, shape
+
+
 @torch.no_grad()
-def _map_shape(trunk: nn.Module, image_size: int) -> torch.Size:
-    """Shape of the trunk's map of one image, found by running it once."""
+def _feature_shape(trunk: nn.Module, image_size: int) -> torch.Size:
+    """Runs the trunk on one image, because timm does not tell the shape for an image size."""
     training = trunk.training
     try:
         shape: torch.Size = trunk.eval()(torch.zeros(1, 3, image_size, image_size)).shape
@@ -192,9 +239,4 @@ def _map_shape(trunk: nn.Module, image_size: int) -> torch.Size:
             "size it was made for, often 224, or another backbone."
         ) from error
     trunk.train(training)
-    if len(shape) != 4:
-        raise InputError(
-            f"model.backbone gives features of shape {tuple(shape)}, not a map (B, C, h, w). "
-            "Use a convolutional model, e.g. one of timm.list_models('mobilenet*')."
-        )
     return shape

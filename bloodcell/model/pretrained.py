@@ -1,4 +1,4 @@
-"""Pretrained weights of a trunk: from timm's hub, or a file of PyTorch or Keras."""
+"""Pretrained weights of a trunk, from the Hugging Face Hub or a file of PyTorch or Keras."""
 
 import re
 import socket
@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import huggingface_hub
 import timm
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.bundled import find_bundled
 from bloodcell.model.description import KEY, NETWORK, TRAINED_ON, Description
+from bloodcell.model.keras_weights import read_keras
 from bloodcell.model.network import PretrainedConfig
 
 IMAGENET = "imagenet"
@@ -28,25 +28,25 @@ _WAYS_OUT = (
     "Give model.weights a file (.safetensors, .pth, or Keras' mobilenet_1_0_224_tf_no_top.h5), "
     "or 'none' to start from random weights."
 )
-# Keras' MobileNet: TensorFlow's padding and BatchNorm epsilon; Keras' momentum .99 is torch's .01
+# Keras' MobileNet: TensorFlow's padding and BatchNorm epsilon; momentum .99 is .01 in PyTorch
 KERAS = PretrainedConfig(options={"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01})
 
 State = Mapping[str, Tensor]
 
 
 def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
-    """Tells what weights demand, without loading them.
+    """Reads which preprocessing and options weights require, without loading them.
 
-    A `.safetensors` file says it in its metadata (`mean`, `std`, `pad_type`, `bn_eps`; a model
-    that bloodcell wrote, in its description), Keras' `.h5` is known, and for all else timm's own
-    configuration of the backbone is taken.
+    A `.safetensors` file holds them in its metadata (`mean`, `std`, `pad_type`, `bn_eps`; a model
+    that bloodcell wrote, in its description). Keras' `.h5` requires `KERAS`. For everything else,
+    timm's configuration of the backbone applies.
 
     Args:
         backbone: timm model name.
         weights: `imagenet`, `bundled`, `none` or a file.
 
     Raises:
-        InputError: if the file is missing or of no known kind.
+        InputError: if the file is missing, damaged or of an unknown kind.
     """
     config = _timm_config(backbone)
     standard = (
@@ -63,35 +63,35 @@ def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
         return PretrainedConfig(path.name, standard.mean, standard.std)
     try:
         with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(_damaged(path, error)) from error
-    if KEY in said:
-        return replace(_describe(path, said), source=_shown(weights, path))
+    if KEY in metadata:
+        return replace(_describe(path, metadata), source=_shown(weights, path))
     try:
-        return _read_metadata(path.name, standard, said)
+        return _read_metadata(path.name, standard, metadata)
     except ValueError as error:
         raise InputError(_damaged(path, error)) from error
 
 
 def _read_metadata(
-    name: str, standard: PretrainedConfig, said: Mapping[str, str]
+    name: str, standard: PretrainedConfig, metadata: Mapping[str, str]
 ) -> PretrainedConfig:
     options: dict[str, str | float] = {}
-    if "pad_type" in said:
-        options["pad_type"] = said["pad_type"]
-    if "bn_eps" in said:
-        options["bn_eps"] = float(said["bn_eps"])
+    if "pad_type" in metadata:
+        options["pad_type"] = metadata["pad_type"]
+    if "bn_eps" in metadata:
+        options["bn_eps"] = float(metadata["bn_eps"])
     if options.items() == {k: KERAS.options[k] for k in ("pad_type", "bn_eps")}.items():
-        options = KERAS.options  # the same weights as Keras' file: train them as Keras does
-    mean = _channels(said["mean"]) if "mean" in said else standard.mean
-    std = _channels(said["std"]) if "std" in said else standard.std
+        options = KERAS.options  # Keras' weights in another file: train them as Keras does
+    mean = _channels(metadata["mean"]) if "mean" in metadata else standard.mean
+    std = _channels(metadata["std"]) if "std" in metadata else standard.std
     found = {"source": name, "mean": mean, "std": std, "options": options}
     return PretrainedConfig.from_dict(found)
 
 
 def read_trained_on(weights: str) -> Tensor | None:
-    """The images that weights were trained on, as `BloodCells.trained_on`; None if not known.
+    """Reads the keys of the images that weights were trained on; None if they are not known.
 
     Args:
         weights: `imagenet`, `bundled`, `none` or a file.
@@ -103,7 +103,7 @@ def read_trained_on(weights: str) -> Tensor | None:
 
 
 def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
-    """Loads pretrained weights into a trunk; `none` leaves it as it is.
+    """Loads pretrained weights into a trunk; `none` leaves the trunk unchanged.
 
     Args:
         trunk: as `bloodcell.model.network.create_trunk` builds it.
@@ -111,17 +111,19 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
         weights: `imagenet`, `bundled`, `none` or a file.
 
     Raises:
-        InputError: if they can't be had, or do not fit the trunk (and what differs).
+        InputError: if the weights cannot be had or read, or do not fit the trunk.
     """
     if weights == NONE:
         return
-    state = _from_hub(backbone) if weights == IMAGENET else _from_file(_existing(weights))
+    state = _from_hub(backbone, trunk) if weights == IMAGENET else _from_file(_existing(weights))
     wanted = {k: v for k, v in trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
-    # a file made with a classifier has one; the trunk has none
+    # a file may hold a classifier, which the trunk does not have
+    left_out = ("classifier", "fc", "head")
     given = {
-        k: v for k, v in state.items() if k in wanted or not k.startswith(("classifier", "fc"))
+        k: v
+        for k, v in state.items()
+        if k in wanted or not (k.startswith(left_out) or k.endswith("num_batches_tracked"))
     }
-    given = {k: v for k, v in given.items() if not k.endswith("num_batches_tracked")}
     wrong = [
         f"{k} is {tuple(given[k].shape)}, needs {tuple(wanted[k].shape)}"
         for k in sorted(wanted.keys() & given.keys())
@@ -132,19 +134,19 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
         raise InputError(
             f"model.weights='{weights}' does not fit model.backbone='{backbone}': wrong shape: "
             f"{listed(wrong, 2)}; missing: {listed(missing, 3)}; not in the trunk: "
-            f"{listed(extra, 3)}. Name the backbone the weights were made for."
+            f"{listed(extra, 3)}. Name the backbone that the weights were made for."
         )
     trunk.load_state_dict(given, strict=False)
 
 
 def reach_hub(backbone: str) -> None:
-    """Makes sure that timm's weights can be had, before its hub client tries for a minute.
+    """Checks that timm's weights can be had, because the hub's client would retry for a minute.
 
     Args:
         backbone: timm model name.
 
     Raises:
-        InputError: if there are none, or neither the cache nor the network has them.
+        InputError: if timm has no weights, or they are not cached and the network does not answer.
     """
     config = _timm_config(backbone)
     if config is None or not (config.hf_hub_id or config.url):
@@ -166,21 +168,27 @@ def reach_hub(backbone: str) -> None:
         raise InputError(_not_downloaded(backbone, error)) from error
 
 
-def _from_hub(backbone: str) -> State:
+def _from_hub(backbone: str, trunk: nn.Module) -> State:
     reach_hub(backbone)
+    state: State = {}
     try:
-        model = timm.create_model(backbone, pretrained=True, num_classes=0, global_pool="")
+        # some models have layers of their own for pooling
+        poolings: tuple[dict[str, Any], ...] = ({}, {"global_pool": ""})
+        for pooling in poolings:
+            model = timm.create_model(backbone, pretrained=True, num_classes=0, **pooling)
+            state = model.state_dict()
+            if state.keys() == trunk.state_dict().keys():
+                break
     except Exception as error:  # the hub's client raises what its HTTP library does, and more
         raise InputError(_not_downloaded(backbone, error)) from error
-    state: State = model.state_dict()
     return state
 
 
 def _timm_config(backbone: str) -> Any:
-    """What timm knows of a backbone's weights; None if it has no such model or no weights."""
+    """Returns timm's configuration of pretrained weights; None without such a model or weights."""
     try:
         return timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
-    except RuntimeError as error:  # `mobilenetv1_100.tag` with a tag it has not
+    except RuntimeError as error:  # `mobilenetv1_100.tag` with an unknown tag
         raise InputError(
             f"model.backbone='{backbone}': timm has the model but not this tag ({reason(error)}). "
             "Leave out what follows the dot."
@@ -197,14 +205,14 @@ def _not_downloaded(backbone: str, error: Exception) -> str:
 def _from_file(path: Path) -> State:
     try:
         if path.suffix == ".h5":
-            return _from_keras(path)
+            return read_keras(path)
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 own = KEY in (file.metadata() or {})
             return _trunk_of(state) if own else state
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, HDF5 and safetensors each raise their own kinds
+    except Exception as error:  # pickle, zip, HDF5 and safetensors raise their own kinds
         raise InputError(_damaged(path, error)) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -214,49 +222,8 @@ def _from_file(path: Path) -> State:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-_KERAS_NAMES = (  # Keras' layer, timm's module
-    (r"conv1$", "conv_stem"),
-    (r"conv1_bn$", "bn1"),
-    (r"conv_dw_(\d+)$", "{block}.conv_dw"),
-    (r"conv_dw_(\d+)_bn$", "{block}.bn1"),
-    (r"conv_pw_(\d+)$", "{block}.conv_pw"),
-    (r"conv_pw_(\d+)_bn$", "{block}.bn2"),
-)
-_KERAS_PARAMETERS = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-_BLOCKS_IN_STAGE = (1, 2, 2, 6, 2)  # timm counts MobileNet's 13 blocks by stage, Keras from 1 on
-
-
-def _from_keras(path: Path) -> State:
-    """Reads `mobilenet_*_tf_no_top.h5`, Keras' legacy layout, under timm's names."""
-    blocks = [f"blocks.{s}.{b}" for s, count in enumerate(_BLOCKS_IN_STAGE) for b in range(count)]
-    state: dict[str, Tensor] = {}
-
-    def take(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if not isinstance(item, h5py.Dataset):
-            return
-        layer, parameter = name.split("/")[0], name.split("/")[-1].removesuffix(":0")
-        for pattern, module in _KERAS_NAMES:
-            if found := re.match(pattern, layer):
-                block = blocks[int(found[1]) - 1] if found.groups() else ""
-                key = f"{module.format(block=block)}.{_KERAS_PARAMETERS.get(parameter, 'weight')}"
-                value = torch.from_numpy(item[()])
-                if value.ndim == 4:  # depthwise (h, w, channels, 1), else (h, w, in, out)
-                    order = (2, 3, 0, 1) if "conv_dw" in key else (3, 2, 0, 1)
-                    value = value.permute(order)
-                state[key] = value.contiguous()
-
-    with h5py.File(path) as file:
-        file.visititems(take)
-    return state
-
-
 def _trunk_of(state: State) -> State:
-    """The trunk of a model that bloodcell wrote, in 32 bits."""
+    """Returns the trunk of a model that bloodcell wrote, in 32 bits."""
     prefix = f"{NETWORK}trunk."
     return {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
 
@@ -278,10 +245,11 @@ def _existing(weights: str) -> Path:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise InputError(
-            f"model.weights='{weights}' is no file, nor 'imagenet' or 'bundled'. {_WAYS_OUT}"
+            f"model.weights='{weights}' is no file, nor 'imagenet', 'bundled' or 'none'. "
+            f"{_WAYS_OUT}"
         )
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin", ".h5"):
-        raise InputError(f"model.weights='{weights}' is of no known kind. {_WAYS_OUT}")
+        raise InputError(f"model.weights='{weights}' is of no known kind of file. {_WAYS_OUT}")
     return path
 
 

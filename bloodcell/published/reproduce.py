@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from bloodcell.cli.words import split_off
-from bloodcell.data.source import DRAWN
+from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import BAD_INPUT, InputError, listed, require
 from bloodcell.evaluate.experiments import CONFIG, by_number
 from bloodcell.evaluate.published import PUBLISHED

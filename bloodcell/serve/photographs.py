@@ -8,7 +8,8 @@ import yaml
 from PIL import Image
 
 from bloodcell.data.decode import READ_ERRORS, open_rgb
-from bloodcell.data.source import DRAWN, KAGGLE, Source, open_source
+from bloodcell.data.source import Source, open_source
+from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError
 from bloodcell.evaluate.experiments import CONFIG
 from bloodcell.model.gallery import Gallery
@@ -30,7 +31,7 @@ def find_source(model: Path) -> Source | None:
     try:
         settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
         root = str(settings["data"]["root"])
-        there = root not in (KAGGLE, DRAWN) and Path(root).expanduser().exists()
+        there = root not in named_datasets() and Path(root).expanduser().exists()
         return open_source(root) if there else None
     except (ValueError, LookupError, TypeError, OSError, yaml.YAMLError):  # nobody asked for it
         return None

@@ -12,7 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from bloodcell.data.source import open_source
-from bloodcell.datasets.drawn import CLASS_NAMES, draw_photograph
+from bloodcell.datasets.drawn import CLASS_NAMES
+from bloodcell.datasets.drawn.smears import draw_photograph
 from bloodcell.errors import TERMINATED, InputError, require
 from bloodcell.infer.open import find_model
 from bloodcell.serve.photographs import find_source, open_photographs

@@ -22,9 +22,9 @@ from bloodcell import machine
 from bloodcell.data.batches import Batch
 from bloodcell.data.cache import open_cached
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.source import cache_folder
 from bloodcell.errors import InputError, require
 from bloodcell.evaluate.speeds import Speeds, print_speeds, write_speeds
+from bloodcell.files import cache_folder
 from bloodcell.model.compiled import CompiledPass
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import device_name

@@ -11,8 +11,8 @@ from PIL import Image
 
 from bloodcell import machine
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.source import DRAWN
 from bloodcell.data.splits import count_photos, shared_photos
+from bloodcell.datasets.drawn import DRAWN
 from bloodcell.evaluate import history
 from bloodcell.evaluate.baseline import nearest_labels
 from bloodcell.evaluate.card import CARD, write_card

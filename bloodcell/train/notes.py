@@ -3,8 +3,8 @@
 from typing import Any
 
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.source import DRAWN
 from bloodcell.data.splits import count_photos, shared_photos
+from bloodcell.datasets.drawn import DRAWN
 
 Note = tuple[str, str]
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.splits import PARTS
+from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError
 from bloodcell.files import write_whole
 from bloodcell.model.checkpoint import LAST, SUFFIX, find_checkpoint

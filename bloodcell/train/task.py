@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from bloodcell.data.augment import random_bits
 from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.splits import PARTS
+from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError, require
 from bloodcell.model.compiled import Compile, CompiledPass
 from bloodcell.model.description import RECIPE, TRAINED_ON

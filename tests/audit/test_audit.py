@@ -16,7 +16,7 @@ from PIL import Image
 from bloodcell.cli.main import main
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
-from bloodcell.datasets.photos import shipped
+from bloodcell.datasets.kaggle import read_photos
 
 Refused = Callable[..., str]
 
@@ -94,7 +94,7 @@ def test_every_fault_is_found(clean: Path, capsys: pytest.CaptureFixture[str]) -
     assert status == 1
     (train / "EOSINOPHIL" / "wrong.jpeg").unlink()
     said = capsys.readouterr().out
-    assert "mend the labels first" in said
+    assert "correct the labels first" in said
     written = build_table(open_source(str(images)), Path("photos.csv"))
     assert written.unmapped == 0, "also images that cannot be read have their line"
     leak = [path.split("images/")[-1] for path in found["leaks"][0]]
@@ -175,7 +175,7 @@ def test_torch_is_not_needed(make_folders: Callable[..., Path]) -> None:
 @pytest.mark.real
 def test_real_photographs(real_zip: Path, tmp_path: Path) -> None:
     """Every file of 24 photographs: their groups, from pixels, are those of the shipped table."""
-    known = shipped()
+    known = read_photos()
     chosen = set(sorted({origin.photo for origin in known.values()})[::15])
     with zipfile.ZipFile(real_zip) as archive:
         for name in archive.namelist():

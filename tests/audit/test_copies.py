@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bloodcell.audit.copies import Copies, find_copies
-from bloodcell.audit.features import agreement, look_at
-from bloodcell.datasets.drawn import draw_copy, draw_photograph
-from bloodcell.datasets.drawn_scene import CLASS_NAMES
+from bloodcell.audit.features import agreement, compute_features
+from bloodcell.datasets.drawn import CLASS_NAMES
+from bloodcell.datasets.drawn.smears import draw_copy, draw_photograph
 
 Pixels = NDArray[np.uint8]
 PHOTOS = [draw_photograph(CLASS_NAMES[seed % len(CLASS_NAMES)], seed) for seed in range(6)]
-LOOKS = [look_at(photo.pixels) for photo in PHOTOS]
+LOOKS = [compute_features(photo.pixels) for photo in PHOTOS]
 
 
 def copies_of(number: int, count: int) -> list[Pixels]:
@@ -25,7 +25,7 @@ def copies_of(number: int, count: int) -> list[Pixels]:
 
 
 def find(images: list[Pixels]) -> Copies:
-    return find_copies([look_at(image) for image in images])
+    return find_copies([compute_features(image) for image in images])
 
 
 def test_copies_are_grouped_by_their_photograph() -> None:
@@ -61,7 +61,7 @@ def test_any_copy_is_recognised(
     affine[0] += shear * np.array([affine[1, 0], affine[1, 1], affine[1, 2] - height / 2])
     copy = cv2.warpAffine(np.ascontiguousarray(pixels), affine, (width, height))
     brightened = (copy * bright).clip(0, 255).astype(np.uint8)
-    assert agreement(LOOKS[number], look_at(brightened)) >= 20
+    assert agreement(LOOKS[number], compute_features(brightened)) >= 20
 
 
 def test_a_cell_photographed_twice_is_a_scene_and_no_copy() -> None:
@@ -86,7 +86,7 @@ def test_images_of_any_size(shape: tuple[int, int]) -> None:
     other = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     assert find([image]).photo.tolist() == [0]
     assert find([image, other, image]).photo.tolist() == [0, 1, 0]
-    assert look_at(image).comparable == (min(shape) > 3)
+    assert compute_features(image).comparable == (min(shape) > 3)
 
 
 def test_pictures_on_black_are_compared_too() -> None:
@@ -94,7 +94,7 @@ def test_pictures_on_black_are_compared_too() -> None:
     dark = np.where(PHOTOS[0].pixels.mean(2, keepdims=True) < 190, PHOTOS[0].pixels, 0)
     assert (dark == 0).mean() > 0.4
     turned = cv2.warpAffine(dark, cv2.getRotationMatrix2D((160, 120), 10, 1), (320, 240))
-    assert agreement(look_at(dark), look_at(np.asarray(turned, np.uint8))) >= 20
+    assert agreement(compute_features(dark), compute_features(np.asarray(turned, np.uint8))) >= 20
 
 
 def test_progress_goes_from_nothing_to_all() -> None:

@@ -60,7 +60,7 @@ def test_an_image_that_is_cut_off_is_named(smears_copy: Path) -> None:
     message = str(refused.value)
     assert "data.unreadable=stop, and 2 of" in message
     assert f"{bad.relative_to(smears_copy)} (" in message
-    assert "no image of a known format" in message
+    assert f"{empty.relative_to(smears_copy)} (empty file)" in message
     assert "--data.unreadable skip" in message
 
 

@@ -16,7 +16,8 @@ from bloodcell.data.crop import InputFormat, show, show_cells
 from bloodcell.data.locate import SHARE, cut, find_cell, find_cells
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
-from bloodcell.datasets.drawn import CLASS_NAMES, Photograph, draw_copy, draw_photograph
+from bloodcell.datasets.drawn import CLASS_NAMES
+from bloodcell.datasets.drawn.smears import Photograph, draw_copy, draw_photograph
 
 DRAWN = [draw_photograph(name, (7, seed)) for name in CLASS_NAMES for seed in range(2)]
 

@@ -165,3 +165,10 @@ def test_a_root_given_relatively_keeps_its_name(
     monkeypatch.chdir(root / "TRAIN")
     for given in (".", "a/..", str(root / "TRAIN")):
         assert open_source(given).root.name == "TRAIN"
+
+
+def test_a_hidden_link_hides_no_class_folder(make_folders: Callable[..., Path]) -> None:
+    root = make_folders({"a": 1, "b": 1})
+    (root / ".cache").mkdir()
+    (root / ".cache" / "a").symlink_to(root / "a")
+    assert list(open_source(str(root)).sizes) == ["a/0.png", "b/0.png"]

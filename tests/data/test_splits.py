@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bloodcell.data.source import open_source
-from bloodcell.data.splits import PARTS, Parts, Split, make_parts, shared_photos
-from bloodcell.data.table import Row, Table, build_table
+from bloodcell.data.splits import Parts, Split, make_parts, shared_photos
+from bloodcell.data.table import PARTS, Row, Table, build_table
 from bloodcell.errors import InputError
 
 
@@ -134,7 +134,7 @@ def test_a_missing_class_is_named() -> None:
 
 def test_too_few_photographs_of_a_class() -> None:
     rows = [Row(f"{i}", "ab"[i < 4], "", str(i), str(i)) for i in range(40)]
-    with pytest.raises(InputError, match=r"Class b has only 4 photographs of dif.* needs 5"):
+    with pytest.raises(InputError, match=r"Class b has only 4 photographs of dif.* 5 folds need 5"):
         make_parts(table_of(rows), "photo")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
-from bloodcell.datasets import photos
+from bloodcell.datasets import kaggle, photos
 from bloodcell.errors import InputError
 
 KAGGLE_COUNTS = {"train": 9957, "test": 2487, "test_simple": 71}
@@ -81,7 +81,7 @@ def test_images_no_table_knows_are_counted(real_zip_like: Path) -> None:
 def real_zip_like(make_folders: Callable[..., Path]) -> Path:
     """A file named as one of the Kaggle set, and a class of one's own."""
     root = make_folders({"TRAIN/BASOPHIL": 2, "TRAIN/NEUTROPHIL": 1})
-    known = next(name for name in photos.shipped() if name.startswith("TRAIN/NEUTROPHIL"))
+    known = next(name for name in kaggle.read_photos() if name.startswith("TRAIN/NEUTROPHIL"))
     (root / "TRAIN/NEUTROPHIL/0.png").rename(root / known)
     return root
 
@@ -117,7 +117,7 @@ def test_a_photo_table_that_is_missing_or_no_text(tmp_path: Path) -> None:
 
 
 def test_the_shipped_table() -> None:
-    table = photos.shipped()
+    table = kaggle.read_photos()
     assert len(table) == 12_515
     assert len({origin.photo for origin in table.values()}) == 348
     assert len({origin.cell for origin in table.values()}) == 325

@@ -15,16 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bloodcell.datasets import drawn as smears
-from bloodcell.datasets.drawn import (
-    CLASS_NAMES,
-    HEIGHT,
-    WIDTH,
-    contact_sheet,
-    draw_copy,
-    draw_photograph,
-    write_smears,
-)
+from bloodcell.datasets.drawn import CLASS_NAMES, smears
+from bloodcell.datasets.drawn.scene import HEIGHT, WIDTH
+from bloodcell.datasets.drawn.smears import draw_copy, draw_photograph, write_smears
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+from contact_sheet import draw_sheet
 
 TRAIN_PHOTOS, TEST_PHOTOS, COPIES = 3, 2, 2
 
@@ -149,7 +145,7 @@ def test_copy_is_black_where_the_original_ends() -> None:
 
 
 def test_contact_sheet_has_a_labelled_row_per_class() -> None:
-    sheet = contact_sheet(columns=1)
+    sheet = draw_sheet(columns=1)
     assert sheet.width == 240
     bands = np.split(np.asarray(sheet.convert("L")), len(CLASS_NAMES))
     for band in bands:
@@ -160,7 +156,7 @@ def test_contact_sheet_has_a_labelled_row_per_class() -> None:
 
 def test_contact_sheet_without_columns_is_refused() -> None:
     with pytest.raises(ValueError, match="columns"):
-        contact_sheet(columns=0)
+        draw_sheet(columns=0)
 
 
 def test_file_counts_are_exact(data_set: Path) -> None:
@@ -258,7 +254,7 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
         import signal  # a shell's background job is started deaf to Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from pathlib import Path
-        from bloodcell.datasets.drawn import write_smears
+        from bloodcell.datasets.drawn.smears import write_smears
         print("drawing", flush=True)
         write_smears(Path("smears"), train_photos=2000, test_photos=1, copies=1, workers=2)
     """

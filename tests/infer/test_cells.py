@@ -15,7 +15,8 @@ from PIL import Image
 import bloodcell
 from bloodcell.cli.main import main
 from bloodcell.data.crop import InputFormat, show
-from bloodcell.datasets.drawn import CLASS_NAMES, draw_photograph
+from bloodcell.datasets.drawn import CLASS_NAMES
+from bloodcell.datasets.drawn.smears import draw_photograph
 from bloodcell.errors import InputError
 from bloodcell.infer.saved import Saved, write_saved
 from bloodcell.model.description import Description

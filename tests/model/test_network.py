@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -100,6 +102,33 @@ def test_unknown_backbone() -> None:
         create_trunk("mobilnet", PretrainedConfig())
 
 
-def test_a_trunk_without_a_map() -> None:
-    with pytest.raises(InputError, match=r"features of shape \(1, .*not a map.*convolutional"):
+@pytest.mark.parametrize(
+    ("backbone", "image_size", "width"),
+    [
+        ("test_vit", 160, 64),  # tokens, of which timm takes the first
+        ("test_vit3", 160, 96),  # pooled by an attention layer
+        ("test_vit4", 160, 96),  # pooled by mean, normalised afterwards
+        ("crossvit_tiny_240", 240, 288),  # always (B, C)
+    ],
+)
+def test_a_trunk_without_a_map_is_pooled_as_timm_does(
+    backbone: str, image_size: int, width: int
+) -> None:
+    model = network(backbone=backbone, image_size=image_size, pool="avg", dropout=0.0).eval()
+    assert widths(model.head) == [(width, 8), (8, 4)]
+    assert model.trunk.head_hidden_size == width
+    assert not model.has_map
+    images = torch.randint(0, 255, (2, 3, image_size, image_size), dtype=torch.uint8)
+    maps = model.maps(images)
+    assert maps.shape == (2, width, 1, 1)
+    scaled = (images - model.mean) / model.std
+    trunk: Any = model.trunk
+    pooled = trunk.forward_head(trunk.forward_features(scaled), pre_logits=True)
+    assert torch.equal(maps[:, :, 0, 0], pooled)
+    assert torch.equal(model(images), model.classify(maps))
+
+
+def test_a_trunk_without_a_map_cannot_be_flattened() -> None:
+    with pytest.raises(InputError, match=r"model\.pool=flatten cannot be .* avg, because .*_vit"):
         network(backbone="test_vit", image_size=160)
+    assert network().has_map

@@ -120,7 +120,9 @@ def test_weights_of_another_backbone(trunk: nn.Module, tmp_path: Path) -> None:
 
 
 def test_no_such_file(trunk: nn.Module) -> None:
-    with pytest.raises(InputError, match=r"model\.weights='no\.pth' is no file, nor 'imagenet'"):
+    with pytest.raises(
+        InputError, match=r"model\.weights='no\.pth' is no file, nor 'imagenet', 'bundled'"
+    ):
         load_trunk(trunk, TINY, "no.pth")
 
 
@@ -133,7 +135,7 @@ def test_a_damaged_file(trunk: nn.Module, tmp_path: Path, name: str) -> None:
 
 def test_a_file_of_no_known_kind(trunk: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "w.onnx").touch()
-    with pytest.raises(InputError, match=r"w\.onnx' is of no known kind"):
+    with pytest.raises(InputError, match=r"w\.onnx' is of no known kind of file"):
         load_trunk(trunk, TINY, str(tmp_path / "w.onnx"))
 
 

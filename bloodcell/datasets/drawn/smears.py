@@ -1,8 +1,7 @@
-"""Synthetic photographs of stained blood smears: the demo data set the project carries along.
+"""Draws synthetic photographs of stained blood smears and writes them as a data set.
 
-The real "Blood Cells" photographs can neither be shipped nor counted on to be at hand, so this
-module draws stand-ins with the same size, folders and augmentation. Lamp, focus and noise are
-drawn independently of the class, as stain and scale are in `smear_scene`.
+They stand in for the photographs of the Kaggle set, with the same size, folders and augmentation.
+Lamp, focus and noise are independent of the class, as stain and scale are in `scene`.
 """
 
 from __future__ import annotations
@@ -19,33 +18,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageFilter
 
-from bloodcell.datasets.drawn_scene import (
-    CLASS_NAMES,
-    HEIGHT,
-    MARGIN,
-    WIDTH,
-    Floats,
-    draw_scene,
-    seeded_rng,
-)
-
-__all__ = [
-    "CLASS_NAMES",
-    "HEIGHT",
-    "WIDTH",
-    "Photograph",
-    "contact_sheet",
-    "draw_copy",
-    "draw_photograph",
-    "write_smears",
-]
+from bloodcell.datasets.drawn import CLASS_NAMES
+from bloodcell.datasets.drawn.scene import HEIGHT, MARGIN, WIDTH, Floats, draw_scene, seeded_rng
 
 Box = tuple[float, float, float, float]
 
 _CAMERA, _COPY = 2, 3
-# Grey level of clear plasma, short of 255 to leave room for the bright halos of red cells.
+# grey level of clear plasma; below 255, to leave room for the bright halos of red cells
 _FULL = 225
 
 
@@ -55,8 +36,8 @@ class Photograph:
 
     Attributes:
         pixels: RGB picture, uint8, shape (240, 320, 3).
-        class_name: Class of the white cell, one of `CLASS_NAMES`.
-        box: White cell as (xmin, ymin, xmax, ymax) in pixels, inside the picture.
+        class_name: class of the white cell, one of `CLASS_NAMES`.
+        box: the white cell as (xmin, ymin, xmax, ymax) in pixels, inside the picture.
     """
 
     pixels: NDArray[np.uint8]
@@ -67,13 +48,13 @@ class Photograph:
 def _warp(
     pixels: NDArray[np.uint8], matrix: NDArray[np.float64], points: Floats
 ) -> tuple[Image.Image, Box]:
-    """The picture where `matrix` (2x3) looks for each pixel, and the box around `points` there."""
-    sight = tuple(float(value) for value in matrix.ravel())
+    """Warps a picture and the box around `points`; `matrix` (2, 3) maps new to old pixels."""
+    coefficients = tuple(float(value) for value in matrix.ravel())
     picture = Image.fromarray(pixels).transform(
-        (WIDTH, HEIGHT), Image.Transform.AFFINE, sight, Image.Resampling.BICUBIC
+        (WIDTH, HEIGHT), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC
     )
-    seen = (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    low, high = seen.min(axis=0), seen.max(axis=0)
+    moved = (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    low, high = moved.min(axis=0), moved.max(axis=0)
     x0, y0 = np.clip(low, 0, (WIDTH, HEIGHT))
     x1, y1 = np.clip(high, 0, (WIDTH, HEIGHT))
     return picture, (float(x0), float(y0), float(x1), float(y1))
@@ -82,7 +63,10 @@ def _warp(
 def _photograph(
     class_name: str, scene: int | Sequence[int], camera: int | Sequence[int]
 ) -> Photograph:
-    """Draws a scene under a lamp, focus and sensor of its own, turned if the seeds differ."""
+    """Draws a scene and photographs it: lamp, focus and noise follow `camera`.
+
+    A camera seed that differs from the scene's gives a second, slightly turned view of the scene.
+    """
     light, outline = draw_scene(class_name, scene)
     rng = seeded_rng(camera, CLASS_NAMES.index(class_name), _CAMERA)
     matrix = np.eye(2, 3)
@@ -109,14 +93,11 @@ def draw_photograph(class_name: str, seed: int | Sequence[int]) -> Photograph:
     """Draws a photograph of a smear with one white cell, whole in the picture.
 
     Args:
-        class_name: Class of the white cell, one of `CLASS_NAMES`.
-        seed: Non-negative integer or integers; the same seed gives the same pixels.
-
-    Returns:
-        The photograph, with the white cell's box.
+        class_name: class of the white cell, one of `CLASS_NAMES`.
+        seed: non-negative integer or integers; the same seed gives the same pixels.
 
     Raises:
-        ValueError: The class is unknown.
+        ValueError: if the class is unknown.
     """
     if class_name not in CLASS_NAMES:
         raise ValueError(f"unknown class {class_name!r}; known: {', '.join(CLASS_NAMES)}")
@@ -124,18 +105,18 @@ def draw_photograph(class_name: str, seed: int | Sequence[int]) -> Photograph:
 
 
 def draw_copy(photograph: Photograph, seed: int | Sequence[int]) -> Photograph:
-    """Draws an augmented copy, as the Kaggle set's training files are.
+    """Draws an augmented copy like those of the Kaggle set.
 
-    Turned by up to 20 degrees, shifted by up to 0.1 of each side, sheared by up to 0.2, perhaps
-    flipped, black where the original ends, brightness varied. Drawn anew until the white cell's
-    centre is in the picture, because a copy without it would carry a false label.
+    The copy is rotated by up to 20 degrees, shifted by up to 0.1 of each side, sheared by up to
+    0.2, flipped at random, black where the original ends, and varied in brightness. The centre of
+    the white cell stays in the picture: a copy without it would carry a false label.
 
     Args:
-        photograph: The original.
-        seed: Non-negative integer or integers; the same seed gives the same pixels.
+        photograph: the original.
+        seed: non-negative integer or integers; the same seed gives the same pixels.
 
     Returns:
-        The copy; its box is the upright hull of the moved box, clipped to the picture.
+        The copy. Its box is the upright hull of the moved box, clipped to the picture.
     """
     rng = seeded_rng(seed, _COPY)
     xmin, ymin, xmax, ymax = photograph.box
@@ -154,37 +135,9 @@ def draw_copy(photograph: Photograph, seed: int | Sequence[int]) -> Photograph:
     return Photograph(pixels.astype(np.uint8), photograph.class_name, box)
 
 
-def contact_sheet(columns: int = 8, seed: int = 0) -> Image.Image:
-    """Draws a sheet with a labelled row of photographs for each class.
-
-    Args:
-        columns: Photographs per class, at least 1.
-        seed: Non-negative; the same seed gives the same sheet.
-
-    Returns:
-        RGB picture, 240 pixels wide per column.
-
-    Raises:
-        ValueError: `columns` is less than 1.
-    """
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, not {columns}")
-    wide, high, band = 240, 180, 28
-    sheet = Image.new("RGB", (columns * wide, len(CLASS_NAMES) * (high + band)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, class_name in enumerate(CLASS_NAMES):
-        top = row * (high + band)
-        pen.text((6, top + band / 2), class_name, "black", ImageFont.load_default(18), anchor="lm")
-        for column in range(columns):
-            picture = Image.fromarray(draw_photograph(class_name, (seed, column)).pixels)
-            small = picture.resize((wide, high), Image.Resampling.LANCZOS)
-            sheet.paste(small, (column * wide, top + band))
-    return sheet
-
-
 @dataclass(frozen=True)
 class _Job:
-    """A photograph to draw and the files to write it to; keys seed scene and camera."""
+    """A photograph to draw, the seeds of its scene and camera, and the files to write."""
 
     images: Path
     class_name: str
@@ -215,7 +168,7 @@ def _file_names(folder: str, count: int, rng: np.random.Generator) -> list[str]:
 
 
 def _plan(images: Path, train_photos: int, test_photos: int, copies: int, seed: int) -> list[_Job]:
-    """Lists the photographs of the whole set, with all the seeds and file names they need."""
+    """Lists all photographs of the set with their seeds and file names."""
     jobs: list[_Job] = []
     per_class = train_photos + test_photos
     for index, class_name in enumerate(CLASS_NAMES):
@@ -245,25 +198,25 @@ def write_smears(
     seed: int = 0,
     workers: int | None = None,
 ) -> None:
-    """Writes a data set laid out like the Kaggle one, plus a table of what each file shows.
+    """Writes a data set in the layout of the Kaggle set, with a photo table.
 
     The files are root/images/{TRAIN,TEST,TEST_SIMPLE}/CLASS/_<a>_<b>.jpeg; TEST_SIMPLE holds the
-    originals of the copies in TEST. root/photos.csv has a row per file with the numbers of its
-    photograph and white cell and the cell's box in pixels. In each class one TEST photograph
-    shows the cell of a TRAIN photograph again. Either all of it appears at `root` or nothing.
-    More than one worker needs the calling script to be guarded by `__name__ == "__main__"`.
+    originals of the copies in TEST. root/photos.csv has a row per file with its photograph, its
+    white cell and the cell's box in pixels. In each class, one TEST photograph shows the cell of
+    a TRAIN photograph again. Nothing appears at `root` before everything is written.
 
     Args:
-        root: Folder to make; its parent is made where missing.
+        root: folder to make, with its parents.
         train_photos: TRAIN photographs per class, at least 1.
         test_photos: TEST photographs per class, at least 1.
-        copies: Augmented copies of each photograph, at least 1.
-        seed: Non-negative; the files depend on it and the numbers above alone.
-        workers: Processes to draw with, by default one per CPU; 1 draws in this process.
+        copies: augmented copies of each photograph, at least 1.
+        seed: non-negative; the files depend on the seed and the numbers above alone.
+        workers: processes that draw; None: one per CPU; 1 draws in this process. With more than
+            one, the calling script must be guarded by `__name__ == "__main__"`.
 
     Raises:
-        FileExistsError: `root` exists.
-        ValueError: A number is less than 1.
+        FileExistsError: if `root` exists.
+        ValueError: if a number is less than 1.
     """
     workers = os.cpu_count() or 1 if workers is None else workers
     if min(train_photos, test_photos, copies, workers) < 1:
@@ -286,10 +239,10 @@ def write_smears(
 def _run(jobs: list[_Job], workers: int) -> list[list[str]]:
     if workers == 1:
         return [_write_photograph(job) for job in jobs]
-    # Workers leave Ctrl-C to the parent, which stops handing out work and cleans up.
-    deaf = (signal.SIGINT, signal.SIG_IGN)
+    # workers leave Ctrl-C to the parent, which stops handing out work and cleans up
+    ignored = (signal.SIGINT, signal.SIG_IGN)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, signal.signal, deaf) as pool:
+    with ProcessPoolExecutor(workers, spawn, signal.signal, ignored) as pool:
         try:
             return list(pool.map(_write_photograph, jobs, chunksize=4))
         except KeyboardInterrupt:

@@ -1,8 +1,8 @@
-"""Draws the scene of a synthetic blood smear: cells and stain, before any lamp or lens.
+"""Draws the scene of a synthetic blood smear: cells and stain, before lamp and lens.
 
-Everything is absorbance (optical density) of thin stained layers, because that makes overlapping
-cells, pale centres and stain strength behave as they do under a microscope. Stain and scale are
-drawn independently of the class, so only the white cell tells it.
+Cells are thin stained layers with an absorbance (optical density), so overlapping cells, pale
+centres and stain strength behave as under a microscope. Stain and scale are independent of the
+class, so only the white cell shows it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-CLASS_NAMES: tuple[str, ...] = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
+from bloodcell.datasets.drawn import CLASS_NAMES
+
 WIDTH, HEIGHT = 320, 240
-# The scene reaches beyond the picture so that a second, turned view of it has no empty corners.
+# pixels of the scene beyond each side of the picture: a turned view has no empty corners
 MARGIN = 32
 
 Floats = NDArray[np.float32]
@@ -32,25 +33,25 @@ _PLATELET: _Colour = (0.62, 0.80, 0.18)
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """What an atlas says of a class; lengths are shares of the cell radius unless in um."""
+    """Shape and stain of a class of white cells; lengths are in cell radii unless in um."""
 
     diameter_um: _Span
     wobble: float  # of the cell's outline
-    lobes: tuple[int, ...]  # numbers to choose from, the common ones repeated
+    lobes: tuple[int, ...]  # numbers to choose from; common numbers are repeated
     lobe: _Span  # radius
-    crowding: float  # how much lobes shrink as they get more
+    crowding: float  # exponent: the more lobes, the smaller they are
     orbit: _Span  # distance of the lobes from the centre of their arc
     step_rad: _Span  # angle between neighbouring lobes
-    strand: float  # half the width of what joins two lobes
+    strand: float  # half the width of the strand between two lobes
     blend_um: float
-    grain_um: float  # size of the chromatin's clumps
+    grain_um: float  # size of the clumps of chromatin
     contrast: float
     lacy: float
-    nucleus: _Colour  # absorbance of red, green, blue, here and below
+    nucleus: _Colour  # absorbance of red, green and blue, here and below
     cytoplasm: _Colour
     granule: _Colour
     granule_um: float
-    vacuoles: float  # how many at most, from 0 to 1
+    vacuoles: float  # largest share of the grid's cells that hold one, 0 to 1
 
 
 _ATLAS = {
@@ -82,13 +83,13 @@ _ATLAS = {
 
 
 def seeded_rng(seed: int | Sequence[int], *stream: int) -> _Rng:
-    """A generator that depends on `seed` and the numbers of `stream` alone."""
+    """Returns a generator that depends on `seed` and the numbers of `stream` alone."""
     key = [int(part) for part in np.atleast_1d(seed)]
     return np.random.default_rng(np.random.SeedSequence(key, spawn_key=stream))
 
 
 def _noise(rng: _Rng, shape: tuple[int, int], step: float) -> Floats:
-    """Smooth noise of unit strength, shape (rows, columns), whose spots are `step` pixels wide."""
+    """Returns smooth noise (rows, columns) of unit strength with spots `step` pixels wide."""
     rows, columns = (int(np.ceil(side / step)) + 2 for side in shape)
     grid = Image.fromarray(rng.standard_normal((rows, columns), dtype=np.float32))
     smooth = grid.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
@@ -96,13 +97,13 @@ def _noise(rng: _Rng, shape: tuple[int, int], step: float) -> Floats:
 
 
 def _inside(distance: Floats, edge: float) -> Floats:
-    """Coverage from 0 (outside) to 1 for signed distances, with an edge `edge` wide."""
+    """Returns the coverage, 0 (outside) to 1, at signed distances; the edge is `edge` wide."""
     ramp: Floats = np.clip(0.5 - distance / np.float32(edge), 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
 def _grid(centre: Floats, reach: float) -> tuple[tuple[slice, slice], Floats, Floats]:
-    """Part of the canvas within `reach` pixels of `centre`, and its offsets (x, y) from there."""
+    """Returns the canvas within `reach` pixels of `centre`, and its offsets x and y from there."""
     limits = (WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN)
     low = [max(0, int(c - reach)) for c in centre]
     high = [max(0, min(size, int(c + reach) + 2)) for c, size in zip(centre, limits, strict=True)]
@@ -115,7 +116,7 @@ def _grid(centre: Floats, reach: float) -> tuple[tuple[slice, slice], Floats, Fl
 
 
 def _rim(rng: _Rng, angle: Floats, wobble: float) -> Floats:
-    """Outline of a cell: radius within 1 +- 3.6 `wobble` in each direction `angle` (radians)."""
+    """Returns the radius of a cell, 1 +- 3.6 `wobble`, in each direction `angle` (radians)."""
     radius = np.ones_like(angle)
     for order in range(2, 8):
         size = 7 * wobble * rng.uniform(-1, 1) / order**2
@@ -124,7 +125,7 @@ def _rim(rng: _Rng, angle: Floats, wobble: float) -> Floats:
 
 
 def _specks(rng: _Rng, x: Floats, y: Floats, pitch: float, share: float) -> Floats:
-    """Height (0 to 1) of round specks about `pitch` wide, one in a `share` of the grid's cells."""
+    """Returns the height, 0 to 1, of round specks `pitch` wide in a `share` of a grid's cells."""
     column, row = np.floor(x / pitch).astype(int), np.floor(y / pitch).astype(int)
     column0, row0 = column.min() - 1, row.min() - 1
     size = (row.max() - row0 + 2, column.max() - column0 + 2)
@@ -140,7 +141,7 @@ def _specks(rng: _Rng, x: Floats, y: Floats, pitch: float, share: float) -> Floa
 
 
 def _nucleus(rng: _Rng, cell: _Anatomy, radius: float, x: Floats, y: Floats) -> Floats:
-    """Signed distance in um to a chain of lobes joined by strands, at offsets x, y in um."""
+    """Returns the signed distance (um) at x, y (um) to a chain of lobes joined by strands."""
     count = int(rng.choice(cell.lobes))
     turns = rng.uniform(*cell.step_rad) * (np.arange(count) + rng.uniform(-0.2, 0.2, count))
     orbit = radius * rng.uniform(*cell.orbit) * rng.uniform(0.75, 1.2, count)
@@ -165,7 +166,7 @@ def _nucleus(rng: _Rng, cell: _Anatomy, radius: float, x: Floats, y: Floats) -> 
 def _white_cell(
     rng: _Rng, cell: _Anatomy, radius: float, x: Floats, y: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """Coverage and absorbance (rows, columns, 3) at offsets in um, and outline points (n, 2)."""
+    """Returns coverage, absorbance (rows, columns, 3) at x, y (um), and the outline (n, 2)."""
     ring = np.linspace(0, 2 * np.pi, 181, dtype=np.float32)
     rim = radius * _rim(rng, ring, cell.wobble)
     edge = np.interp(np.arctan2(y, x) % (2 * np.pi), ring, rim)
@@ -192,7 +193,7 @@ def _white_cell(
 
 
 def _place(rng: _Rng, white: Floats, reach: float, red: float) -> list[Floats]:
-    """Centres (pixels) of red cells of radius `red`, clumped, and clear of the white cell."""
+    """Returns centres (pixels) of clumped red cells of radius `red`, clear of the white cell."""
     size = np.array([WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN])
     clumping, count = rng.uniform(0.1, 0.75), int(rng.integers(34, 76))
     centres: list[Floats] = []
@@ -212,7 +213,7 @@ def _place(rng: _Rng, white: Floats, reach: float, red: float) -> list[Floats]:
 
 
 def _red_layer(rng: _Rng, centres: list[Floats], red: float) -> Floats:
-    """Thickness (about 0 to 1.5) of the biconcave red cells over the whole canvas."""
+    """Returns the thickness, about 0 to 1.5, of biconcave red cells over the whole canvas."""
     layer = np.zeros((HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN), dtype=np.float32)
     dimple, edge = rng.uniform(0.2, 0.8), rng.uniform(0.09, 0.18)
     for centre in centres:
@@ -233,7 +234,7 @@ def _red_layer(rng: _Rng, centres: list[Floats], red: float) -> Floats:
 
 
 def _platelet_layer(rng: _Rng, scale: float) -> Floats:
-    """Density (0 to about 1) of platelets, at `scale` pixels per um, over the whole canvas."""
+    """Returns the density, 0 to about 1, of platelets over the canvas; `scale` is pixels per um."""
     layer = np.zeros((HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN), dtype=np.float32)
     for _ in range(rng.integers(3, 13)):
         centre = rng.uniform(0, [WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN]).astype(np.float32)
@@ -246,7 +247,7 @@ def _platelet_layer(rng: _Rng, scale: float) -> Floats:
 
 
 def draw_scene(class_name: str, seed: int | Sequence[int]) -> tuple[Floats, Floats]:
-    """Light (0 to 1, with margin) that a smear lets through, and the white cell's outline."""
+    """Returns the light (0 to 1, with margin) through a smear, and the white cell's outline."""
     rng = seeded_rng(seed, CLASS_NAMES.index(class_name), _SCENE)
     cell, scale = _ATLAS[class_name], rng.uniform(5.3, 6.5)
     radius = rng.uniform(*cell.diameter_um) / 2

@@ -1,0 +1,35 @@
+"""Drawn smears: the demo data set, drawn by the program and laid out like the Kaggle set."""
+
+import hashlib
+from pathlib import Path
+
+from filelock import FileLock
+
+from bloodcell.datasets.kaggle import CLASS_NAMES, TEST_SIMPLE
+from bloodcell.datasets.named import NamedDataset, Prepared
+from bloodcell.files import cache_folder
+
+__all__ = ["CLASS_NAMES", "DATASET", "DRAWN", "prepare"]
+
+DRAWN = "drawn"
+
+
+def prepare() -> Prepared:
+    """Draws the smears into the cache, once: 350 photographs a class, two copies of each."""
+    cache = cache_folder()
+    # the folder is named after the code that draws, so a new version never meets old pictures
+    code = b"".join(Path(__file__).with_name(n).read_bytes() for n in ("smears.py", "scene.py"))
+    folder = cache / f"drawn-{hashlib.sha256(code).hexdigest()[:8]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # one of several processes draws
+        if not folder.is_dir():
+            from bloodcell.datasets.drawn.smears import write_smears  # imports NumPy and Pillow
+
+            print(f"drawing blood smears into {folder} (once, half a minute) ...", flush=True)
+            write_smears(folder, train_photos=300, test_photos=50, copies=2)
+    return Prepared(folder / "images", folder / "photos.csv")
+
+
+DATASET = NamedDataset(
+    DRAWN, "smears drawn by the program", CLASS_NAMES, prepare, repeated=(TEST_SIMPLE,)
+)
