@@ -64,7 +64,7 @@ def make_card(
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "transformers", "blood-cells"],
     )
-    return ModelCard.from_template(
+    card: ModelCard = ModelCard.from_template(
         metadata,
         template_path=str(_TEMPLATE),
         model=description,
@@ -80,6 +80,7 @@ def make_card(
         estimate=_estimate,
         clock=clock,
     )
+    return card
 
 
 def _estimate(found: dict[str, float | None]) -> str:

@@ -15,7 +15,7 @@ from bloodcell.evaluate.metrics import independent_interval
 from bloodcell.files import write_whole_bytes
 from bloodcell.infer.answers import Answer
 from bloodcell.infer.inputs import NO_CELL
-from bloodcell.infer.runtime import Model
+from bloodcell.infer.runtime import Runtime
 
 UNSURE, UNREADABLE = "unsure", "unreadable"
 _LEGEND = (
@@ -57,7 +57,7 @@ class Cells(NamedTuple):
                     "slide the next time. Give a folder beside it."
                 )
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Runtime) -> None:
         """Makes sure that a model can be asked about cut out cells.
 
         Raises:

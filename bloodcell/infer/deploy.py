@@ -16,7 +16,7 @@ from bloodcell.data.locate import cut, find_cell
 from bloodcell.errors import InputError
 from bloodcell.infer.runtime import Probabilities
 from bloodcell.infer.saved import Saved
-from bloodcell.infer.torch_runtime import soften
+from bloodcell.infer.torch_runtime import apply_temperature
 
 _OPSET = 20  # Resize with antialiasing came with 18
 
@@ -49,7 +49,7 @@ class Deployed(nn.Module):
         else:  # triangles as wide as the reduction, as Pillow's bilinear filter has them
             size = (self.input_format.size, self.input_format.size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
-        return soften(self.network(x), self.temperature)
+        return apply_temperature(self.network(x), self.temperature)
 
     def classify(self, pixels: Pixels) -> Probabilities:
         """Classifies images (B, H, W, 3); returns (B, classes)."""

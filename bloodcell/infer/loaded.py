@@ -18,7 +18,7 @@ from bloodcell.infer.cells import Cells
 from bloodcell.infer.inputs import Decoded, cells_of, decode_batches, decode_cells, find_images
 from bloodcell.infer.open import AUTO, open_model
 from bloodcell.infer.predict import BATCH_SIZE, answer_batches
-from bloodcell.infer.runtime import Model
+from bloodcell.infer.runtime import Runtime
 
 Place = str | os.PathLike[str]
 Array = NDArray[np.uint8]
@@ -78,7 +78,7 @@ class LoadedModel:
         description: what it is: network, size of its images, temperature, scores.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Runtime) -> None:
         self._model = model
         self.description = model.description
         self.class_names = model.description.class_names

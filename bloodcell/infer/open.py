@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from bloodcell.errors import InputError
-from bloodcell.infer.runtime import Model
+from bloodcell.infer.runtime import Runtime
 from bloodcell.model.bundled import find_bundled
 
 AUTO = "auto"
 
 
-def open_model(given: str | None, devices: str = AUTO) -> Model:
+def open_model(given: str | None, devices: str = AUTO) -> Runtime:
     """Opens a model; an exported .onnx without PyTorch.
 
     Args:

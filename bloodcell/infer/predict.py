@@ -26,7 +26,7 @@ from bloodcell.infer.inputs import (
     find_images,
 )
 from bloodcell.infer.open import AUTO, open_model
-from bloodcell.infer.runtime import Model, Probabilities, classify_views
+from bloodcell.infer.runtime import Probabilities, Runtime, classify_views
 
 BATCH_SIZE = 32
 
@@ -110,7 +110,7 @@ def _kind(answer: Answer) -> str:
 
 
 def answer_batches(
-    model: Model, batches: Iterable[list[Decoded]], abstain: float, tta: bool
+    model: Runtime, batches: Iterable[list[Decoded]], abstain: float, tta: bool
 ) -> Iterator[Answer]:
     """Answers for images, in their order, with a few batches in memory at a time.
 
@@ -141,7 +141,7 @@ def answer_batch(
 
 
 def _on_all_devices(
-    batches: Iterable[list[Decoded]], model: Model, tta: bool
+    batches: Iterable[list[Decoded]], model: Runtime, tta: bool
 ) -> Iterator[tuple[list[Decoded], Probabilities]]:
     """Hands a batch to each device, and gives the answers back in order."""
     waiting: deque[tuple[list[Decoded], Future[Probabilities]]] = deque()

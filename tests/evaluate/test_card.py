@@ -1,6 +1,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
 
@@ -58,7 +59,11 @@ def test_the_hub_reads_the_metadata(run: Path) -> None:
     model = run / "checkpoints" / "best.ckpt"
     bare = Description.from_checkpoint(read_checkpoint("", model), "m", {})
     card = ModelCard(str(make_card(bare, model, usage="load it so")))
-    assert card.data.license == "apache-2.0"
-    assert card.data.library_name == "timm"
-    assert card.data.pipeline_tag == "image-classification"
+    metadata: Any = card.data
+    assert metadata.to_dict() == {
+        "license": "apache-2.0",
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm", "transformers", "blood-cells"],
+    }
     assert "## How to use it\n\nload it so\n\n## Not for" in card.text
