@@ -1,5 +1,6 @@
 """A trained model in the folder layout of the Hugging Face Hub, which timm loads by itself."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,9 +130,12 @@ def write_hub_folder(saved: Saved, folder: Path, name: str) -> None:
         model,
         str(folder),
         model_config={"label_names": description.class_names},
-        model_args=dict(description.recipe["options"]),
         safe_serialization=True,
     )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # timm adds num_classes, which transformers passes to create_model a second time
+    config["model_args"] = description.recipe["options"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     usage = _USAGE.format(
         folder=name,
         imports=_IMPORTS if cell else "",
