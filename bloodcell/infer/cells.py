@@ -126,8 +126,7 @@ def differential(counts: Counter[str], names: Sequence[str]) -> str:
     for kind in (NO_CELL, UNREADABLE):
         if counts[kind]:
             lines.append(
-                f"  images {'without a white cell' if kind == NO_CELL else kind}: "
-                f"{counts[kind]:,}"
+                f"  images {'without a white cell' if kind == NO_CELL else kind}: {counts[kind]:,}"
             )
     return "\n".join([*lines, *([_LEGEND] if total else [])])
 

@@ -23,9 +23,8 @@ from bloodcell.model.network import Network, Pool, PretrainedConfig
 Refused = Callable[..., str]
 TINY = "test_efficientnet"
 # as Keras pads and normalises: timm's own defaults give other features
-KERAS = PretrainedConfig(
-    "k", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), {"pad_type": "same", "bn_eps": 1e-3}
-)
+OPTIONS: dict[str, str | float] = {"pad_type": "same", "bn_eps": 1e-3}
+KERAS = PretrainedConfig("k", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), OPTIONS)
 
 
 def write_model(
