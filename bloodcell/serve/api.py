@@ -22,10 +22,8 @@ MOST_IMAGES = 32  # per request
 SLOWEST = 120.0  # seconds that the body of a request may take
 _TOO_LARGE = 413  # HTTP status
 _NO_IMAGE = 422
-_PATIENCE, _PATIENT = (
-    10,
-    4,
-)  # seconds, and multiple of the limit, for which a too large body is still read
+# a body that is too large is read for so many seconds, and up to so many times the limit
+_PATIENCE, _PATIENT = 10, 4
 
 
 def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) -> FastAPI:

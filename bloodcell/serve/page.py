@@ -59,11 +59,8 @@ def make_page(
         cards = [_card(opinion, photographs) for opinion in adviser.look(images)]
         if len(paths) > MOST_IMAGES:
             rest = len(paths) - MOST_IMAGES
-            cards.append(
-                _note(
-                    "bad", f"{rest:,} more images were left out: at most {MOST_IMAGES} at a time."
-                )
-            )
+            left_out = f"{rest:,} more images were left out: at most {MOST_IMAGES} at a time."
+            cards.append(_note("bad", left_out))
         return "".join(cards)
 
     # uploads are deleted an hour after they came
