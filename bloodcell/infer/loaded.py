@@ -16,9 +16,9 @@ from bloodcell.errors import reason, require
 from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
 from bloodcell.infer.inputs import Decoded, cells_of, decode_batches, decode_cells, find_images
-from bloodcell.infer.open import AUTO, open_model
+from bloodcell.infer.open import open_model
 from bloodcell.infer.predict import BATCH_SIZE, answer_batches
-from bloodcell.infer.runtime import Runtime
+from bloodcell.infer.runtime import AUTO, Runtime
 
 Place = str | os.PathLike[str]
 Array = NDArray[np.uint8]

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from bloodcell.errors import InputError
-from bloodcell.infer.runtime import Runtime
+from bloodcell.infer.runtime import AUTO, Runtime
 from bloodcell.model.bundled import find_bundled
-
-AUTO = "auto"
 
 
 def open_model(given: str | None, devices: str = AUTO) -> Runtime:

@@ -26,8 +26,8 @@ from bloodcell.infer.inputs import (
     decode_cells,
     find_images,
 )
-from bloodcell.infer.open import AUTO, open_model
-from bloodcell.infer.runtime import Probabilities, Runtime, classify_views
+from bloodcell.infer.open import open_model
+from bloodcell.infer.runtime import AUTO, Probabilities, Runtime, classify_views
 
 BATCH_SIZE = 32
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.model.description import Description
 
+AUTO = "auto"  # of `--devices`
 Probabilities = NDArray[np.float32]
 
 

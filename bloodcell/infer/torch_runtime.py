@@ -9,8 +9,7 @@ from torch import Tensor
 
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.errors import InputError, reason
-from bloodcell.infer.open import AUTO
-from bloodcell.infer.runtime import Probabilities
+from bloodcell.infer.runtime import AUTO, Probabilities
 from bloodcell.infer.saved import Saved
 from bloodcell.model.description import Description
 from bloodcell.model.network import Network
