@@ -1,1 +1,1 @@
-"""From a folder or a checkpoint to an answer."""
+"""Classification of images with a trained model, and export of models."""

@@ -1,4 +1,4 @@
-"""What a model says of images: a row an image, in a file or on the screen."""
+"""The answers of a model: one row for each image, in a file or on the standard output."""
 
 import csv
 import json
@@ -11,21 +11,21 @@ from bloodcell.data.cell import Cell
 from bloodcell.errors import InputError
 from bloodcell.files import beside, write_whole
 
-PLACE = ("x", "y", "side")  # of a cell
+PLACE = ("x", "y", "side")  # columns of a cell
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-_PARQUET_ROWS = 10_000  # written at a time
+_PARQUET_ROWS = 10_000  # of one row group
 
 
 class Answer(NamedTuple):
-    """What a model says of an image.
+    """The answer for an image, or for one cell of it.
 
     Attributes:
-        file: as it was named.
-        class_name: of the most probable class; None if the model is unsure or the image unreadable.
-        probability: of each class; None if the image cannot be read.
-        error: why it cannot be read; empty if it can.
-        cell: where it lies on the picture, if it is a cell of it.
-        read: gives the picture's bytes again; the same object for all cells of a picture.
+        file: name of the image.
+        class_name: the most probable class; None if the model is unsure or the image unreadable.
+        probability: probability of each class; None if the image cannot be read.
+        error: the reason why the image cannot be read; empty if it can.
+        cell: position of the cell in the image; None for a whole image.
+        read: returns the bytes of the image; the same object for all cells of an image.
     """
 
     file: str
@@ -37,31 +37,32 @@ class Answer(NamedTuple):
 
 
 class Writer(Protocol):
-    """Takes answers one after another."""
+    """Writes answers one after another."""
 
     def __call__(self, answer: Answer) -> None:
-        """Writes one."""
+        """Writes one row."""
         ...
 
 
 def flat(answer: Answer, class_names: list[str], cells: bool = False) -> dict[str, Any]:
-    """One row.
+    """Returns an answer as one row of a table.
 
     Args:
-        answer: is written.
+        answer: the answer.
         class_names: the classes.
-        cells: whether it is of a cell.
+        cells: whether rows stand for cells and have the columns x, y and side.
 
     Returns:
-        file, of cells x, y and side in pixels of the picture, class, p_CLASS of each class, error.
+        Columns `file`, for cells `x`, `y` and `side` in pixels of the image, `class`, `p_CLASS` for
+        each class, `error`.
     """
-    said = answer.probability or {}
+    probability = answer.probability or {}
     where = {f: round(getattr(answer.cell, f), 1) if answer.cell else None for f in PLACE}
     return {
         "file": answer.file,
         **(where if cells else {}),
         "class": answer.class_name,
-        **{f"p_{name}": said.get(name) for name in class_names},
+        **{f"p_{name}": probability.get(name) for name in class_names},
         "error": answer.error,
     }
 
@@ -70,13 +71,16 @@ def flat(answer: Answer, class_names: list[str], cells: bool = False) -> dict[st
 def open_writer(
     path: Path | None, screen: TextIO, class_names: list[str], cells: bool = False
 ) -> Iterator[Writer]:
-    """Opens a table; a file is there when it is whole, or not at all.
+    """Opens a table for writing. The file appears only when it is complete.
 
     Args:
-        path: .csv, .jsonl or .parquet; None writes CSV to the screen.
+        path: .csv, .jsonl or .parquet; None writes CSV to the standard output.
         screen: the standard output.
         class_names: the classes.
-        cells: whether a row is a cell.
+        cells: whether rows stand for cells.
+
+    Raises:
+        InputError: if Parquet is asked for and pyarrow is not installed.
     """
     if path is None:
         yield _csv_writer(screen, class_names, cells)
@@ -120,7 +124,7 @@ def _parquet_writer(path: Path, class_names: list[str], cells: bool) -> Iterator
 
         def write(answer: Answer) -> None:
             raw = answer.file.encode("utf-8", "surrogateescape")
-            name = raw.decode("utf-8", "backslashreplace")  # a name may be no text
+            name = raw.decode("utf-8", "backslashreplace")  # not every file name is valid UTF-8
             held.append(flat(answer._replace(file=name), class_names, cells))
             if len(held) >= _PARQUET_ROWS:
                 flush()
@@ -130,7 +134,7 @@ def _parquet_writer(path: Path, class_names: list[str], cells: bool) -> Iterator
 
 
 def load_pyarrow() -> tuple[Any, Any]:
-    """Parquet's library.
+    """Imports pyarrow; returns `pyarrow` and `pyarrow.parquet`.
 
     Raises:
         InputError: if it is not installed.
@@ -146,6 +150,6 @@ def load_pyarrow() -> tuple[Any, Any]:
 
 
 def _rounded(answer: Answer, class_names: list[str], cells: bool) -> dict[str, Any]:
-    """Six digits are more than any probability is worth."""
+    """Returns the row with six significant digits, more than a probability is exact to."""
     row = flat(answer, class_names, cells)
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}

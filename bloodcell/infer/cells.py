@@ -1,4 +1,4 @@
-"""The white cells of a slide: found on its pictures, drawn there, and counted by class."""
+"""The white cells of a slide: finds them in its images, draws them, counts them by class."""
 
 import sys
 from collections import Counter
@@ -15,31 +15,31 @@ from bloodcell.evaluate.metrics import independent_interval
 from bloodcell.files import write_whole_bytes
 from bloodcell.infer.answers import Answer
 from bloodcell.infer.inputs import NO_CELL
-from bloodcell.infer.runtime import Model
+from bloodcell.infer.runtime import Runtime
 
 UNSURE, UNREADABLE = "unsure", "unreadable"
 _LEGEND = (
-    "95 % intervals (Wilson) of the count alone: how far so few cells can be from the whole "
-    "smear.\nThey say nothing of cells that the model names wrongly."
+    "The 95 % intervals (Wilson) are those of the count alone: how far a sample of this size can "
+    "be\nfrom the whole smear. They do not include errors of the model."
 )
 
 
 class Cells(NamedTuple):
-    """How the white cells of pictures are found and shown.
+    """How the white cells of images are found and drawn.
 
     Attributes:
-        field: how many times as wide as on the Kaggle set's pictures the field of view is.
-        draw: folder for each picture with its cells boxed and named; None: none is drawn.
+        field: width of the field of view, as a multiple of that of the Kaggle images.
+        draw: folder for copies of the images with boxes around the cells; None: no copies.
     """
 
     field: float = 1.0
     draw: Path | None = None
 
     def check_folder(self, given: Sequence[str]) -> None:
-        """Makes sure that drawings go where they are not taken for pictures of the slide.
+        """Checks that the next call cannot read the drawings as images of the slide.
 
         Args:
-            given: what is to be read.
+            given: files and folders that are read.
 
         Raises:
             InputError: if `--draw` is a file, or lies in a folder that is read.
@@ -53,33 +53,33 @@ class Cells(NamedTuple):
             folder = Path(word).expanduser().resolve()
             if folder.is_dir() and (place == folder or folder in place.parents):
                 raise InputError(
-                    f"--draw {self.draw} lies in {word}, where it would be read as pictures of the "
-                    "slide the next time. Give a folder beside it."
+                    f"--draw {self.draw} lies in {word}: the next call would read the drawings as "
+                    "images of the slide. Give a folder beside it."
                 )
 
-    def check(self, model: Model) -> None:
-        """Makes sure that a model can be asked about cut out cells.
+    def check(self, model: Runtime) -> None:
+        """Checks that a model classifies single cells.
 
         Raises:
-            InputError: if it was trained on whole pictures, or cuts a cell out by itself.
+            InputError: if it was trained on whole images, or cuts a cell out by itself.
         """
         if model.description.crop != "cell":
             raise InputError(
                 f"--cells needs a model of single cells; {model.description.name} was trained on "
-                "whole pictures (data.crop=none). Give --model one that was trained with "
-                "--data.crop cell, or leave it out for the one that comes along."
+                "whole images (data.crop=none). Give --model one that was trained with "
+                "--data.crop cell, or leave --model out for the bundled one."
             )
         if model.input_format is None:
             raise InputError(
-                "--cells: an exported .onnx finds and cuts one cell of a picture by itself. Give "
+                "--cells: an exported .onnx finds and cuts one cell of an image by itself. Give "
                 "the run folder it was made from, or its .safetensors."
             )
 
     def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
-        """Passes answers on, and draws each picture when all its cells are named.
+        """Passes answers on, and draws each image after the answers for its cells.
 
         Args:
-            answers: of cells, those of a picture one after another.
+            answers: for cells; those of one image follow each other.
             names: the classes.
         """
         if self.draw is None:
@@ -88,15 +88,15 @@ class Cells(NamedTuple):
         self.draw.mkdir(parents=True, exist_ok=True)
         taken: set[str] = set()
         for read, group in groupby(answers, lambda answer: answer.read):
-            of_picture = list(group)
-            yield from of_picture
-            first = of_picture[0]
+            of_image = list(group)
+            yield from of_image
+            first = of_image[0]
             if read is None or first.error not in ("", NO_CELL):
                 continue
             path = self.draw / _free_name(Path(first.file).stem, taken)
             try:
-                drawn = draw_cells(open_rgb(read()), list(_labels(of_picture)), names)
-            except READ_ERRORS as error:  # it could be read a moment ago
+                drawn = draw_cells(open_rgb(read()), list(_labels(of_image)), names)
+            except READ_ERRORS as error:  # it was readable a moment ago
                 print(f"{path} is not drawn ({reason(error)})", file=sys.stderr)
                 continue
             write_whole_bytes(path, drawn)
@@ -109,10 +109,10 @@ def _labels(answers: Iterable[Answer]) -> Iterator[tuple[Cell, str, float]]:
 
 
 def differential(counts: Counter[str], names: Sequence[str]) -> str:
-    """The differential count: of each class how many cells, and what share of all.
+    """Returns the differential count as text: number and share of the cells of each class.
 
     Args:
-        counts: of cells by class, and of `UNSURE`, `NO_CELL` and `UNREADABLE`.
+        counts: number of cells by class, and for `UNSURE`, `NO_CELL` and `UNREADABLE`.
         names: the classes.
     """
     kinds = [*names, *([UNSURE] if counts[UNSURE] else [])]
@@ -126,14 +126,13 @@ def differential(counts: Counter[str], names: Sequence[str]) -> str:
     for kind in (NO_CELL, UNREADABLE):
         if counts[kind]:
             lines.append(
-                f"  pictures {'without a white cell' if kind == NO_CELL else kind}: "
-                f"{counts[kind]:,}"
+                f"  images {'without a white cell' if kind == NO_CELL else kind}: {counts[kind]:,}"
             )
     return "\n".join([*lines, *([_LEGEND] if total else [])])
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
-    """A name that no other picture of this command has."""
+    """Returns a file name that no other image of this call has."""
     name, number = stem, 1
     while name in taken:
         number += 1

@@ -1,4 +1,4 @@
-"""A trained model as a file that needs no bloodcell: pixels in, probabilities out."""
+"""Exports a model as a file that maps pixels to probabilities without bloodcell."""
 
 import contextlib
 import io
@@ -16,13 +16,13 @@ from bloodcell.data.locate import cut, find_cell
 from bloodcell.errors import InputError
 from bloodcell.infer.runtime import Probabilities
 from bloodcell.infer.saved import Saved
-from bloodcell.infer.torch_runtime import soften
+from bloodcell.infer.torch_runtime import apply_temperature
 
 _OPSET = 20  # Resize with antialiasing came with 18
 
 
 class Deployed(nn.Module):
-    """Everything between the pixels of an image and the probabilities of its classes.
+    """A model with resizing, normalisation and softmax inside.
 
     Args:
         saved: the model.
@@ -46,10 +46,10 @@ class Deployed(nn.Module):
         x = pixels.permute(0, 3, 1, 2).float()
         if self.input_format.crop == "cell":
             x = cut(x, find_cell(x), self.input_format.size)
-        else:  # triangles as wide as the reduction, as Pillow's bilinear filter has them
+        else:  # the same filter as Pillow's bilinear reduction
             size = (self.input_format.size, self.input_format.size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
-        return soften(self.network(x), self.temperature)
+        return apply_temperature(self.network(x), self.temperature)
 
     def classify(self, pixels: Pixels) -> Probabilities:
         """Classifies images (B, H, W, 3); returns (B, classes)."""
@@ -59,10 +59,10 @@ class Deployed(nn.Module):
 
 
 class Pt2:
-    """A model in PyTorch's own format, run.
+    """Runs a model in PyTorch's own format.
 
     Args:
-        path: as `write_pt2` wrote it.
+        path: a file that `write_pt2` wrote.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class Pt2:
 
 
 def capture(deployed: Deployed) -> torch.export.ExportedProgram:
-    """The computation as a graph, for any number of images of any size."""
+    """Returns the computation as a graph for any number of images of any size."""
     dim = torch.export.Dim
     free = {0: dim("batch"), 1: dim("height", min=2), 2: dim("width", min=2)}
     size = deployed.input_format.size
@@ -90,9 +90,9 @@ def write_pt2(
     """Writes PyTorch's own format, for `torch.export.load(path).module()`.
 
     Args:
-        program: of `capture`.
-        metadata: kept as extra files.
-        path: is written to.
+        program: from `capture`.
+        metadata: is stored as extra files.
+        path: the file.
     """
     with path.open("wb") as file, _quiet():
         torch.export.save(program, file, extra_files=dict(metadata))
@@ -101,12 +101,12 @@ def write_pt2(
 def write_onnx(
     program: torch.export.ExportedProgram, metadata: Mapping[str, str], path: Path
 ) -> None:
-    """Writes ONNX, one file with the weights inside.
+    """Writes one ONNX file, weights included.
 
     Args:
-        program: of `capture`.
-        metadata: kept with the model.
-        path: is written to.
+        program: from `capture`.
+        metadata: is stored in the file.
+        path: the file.
 
     Raises:
         InputError: if the packages it needs are not installed.
@@ -139,7 +139,7 @@ def write_onnx(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' remarks are for those who write them."""
+    """Hides the exporter's log, which is meant for its authors."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

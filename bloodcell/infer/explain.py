@@ -1,4 +1,4 @@
-"""`bloodcell explain`: images beside what in them decided."""
+"""`bloodcell explain`: draws the parts of images that speak for their classes."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,18 +24,18 @@ _BATCH_SIZE = 16
 
 
 def explain(given: Sequence[str], model: str | None = None, out: str = "explained.png") -> bool:
-    """Draws images beside what in them decided.
+    """Draws images beside the parts of them that speak for their predicted class.
 
     Args:
         given: as of `predict`.
         model: as `--model`.
-        out: a .png file for all, or a folder for one figure an image.
+        out: a .png file for all images, or a folder for one figure per image.
 
     Returns:
-        Whether each image could be read.
+        Whether every image could be read.
 
     Raises:
-        InputError: if a word cannot be used, or one figure is to hold too many images.
+        InputError: if an argument cannot be used, or there are too many images for one figure.
     """
     check_given(given)
     path = Path(out)
@@ -45,7 +45,7 @@ def explain(given: Sequence[str], model: str | None = None, out: str = "explaine
     opened = find_model(model)
     if opened.suffix == ".onnx":
         raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
-    from bloodcell.infer.saved import load_saved  # imports torch: not before the words are checked
+    from bloodcell.infer.saved import load_saved  # imports torch: after the checks
 
     saved = load_saved(opened)
     rule = "a model whose trunk gives a map of features, e.g. a convolutional network"
@@ -82,10 +82,7 @@ def _explain(saved: "Saved", images: Iterator[Named], failed: list[Decoded]) -> 
         good = [(image.name, image.pixels) for image in batch if image.pixels is not None]
         if not good:
             continue
-        seen = find_heat(saved, np.stack([pixels for _, pixels in good]))
-        for (name, pixels), warm, probability in zip(
-            good, seen.heat, seen.probability, strict=True
-        ):
-            yield Explained(
-                name, pixels, warm, dict(zip(names, map(float, probability), strict=True))
-            )
+        found = find_heat(saved, np.stack([pixels for _, pixels in good]))
+        for (name, pixels), heat, row in zip(good, found.heat, found.probability, strict=True):
+            probability = dict(zip(names, row.tolist(), strict=True))
+            yield Explained(name, pixels, heat, probability)

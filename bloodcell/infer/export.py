@@ -1,150 +1,229 @@
-"""`bloodcell export`: a model as one file that needs no bloodcell, checked before it is kept."""
+"""`bloodcell export`: writes a model for use without bloodcell, and checks its answers first."""
 
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from bloodcell.data.crop import Pixels
-from bloodcell.data.decode import READ_ERRORS, open_rgb
-from bloodcell.errors import InputError, reason, require
+from bloodcell.errors import InputError, listed, require
 from bloodcell.evaluate.card import CARD, write_card
-from bloodcell.evaluate.tables import print_wide
 from bloodcell.files import beside, check_place
-from bloodcell.infer.inputs import STDIN, Named, check_given, find_images
+from bloodcell.infer.agreement import (
+    Agreement,
+    compare,
+    measure,
+    print_agreement,
+    read_images,
+    sample_images,
+)
+from bloodcell.infer.inputs import STDIN, Named, check_given
 from bloodcell.infer.onnx_runtime import OnnxModel
 from bloodcell.infer.open import find_model
 from bloodcell.infer.quantise import quantise
-from bloodcell.infer.runtime import Asked, Probabilities
+from bloodcell.infer.runtime import Predictor
 from bloodcell.model.description import KEY, Description
 
-LARGEST = 1e-3  # difference of a probability that is allowed
-LEAST_ALIKE = {8: 0.9, 16: 0.99}  # share of the images that fewer bits must name as before
-_CHECKED, _CALIBRATED = 2_500, 200  # images at most
-_BATCH, _ROUNDS = 32, 5  # of the measurement of speed
-_HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
-_LEGEND = (
-    "Same class, and largest difference of a probability: as PyTorch in 32 bits, of {n:,} images. "
-    "Accuracy: of the {known:,} that lie in a folder named as their class. One image: median time, "
-    f"resizing included. Images/s: in batches of {_BATCH}, of the model's size already."
+if TYPE_CHECKING:
+    from bloodcell.infer.saved import Saved
+
+LARGEST = 1e-3  # allowed difference of a probability
+LEAST_ALIKE = {8: 0.9, 16: 0.99}  # share of the images that must keep their class in fewer bits
+_COMPARED, _CALIBRATED = 2_500, 200  # images at most
+_HUB_FILES = {"config.json", "model.safetensors", "README.md"}
+_CELL_NOTE = (
+    "timm does not cut the cell out of a photograph. Give the model squares that "
+    "bloodcell.data.crop.show has cut, as README.md shows"
 )
 _FEWER_BITS = (
-    "These are the scores of the model in 32 bits. In {} bits, as here, it names {:.2%} of {:,} "
-    "images as in 32."
+    "These are the scores of the model in 32 bits. In {} bits, as here, it gives {:.2%} of {:,} "
+    "images the same class."
 )
 
 
-class Said(NamedTuple):
-    """What a model says of the images that all are asked about, and how fast.
+class Exported(NamedTuple):
+    """A file, or a folder for timm, that was written beside its place.
 
     Attributes:
-        probability: (n, classes).
-        seconds: for one image, the median.
-        per_second: images, in batches.
+        path: its place.
+        bits: of its weights.
+        size: bytes.
+        model: runs it.
+        in_folder: whether it is a folder for timm.
     """
 
-    probability: Probabilities
-    seconds: float
-    per_second: float
-
-
-class Check(NamedTuple):
-    """How far an exported model is from the one it was made from.
-
-    Attributes:
-        images: how many both were asked about.
-        other_class: how many of them they name differently.
-        difference: the largest of a probability.
-    """
-
-    images: int
-    other_class: int
-    difference: float
-
-    @property
-    def alike(self) -> float:
-        """Share of the images that both name alike."""
-        return 1 - self.other_class / self.images
+    path: Path
+    bits: int
+    size: int
+    model: Predictor
+    in_folder: bool = False
 
 
 def export(
     given: Sequence[str], model: str | None = None, out: str | None = None, int8: str | None = None
-) -> Check:
-    """Writes a model as one file, with its card, if it says what the model says.
+) -> Agreement:
+    """Writes a model with its card, and keeps it only if its answers are those of the model.
 
     Args:
-        given: images, as of `predict`; 2,500 at most, evenly spread, are asked about.
+        given: images, as of `predict`; at most 2,500 of them, evenly spread, are compared.
         model: a run folder, a .ckpt or a .safetensors file; None: the bundled model.
-        out: .onnx, .pt2 (PyTorch's), or .safetensors (for bloodcell, in half precision); None: the
-            model's name and .onnx, here.
+        out: a file that ends in .onnx, .pt2 (for PyTorch) or .safetensors (for bloodcell, in half
+            precision); or a folder (an existing one, or a name that ends in `/` or has no suffix),
+            which is written in the layout of the Hugging Face Hub for timm; None: the model's name
+            with .onnx, in the current folder.
         int8: training images, as of `predict`: also write NAME.int8.onnx, calibrated on 200 of
             them; None: do not.
 
     Returns:
-        What the check of the file found, not of the one in 8 bits.
+        How far the answers of the file are from those of the model; not of the file in 8 bits.
 
     Raises:
-        InputError: if a word cannot be used, or the answers differ.
+        InputError: if an argument cannot be used, or the answers differ.
     """
+    path = _check(given, model, out, int8)
+    from bloodcell.infer.saved import MODEL, load_saved  # imports torch: after the checks
+    from bloodcell.model.checkpoint import find_checkpoint
+
+    folder = out is not None and is_folder(out)
+    with ExitStack() as stack:
+        images = sample_images(given, _COMPARED, stack)
+        training = sample_images([int8], _CALIBRATED, stack) if int8 else []
+        saved = load_saved(path)
+        description = saved.description
+        source = path if path.is_file() else find_checkpoint(MODEL, path, "best")
+        target = Path(out or f"{description.name}.onnx")
+        if folder:
+            original, exported = _write_folder(saved, target, stack)
+        else:
+            metadata = _metadata(description, source)
+            original, exported = _write_files(saved, target, metadata, training, stack)
+        models = [original, *(one.model for one in exported)]
+        folders, measured = measure(models, images, description.image_size)
+        agreements = [compare(measured[0].probability, one.probability) for one in measured[1:]]
+        for one, agreement in zip(exported, agreements, strict=True):
+            _require_agreement(one, agreement)
+    if not folder:
+        _write_cards(description, exported, agreements)
+    labels = ["PyTorch", *(str(one.path) for one in exported)]
+    sizes = [source.stat().st_size, *(one.size for one in exported)]
+    print_agreement(labels, sizes, measured, agreements, folders, description.class_names)
+    if folder and description.crop == "cell":
+        print(f"{target}: {_CELL_NOTE}.")
+    return agreements[0]
+
+
+def is_folder(out: str) -> bool:
+    """Whether `--out` names a folder: an existing one, or a name with a final `/` or no suffix."""
+    return out.endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
+
+
+def _check(given: Sequence[str], model: str | None, out: str | None, int8: str | None) -> Path:
+    """Refuses arguments that cannot be used; returns the path of the model."""
     path = find_model(model)
     if path.suffix == ".onnx":
         raise InputError(f"--model {model} is exported already. Give the run folder.")
     check_given(given)
-    check_place("--out", out, ".onnx", ".pt2", ".safetensors")
+    if out is not None and is_folder(out):
+        _check_folder(Path(out))
+    else:
+        check_place("--out", out, ".onnx", ".pt2", ".safetensors")
     if int8 and out and Path(out).suffix != ".onnx":
         raise InputError(f"--int8 with --out {out}: 8 bits are for .onnx. Leave one of them out.")
     require(int8 != STDIN, "--int8", int8, "training images by name, not the standard input")
-    # torch: not before the words are checked
-    from bloodcell.infer.deploy import Deployed, Pt2, capture, write_onnx, write_pt2
-    from bloodcell.infer.saved import MODEL, load_saved, write_saved
-    from bloodcell.model.checkpoint import find_checkpoint
+    return path
 
-    with ExitStack() as kept:
-        images = _some(given, _CHECKED, kept)
-        training = _some([int8], _CALIBRATED, kept) if int8 else []
-        saved = load_saved(path)
-        deployed = Deployed(saved)
-        target = Path(out or f"{saved.description.name}.onnx")
-        source = path if path.is_file() else find_checkpoint(MODEL, path, "best")
-        metadata = _metadata(saved.description, source)
-        asked: dict[Path, Asked] = {}
-        bits = {target: 32}
-        partial = kept.enter_context(beside(target))
-        if target.suffix == ".safetensors":
-            write_saved(saved, partial)
-            asked[target] = Deployed(load_saved(partial))
-            bits[target] = 16
-        elif target.suffix == ".pt2":
-            write_pt2(capture(deployed), metadata, partial)
-            asked[target] = Pt2(partial)
-        else:
-            write_onnx(capture(deployed), metadata, partial)
-            asked[target] = OnnxModel(partial)
-        if int8:
-            smaller = target.with_stem(f"{target.stem}.int8")
-            quantised = kept.enter_context(beside(smaller))
-            quantise(partial, (pixels for _, pixels in _readable(training)), quantised)
-            asked[smaller] = OnnxModel(quantised)
-            bits[smaller] = 8
-        names, (before, *after) = _ask(
-            [deployed, *asked.values()], images, saved.description.image_size
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder that holds other files: timm could load one of them as weights."""
+    require(folder.absolute().parent.is_dir(), "--out", folder, "in a folder that exists")
+    others = {path.name for path in folder.iterdir()} - _HUB_FILES if folder.is_dir() else set()
+    rule = (
+        f"a new or empty folder, or one of an earlier export; it holds {listed(sorted(others), 3)}"
+    )
+    require(not others, "--out", folder, rule)
+
+
+def _write_folder(
+    saved: "Saved", target: Path, stack: ExitStack
+) -> tuple[Predictor, list[Exported]]:
+    """Writes a folder for timm beside its place, where it is moved when the stack is closed."""
+    from bloodcell.infer.hub import HubModel, ResizingModel, folder_beside, write_hub_folder
+    from bloodcell.infer.torch_runtime import TorchModel, find_devices
+
+    partial = stack.enter_context(folder_beside(target))
+    write_hub_folder(saved, partial, target.name)
+    size = sum(file.stat().st_size for file in partial.iterdir())
+    input_format = saved.description.input_format
+    exported = Exported(target, 32, size, HubModel(partial, input_format), in_folder=True)
+    original = ResizingModel(TorchModel(saved, find_devices("cpu")), input_format)
+    return original, [exported]
+
+
+def _write_files(
+    saved: "Saved",
+    target: Path,
+    metadata: dict[str, str],
+    training: Sequence[Named],
+    stack: ExitStack,
+) -> tuple[Predictor, list[Exported]]:
+    """Writes files beside their places, where they are moved when the stack is closed."""
+    from bloodcell.infer.deploy import Deployed, Pt2, capture, write_onnx, write_pt2
+    from bloodcell.infer.saved import load_saved, write_saved
+
+    deployed = Deployed(saved)
+    partial = stack.enter_context(beside(target))
+    bits = 32
+    model: Predictor
+    if target.suffix == ".safetensors":
+        write_saved(saved, partial)
+        model, bits = Deployed(load_saved(partial)), 16
+    elif target.suffix == ".pt2":
+        write_pt2(capture(deployed), metadata, partial)
+        model = Pt2(partial)
+    else:
+        write_onnx(capture(deployed), metadata, partial)
+        model = OnnxModel(partial)
+    exported = [Exported(target, bits, partial.stat().st_size, model)]
+    if training:
+        smaller = target.with_stem(f"{target.stem}.int8")
+        quantised = stack.enter_context(beside(smaller))
+        quantise(partial, (pixels for _, pixels in read_images(training)), quantised)
+        exported.append(Exported(smaller, 8, quantised.stat().st_size, OnnxModel(quantised)))
+    return deployed, exported
+
+
+def _require_agreement(one: Exported, agreement: Agreement) -> None:
+    """Refuses a file whose answers differ; with fewer bits, a few images may change their class.
+
+    Raises:
+        InputError: if they differ by more than the limit.
+    """
+    if least := LEAST_ALIKE.get(one.bits):
+        kept = agreement.share >= least
+        rule, hint = f"{1 - least:.0%} may be", "This model is too unsure for fewer bits"
+    else:
+        kept = not agreement.other_class and agreement.difference <= LARGEST
+        rule, hint = f"allowed: {LARGEST:g}", "Try another version of PyTorch or ONNX"
+        if one.in_folder:
+            hint = "timm's own model computes something else. Give --out an .onnx file"
+    if not kept:
+        raise InputError(
+            f"--out {one.path}: the exported model names {agreement.other_class:,} of "
+            f"{agreement.images:,} images differently, and its probabilities differ by up to "
+            f"{agreement.difference:.2g} ({rule}). It is not kept. {hint}."
         )
-        checks = [_compare(before.probability, said.probability) for said in after]
-        for file, check in zip(asked, checks, strict=True):
-            _judge(file, check, bits[file])
-    for file, check in zip(asked, checks, strict=True):
-        fewer = _FEWER_BITS.format(bits[file], check.alike, check.images)
-        card = file.with_name(f"{file.name}.{CARD}")
-        write_card(card, saved.description, file, fewer if bits[file] < 32 else "")
-    sizes = [source.stat().st_size, *(file.stat().st_size for file in asked)]
-    labels = ["PyTorch", *(str(file) for file in asked)]
-    _report(labels, sizes, [before, *after], [None, *checks], names, saved.description.class_names)
-    return checks[0]
+
+
+def _write_cards(
+    description: Description, exported: Sequence[Exported], agreements: Sequence[Agreement]
+) -> None:
+    for one, agreement in zip(exported, agreements, strict=True):
+        remark = ""
+        if one.bits < 32:
+            remark = _FEWER_BITS.format(one.bits, agreement.share, agreement.images)
+        card = one.path.with_name(f"{one.path.name}.{CARD}")
+        write_card(card, description, one.path, remark)
 
 
 def _metadata(description: Description, source: Path) -> dict[str, str]:
@@ -155,112 +234,3 @@ def _metadata(description: Description, source: Path) -> dict[str, str]:
         "made_from_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         "licence": "Apache-2.0",
     }
-
-
-def _some(given: Sequence[str], most: int, kept: ExitStack) -> list[Named]:
-    """Images evenly spread over all that are given, which mostly come class by class."""
-    images = list(find_images(given, kept))
-    require(bool(images), "IMAGES", " ".join(given), "at least one image")
-    places = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
-    return [images[place] for place in places]
-
-
-def _readable(images: Sequence[Named]) -> Iterator[tuple[Named, Pixels]]:
-    """Each image that can be read, (H, W, 3) as it is.
-
-    Raises:
-        InputError: if none can.
-    """
-    found, why = False, ""
-    for image in images:
-        try:
-            pixels = np.array(open_rgb(image.read()))
-        except READ_ERRORS as error:
-            why = reason(error)
-            continue
-        found = True
-        yield image, pixels
-    if not found:
-        raise InputError(f"{images[0].name}: none of these images can be read ({why}).")
-
-
-def _ask(
-    models: Sequence[Asked], images: Sequence[Named], size: int
-) -> tuple[list[str], list[Said]]:
-    """Asks all models about the same images; returns the folder of each image, and what they say.
-
-    In turns, image by image, so that all run on the same machine in the same state.
-    """
-    folders: list[str] = []
-    said: list[list[Probabilities]] = [[] for _ in models]
-    seconds: list[list[float]] = [[] for _ in models]
-    for image, pixels in _readable(images):
-        folders.append(Path(image.name).parent.name)
-        for place, model in enumerate(models):
-            start = time.perf_counter()
-            said[place].append(model.classify(pixels[None]))
-            seconds[place].append(time.perf_counter() - start)
-    batch = np.zeros((_BATCH, size, size, 3), np.uint8)
-    rounds: list[list[float]] = [[] for _ in models]
-    for _ in range(_ROUNDS):
-        for place, model in enumerate(models):
-            start = time.perf_counter()
-            model.classify(batch)
-            rounds[place].append(time.perf_counter() - start)
-    return folders, [
-        Said(np.concatenate(one), median(times), _BATCH / median(batches))
-        for one, times, batches in zip(said, seconds, rounds, strict=True)
-    ]
-
-
-def _compare(before: Probabilities, after: Probabilities) -> Check:
-    differently = int((before.argmax(1) != after.argmax(1)).sum())
-    return Check(len(before), differently, float(np.abs(before - after).max()))
-
-
-def _judge(file: Path, check: Check, bits: int) -> None:
-    """Refuses a file that answers differently; one with fewer bits may, a little.
-
-    Raises:
-        InputError: if it does.
-    """
-    if least := LEAST_ALIKE.get(bits):
-        kept = check.alike >= least
-        rule, hint = f"{1 - least:.0%} may be", "This model is too unsure for fewer bits"
-    else:
-        kept = not check.other_class and check.difference <= LARGEST
-        rule, hint = f"allowed: {LARGEST:g}", "Try another version of PyTorch or ONNX"
-    if not kept:
-        raise InputError(
-            f"--out {file}: the exported model names {check.other_class:,} of {check.images:,} "
-            f"images differently, and its probabilities differ by up to {check.difference:.2g} "
-            f"({rule}). It is not kept. {hint}."
-        )
-
-
-def _report(
-    labels: Sequence[str],
-    sizes: Sequence[int],
-    all_said: Sequence[Said],
-    checks: Sequence[Check | None],
-    folders: Sequence[str],
-    class_names: list[str],
-) -> None:
-    known = np.array([folder in class_names for folder in folders])
-    true = np.array([class_names.index(f) for f in folders if f in class_names])
-    rows = []
-    for label, size, said, check in zip(labels, sizes, all_said, checks, strict=True):
-        right = said.probability[known].argmax(1) == true
-        rows.append(
-            [
-                label,
-                f"{size / 1e6:.1f}",
-                f"{check.alike:.2%}" if check else "",
-                f"{check.difference:.1g}" if check else "",
-                f"{right.mean():.4f}" if len(right) else "not known",
-                f"{said.seconds * 1e3:.1f} ms",
-                f"{said.per_second:,.0f}",
-            ]
-        )
-    legend = _LEGEND.format(n=len(folders), known=int(known.sum()))
-    print_wide(_HEADINGS, rows, legend, words=("",))

@@ -13,9 +13,9 @@ from bloodcell.errors import require
 from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
 from bloodcell.infer.inputs import InMemory, Input, decode_batches, decode_cells, find_images
-from bloodcell.infer.open import AUTO, open_model
+from bloodcell.infer.open import open_model
 from bloodcell.infer.predict import BATCH_SIZE, answer_batches
-from bloodcell.infer.runtime import Model
+from bloodcell.infer.runtime import AUTO, Runtime
 
 Place = str | os.PathLike[str]
 Array = NDArray[np.uint8]
@@ -23,12 +23,12 @@ Array = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Answers(Sequence[Answer]):
-    """What a model says of some images, in their order.
+    """The answers of a model for several images, in their order.
 
     Attributes:
         class_names: the classes, in the order of the columns of `probability`.
-        rows: an answer an image, or a white cell.
-        of_cells: whether they are of cells; each has its place in `cell`.
+        rows: one answer for each image or white cell.
+        of_cells: whether the answers are for cells; `cell` is the position of each.
     """
 
     class_names: list[str]
@@ -37,18 +37,18 @@ class Answers(Sequence[Answer]):
 
     @property
     def classes(self) -> list[str | None]:
-        """The class of each image; None if the model is unsure or the image unreadable."""
+        """Class of each image; None if the model is unsure or the image unreadable."""
         return [row.class_name for row in self.rows]
 
     @property
     def probability(self) -> NDArray[np.float32]:
-        """Probabilities (n, classes); NaN for images that cannot be read."""
+        """Probabilities (n, classes); NaN for unreadable images."""
         unreadable = dict.fromkeys(self.class_names, float("nan"))
         values = [list((row.probability or unreadable).values()) for row in self.rows]
         return np.array(values, np.float32).reshape(len(values), len(self.class_names))
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """A dictionary a row, as `predict` writes them: for `pandas.DataFrame`, say."""
+        """Returns one dictionary for each row of the table, e.g. for `pandas.DataFrame`."""
         return [flat(row, self.class_names, self.of_cells) for row in self.rows]
 
     def __len__(self) -> int:
@@ -68,14 +68,14 @@ class LoadedModel:
     """A trained model.
 
     Args:
-        model: what runs it.
+        model: runs the network.
 
     Attributes:
-        class_names: the classes it knows.
-        description: what it is: network, size of its images, temperature, scores.
+        class_names: the classes.
+        description: network, size of its images, temperature, scores.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Runtime) -> None:
         self._model = model
         self.description = model.description
         self.class_names = model.description.class_names
@@ -93,22 +93,22 @@ class LoadedModel:
         """Classifies images.
 
         Args:
-            images: one or many: paths of files, folders, archives or patterns, as of the verb
-                `predict`; or RGB arrays (H, W, 3) of 0 to 255, of any size.
-            abstain: an image whose most probable class is less probable than this stays unnamed.
-            tta: whether to average over the eight ways an image can lie.
-            batch_size: images the model takes at a time.
+            images: one or several paths of files, folders, archives or patterns, as of the verb
+                `predict`; or RGB arrays (H, W, 3) of uint8, of any size.
+            abstain: images get no class if their largest probability is below this value, 0 to 1.
+            tta: whether to average the probabilities over the eight rotations and reflections.
+            batch_size: images that the model takes at a time.
             cells: whether to find and classify every white cell of each image.
-            field: for `cells`: how many times as wide as on the Kaggle set's pictures the field of
-                view is.
+            field: with `cells`: width of the field of view, as a multiple of that of the Kaggle
+                images, 0.1 to 50.
 
         Returns:
-            A row an image, or with `cells` a white cell. What cannot be read, or has no cell, has
-            its reason in `error`.
+            A row for each image, or with `cells` for each white cell. For an image that cannot be
+            read, or has no cell, `error` is the reason.
 
         Raises:
-            InputError: if a path leads nowhere, an array is no image, or the model cannot be asked
-                about single cells.
+            InputError: if a path does not exist, an array is no RGB image, or `cells` is given to a
+                model that does not classify single cells.
         """
         require(0 <= abstain <= 1, "abstain", abstain, "0 to 1")
         require(batch_size >= 1, "batch_size", batch_size, "1 or more")
@@ -117,20 +117,7 @@ class LoadedModel:
         wanted = Cells(field) if cells else None
         if wanted:
             wanted.check(self._model)
-        one = isinstance(images, str | os.PathLike | np.ndarray)
-        rule = "a path, an RGB array, or several of one kind"
-        require(one or isinstance(images, Iterable), "images", type(images).__name__, rule)
-        given: list[Place | Array] = [images] if one else list(images)  # type: ignore[list-item,arg-type]
-        for each in given:
-            known = isinstance(each, str | os.PathLike | np.ndarray)
-            require(known, "images", type(each).__name__, rule)
-        arrays = [each for each in given if isinstance(each, np.ndarray)]
-        paths = [os.fspath(each) for each in given if not isinstance(each, np.ndarray)]
-        require(not (arrays and paths), "images", "paths and arrays", "one kind at a time")
-        for array in arrays:
-            rule = "RGB arrays (H, W, 3) of uint8"
-            shaped = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
-            require(shaped and array.dtype == np.uint8, "images", _kind(array), rule)
+        paths, arrays = _sort(images)
         size, input_format = self.description.image_size, self._model.input_format
         with ExitStack() as archives:
             found: Iterable[Input] = find_images(paths, archives)
@@ -141,7 +128,7 @@ class LoadedModel:
             else:
                 batches = decode_batches(found, input_format, batch_size)
             answers = answer_batches(self._model, batches, abstain, tta)
-            rows = [answer._replace(read=None) for answer in answers]  # its archive is closed then
+            rows = [answer._replace(read=None) for answer in answers]  # its archive is closed
         return Answers(self.class_names, rows, bool(cells))
 
 
@@ -150,14 +137,39 @@ def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:
 
     Args:
         model: a run folder, a .ckpt, .safetensors or exported .onnx file; None: the bundled one.
-        devices: PyTorch's names with commas between, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
-            what there is.
+        devices: PyTorch's names, separated by commas, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
+            the CPU if there is none.
 
     Raises:
-        InputError: if there is none, or it cannot run there.
+        InputError: if there is no model, or it cannot run on these devices.
     """
     return LoadedModel(open_model(None if model is None else os.fspath(model), devices))
 
 
-def _kind(array: NDArray[Any]) -> str:
-    return f"array of {array.dtype} {array.shape}"
+def _sort(images: Place | Array | Iterable[Place | Array]) -> tuple[list[str], list[Array]]:
+    """Returns the paths and the arrays among the images.
+
+    Raises:
+        InputError: if there are both, or anything else.
+    """
+    rule = "a path, an RGB array, or several of one kind"
+    given: list[object]
+    if isinstance(images, str | os.PathLike | np.ndarray):
+        given = [images]
+    else:
+        require(isinstance(images, Iterable), "images", type(images).__name__, rule)
+        given = list(images)
+    paths, arrays = [], []
+    for each in given:
+        if isinstance(each, np.ndarray):
+            shaped = each.ndim == 3 and each.shape[2] == 3 and each.size > 0
+            kind = f"array of {each.dtype} {each.shape}"
+            uint8 = "RGB arrays (H, W, 3) of uint8"
+            require(shaped and each.dtype == np.uint8, "images", kind, uint8)
+            arrays.append(each)
+        elif isinstance(each, str | os.PathLike):
+            paths.append(os.fspath(each))
+        else:
+            require(False, "images", type(each).__name__, rule)
+    require(not (arrays and paths), "images", "paths and arrays", "one kind at a time")
+    return paths, arrays

@@ -1,4 +1,4 @@
-"""An exported model run by onnxruntime, without PyTorch."""
+"""Runs an exported model with onnxruntime, without PyTorch."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bloodcell.model.description import KEY, Description
 
 
 class OnnxModel:
-    """An exported model, with everything inside: resizing, normalisation, softmax.
+    """An exported model with resizing, normalisation and softmax inside.
 
     Args:
         path: the .onnx file.
@@ -31,23 +31,23 @@ class OnnxModel:
             ) from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
-        # its threads would busily wait for the next image, and slow what else this machine does
+        # without this, its threads wait actively and slow other programs
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
-            said = self._session.get_modelmeta().custom_metadata_map
+            metadata = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:  # onnxruntime has classes of its own for each
             raise InputError(
                 f"--model {path} cannot be read as an ONNX model ({reason(error)}). Export anew."
             ) from error
-        if KEY not in said:
+        if KEY not in metadata:
             raise InputError(
                 f"--model {path} was not exported by bloodcell: its classes are unknown."
             )
         try:
-            self.description = Description.from_json(said[KEY])
+            self.description = Description.from_json(metadata[KEY])
             cuts = self.description.crop != "none"
             self.input_format: InputFormat | None = None if cuts else self.description.input_format
         except ValueError as error:

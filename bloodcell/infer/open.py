@@ -3,22 +3,20 @@
 from pathlib import Path
 
 from bloodcell.errors import InputError
-from bloodcell.infer.runtime import Model
+from bloodcell.infer.runtime import AUTO, Runtime
 from bloodcell.model.bundled import find_bundled
 
-AUTO = "auto"
 
-
-def open_model(given: str | None, devices: str = AUTO) -> Model:
-    """Opens a model; an exported .onnx without PyTorch.
+def open_model(given: str | None, devices: str = AUTO) -> Runtime:
+    """Opens a model. An exported .onnx is run without PyTorch.
 
     Args:
         given: a run folder, a .ckpt, .safetensors or .onnx file; None: the bundled model.
-        devices: PyTorch's names with commas between, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
-            what there is.
+        devices: PyTorch's names, separated by commas, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
+            the CPU if there is none.
 
     Raises:
-        InputError: if there is none, or it cannot run there.
+        InputError: if there is no model, or it cannot run on these devices.
     """
     path = find_model(given)
     if path.suffix == ".onnx":
@@ -36,10 +34,10 @@ def open_model(given: str | None, devices: str = AUTO) -> Model:
 
 
 def find_model(given: str | None) -> Path:
-    """The path that `--model` means: None is the bundled model.
+    """Returns the path that `--model` names; None names the bundled model.
 
     Raises:
-        InputError: if nothing is there.
+        InputError: if the file does not exist, or is a .pt2.
     """
     if given is None:
         return find_bundled()

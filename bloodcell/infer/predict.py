@@ -1,4 +1,4 @@
-"""`bloodcell predict`: what a model says of images, a row an image, however many there are."""
+"""`bloodcell predict`: classifies any number of images and writes one row for each."""
 
 import sys
 import time
@@ -20,13 +20,14 @@ from bloodcell.infer.inputs import (
     NO_CELL,
     STDIN,
     Decoded,
+    Named,
     check_given,
     decode_batches,
     decode_cells,
     find_images,
 )
-from bloodcell.infer.open import AUTO, open_model
-from bloodcell.infer.runtime import Model, Probabilities, classify_views
+from bloodcell.infer.open import open_model
+from bloodcell.infer.runtime import AUTO, Probabilities, Runtime, classify_views
 
 BATCH_SIZE = 32
 
@@ -41,37 +42,37 @@ def predict(
     devices: str | None = None,
     cells: Cells | None = None,
 ) -> bool:
-    """Classifies images, writes a table and says what was found.
+    """Classifies images, writes a table and prints a summary.
 
     Args:
         given: files, folders, archives, patterns or `-`.
         model: as `--model`.
         out: .csv, .jsonl or .parquet; None writes CSV to the standard output.
-        abstain: an image whose most probable class is less probable than this stays unnamed.
-        tta: whether to average over the eight ways an image can lie.
-        batch_size: images the model takes at a time.
-        devices: as `--devices`; None: all GPUs, or what there is.
-        cells: how the white cells of each picture are found; None: a picture is one cell.
+        abstain: images get no class if their largest probability is below this value, 0 to 1.
+        tta: whether to average the probabilities over the eight rotations and reflections.
+        batch_size: images that the model takes at a time.
+        devices: as `--devices`; None: all GPUs, or the CPU if there is none.
+        cells: how to find the white cells of each image; None: each image shows one cell.
 
     Returns:
-        Whether each image could be read.
+        Whether every image could be read.
 
     Raises:
-        InputError: if a word cannot be used.
+        InputError: if an argument cannot be used.
     """
     check_given(given)
     check_place("--out", out, *SUFFIXES)
     if cells:
         cells.check_folder(given)
     if out and Path(out).suffix == ".parquet":
-        load_pyarrow()  # before any work is done for it
+        load_pyarrow()  # fails before any work is done
     total = None if STDIN in given else _count(given)
     opened = open_model(model, devices or AUTO)
-    names = opened.description.class_names
     if cells:
         cells.check(opened)
     start = time.perf_counter()
     counts: Counter[str] = Counter()
+    names = opened.description.class_names
     with (
         ExitStack() as archives,
         Progress(
@@ -80,27 +81,33 @@ def predict(
         open_writer(Path(out) if out else None, sys.stdout, names, cells is not None) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
-        images = find_images(given, archives)
-        if cells:
-            size = opened.description.image_size
-            batches = decode_cells(images, size, cells.field, batch_size)
-        else:
-            batches = decode_batches(images, opened.input_format, batch_size)
+        batches = _decode(find_images(given, archives), opened, cells, batch_size)
         answers = answer_batches(opened, batches, abstain, tta)
         for answer in cells.draw_each(answers, names) if cells else answers:
             write(answer)
             counts[_kind(answer)] += 1
             bar.advance(task)
-    seconds, n = time.perf_counter() - start, counts.total()
-    if cells:
-        print(f"{differential(counts, names)}\n{n / seconds:,.0f} cells/s", file=sys.stderr)
-    else:
-        kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if counts[kind]]
-        said = ", ".join(f"{kind} {counts[kind]:,}" for kind in kinds) or "none"
-        print(f"{n:,} images: {said} ({n / seconds:,.0f} images/s)", file=sys.stderr)
+    print(_summary(counts, names, time.perf_counter() - start, cells is not None), file=sys.stderr)
     if out:
         print(out, file=sys.stderr)
     return not counts[UNREADABLE]
+
+
+def _decode(
+    images: Iterable[Named], model: Runtime, cells: Cells | None, batch_size: int
+) -> Iterator[list[Decoded]]:
+    if cells:
+        return decode_cells(images, model.description.image_size, cells.field, batch_size)
+    return decode_batches(images, model.input_format, batch_size)
+
+
+def _summary(counts: Counter[str], names: list[str], seconds: float, cells: bool) -> str:
+    per_second = f"{counts.total() / seconds:,.0f}"
+    if cells:
+        return f"{differential(counts, names)}\n{per_second} cells/s"
+    kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if counts[kind]]
+    by_class = ", ".join(f"{kind} {counts[kind]:,}" for kind in kinds) or "none"
+    return f"{counts.total():,} images: {by_class} ({per_second} images/s)"
 
 
 def _kind(answer: Answer) -> str:
@@ -110,25 +117,32 @@ def _kind(answer: Answer) -> str:
 
 
 def answer_batches(
-    model: Model, batches: Iterable[list[Decoded]], abstain: float, tta: bool
+    model: Runtime, batches: Iterable[list[Decoded]], abstain: float, tta: bool
 ) -> Iterator[Answer]:
-    """Answers for images, in their order, with a few batches in memory at a time.
+    """Yields the answers for images in their order, with a few batches in memory at a time.
 
     Args:
-        model: is asked.
-        batches: as `decode_batches` gives them.
-        abstain: an image whose most probable class is less probable than this stays unnamed.
-        tta: whether to average over the eight ways an image can lie.
+        model: classifies the images.
+        batches: from `decode_batches` or `decode_cells`.
+        abstain: images get no class if their largest probability is below this value, 0 to 1.
+        tta: whether to average the probabilities over the eight rotations and reflections.
     """
-    for batch, said in _on_all_devices(batches, model, tta):
-        yield from answer_batch(batch, said, model.description.class_names, abstain)
+    for batch, probability in _on_all_devices(batches, model, tta):
+        yield from answer_batch(batch, probability, model.description.class_names, abstain)
 
 
 def answer_batch(
-    batch: list[Decoded], said: Probabilities, names: list[str], abstain: float
+    batch: list[Decoded], probabilities: Probabilities, names: list[str], abstain: float
 ) -> Iterator[Answer]:
-    """Joins the images of a batch with what the model said of those that can be read."""
-    coming = iter(said)
+    """Yields an answer for each image of a batch.
+
+    Args:
+        batch: the images, unreadable ones included.
+        probabilities: of the readable images, (n, classes).
+        names: the classes.
+        abstain: images get no class if their largest probability is below this value, 0 to 1.
+    """
+    coming = iter(probabilities)
     for image in batch:
         if image.pixels is None:
             yield Answer(image.name, None, None, image.error, None, image.read)
@@ -141,26 +155,26 @@ def answer_batch(
 
 
 def _on_all_devices(
-    batches: Iterable[list[Decoded]], model: Model, tta: bool
+    batches: Iterable[list[Decoded]], model: Runtime, tta: bool
 ) -> Iterator[tuple[list[Decoded], Probabilities]]:
-    """Hands a batch to each device, and gives the answers back in order."""
+    """Classifies batches on all devices at once; yields their probabilities in order."""
     waiting: deque[tuple[list[Decoded], Future[Probabilities]]] = deque()
 
-    def ask_one(pixels: Pixels) -> Probabilities:
+    def classify(pixels: Pixels) -> Probabilities:
         return classify_views(model, pixels) if tta else model.classify(pixels)
 
-    def ask(batch: list[Decoded]) -> Probabilities:
+    def classify_batch(batch: list[Decoded]) -> Probabilities:
         pixels = [image.pixels for image in batch if image.pixels is not None]
         if not pixels:
             return np.empty((0, 0), np.float32)
-        if model.input_format is None:  # whole pictures, of many sizes and perhaps large
-            return np.concatenate([ask_one(image[None]) for image in pixels])
-        return ask_one(np.stack(pixels))
+        if model.input_format is None:  # whole images of different sizes
+            return np.concatenate([classify(image[None]) for image in pixels])
+        return classify(np.stack(pixels))
 
     with ThreadPoolExecutor(model.n_devices) as pool:
         try:
             for batch in batches:
-                waiting.append((batch, pool.submit(ask, batch)))
+                waiting.append((batch, pool.submit(classify_batch, batch)))
                 if len(waiting) > model.n_devices:
                     done, future = waiting.popleft()
                     yield done, future.result()
@@ -171,6 +185,6 @@ def _on_all_devices(
 
 
 def _count(given: Sequence[str]) -> int:
-    """How many images there are; refuses what is not there before a model is loaded."""
+    """Counts the images, so that a missing one is refused before a model is loaded."""
     with ExitStack() as archives:
         return sum(1 for _ in find_images(given, archives))

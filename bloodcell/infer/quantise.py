@@ -1,4 +1,4 @@
-"""An exported model whose convolutions work in 8 bits: a quarter to a third of the size."""
+"""Quantises an exported model to 8 bits: a quarter to a third of the size."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -9,22 +9,22 @@ import numpy as np
 from bloodcell.data.crop import Pixels
 from bloodcell.errors import InputError
 
-# activations with their convolution, or the range would be that before they cut it
+# with their activations: otherwise the range would be that before the activation
 _OPERATIONS = ["Conv", "Clip", "Relu"]
-_SPARED = 3  # first convolutions: with the head, they cost most of the answers and little time
+_SPARED = 3  # the first convolutions lose most of the accuracy in 8 bits and take little time
 
 
-def quantise(model: Path, pictures: Iterable[Pixels], path: Path) -> None:
+def quantise(model: Path, images: Iterable[Pixels], path: Path) -> None:
     """Writes an ONNX model whose convolutions work in 8 bits.
 
-    Static quantisation (Jacob et al., CVPR 2018): activations by the range that the pictures show,
-    weights with a scale for each channel, because MobileNet's depthwise filters differ too much for
-    one a layer.
+    Static quantisation (Jacob et al., CVPR 2018). The images give the ranges of the activations.
+    Weights have a scale for each channel: MobileNet's depthwise filters differ too much for one
+    scale a layer.
 
     Args:
         model: an exported .onnx file.
-        pictures: each (H, W, 3), of the training part; they decide the ranges of activations.
-        path: is written to.
+        images: training images, each (H, W, 3).
+        path: the new file.
 
     Raises:
         InputError: if onnxruntime is not installed.
@@ -36,9 +36,9 @@ def quantise(model: Path, pictures: Iterable[Pixels], path: Path) -> None:
     except ImportError as error:
         raise InputError("export needs more packages: pip install 'bloodcell[export]'.") from error
 
-    class Pictures(CalibrationDataReader):  # type: ignore[misc]  # untyped
+    class Images(CalibrationDataReader):  # type: ignore[misc]  # untyped
         def __init__(self) -> None:
-            self._coming: Iterator[Pixels] = iter(pictures)
+            self._coming: Iterator[Pixels] = iter(images)
 
         def get_next(self) -> dict[str, Pixels] | None:
             one = next(self._coming, None)
@@ -47,12 +47,12 @@ def quantise(model: Path, pictures: Iterable[Pixels], path: Path) -> None:
     nodes = onnx.load(model).graph.node
     first = [node.name for node in nodes if node.op_type == "Conv"][:_SPARED]
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it advises to fuse what the exporter has fused
+    logging.disable(logging.WARNING)  # it advises a preparation that the exporter has done
     try:
         quantize_static(
             model,
             path,
-            Pictures(),
+            Images(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_OPERATIONS,
             nodes_to_exclude=first,

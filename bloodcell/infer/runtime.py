@@ -1,4 +1,4 @@
-"""A model to be asked: a run, a file, or an exported one."""
+"""The interface of a model that classifies images, however it is run."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.model.description import Description
 
+AUTO = "auto"  # of `--devices`
 Probabilities = NDArray[np.float32]
 
 
-class Asked(Protocol):
-    """What can be asked about images."""
+class Predictor(Protocol):
+    """Gives probabilities for images."""
 
     def classify(self, pixels: Pixels) -> Probabilities:
-        """Classifies a batch; from any thread.
+        """Classifies a batch; may be called from any thread.
 
         Args:
-            pixels: (B, H, W, 3) RGB, as `show` makes them of pictures.
+            pixels: (B, H, W, 3) RGB, as `show` makes them.
 
         Returns:
             (B, classes), calibrated if a temperature was fitted.
@@ -27,14 +28,14 @@ class Asked(Protocol):
         ...
 
 
-class Model(Asked, Protocol):
-    """What answers need of a model, whatever runs it.
+class Runtime(Predictor, Protocol):
+    """A described model on the devices that run it.
 
     Attributes:
-        description: what it is.
-        n_devices: how many batches it can work on at a time.
-        input_format: what of a picture the model is given; None means the whole picture, in which
-            the model finds the cell itself.
+        description: classes, network, size of the images, temperature, scores.
+        n_devices: number of batches that can be classified at the same time.
+        input_format: the part of an image that the model is given; None: the whole image, in which
+            the model finds the cell by itself.
     """
 
     description: Description
@@ -43,7 +44,7 @@ class Model(Asked, Protocol):
 
 
 def views(pixels: Pixels) -> Sequence[Pixels]:
-    """The eight ways a square image can lie: a smear has no upright.
+    """Returns the eight rotations and reflections of square images: a smear has no upright.
 
     Args:
         pixels: (B, size, size, 3).
@@ -52,8 +53,8 @@ def views(pixels: Pixels) -> Sequence[Pixels]:
     return [*turned, *(view[:, :, ::-1] for view in turned)]
 
 
-def classify_views(model: Model, pixels: Pixels) -> Probabilities:
-    """The mean answer over the eight views, (B, classes)."""
-    said = [model.classify(np.ascontiguousarray(view)) for view in views(pixels)]
-    mean: Probabilities = np.mean(said, axis=0, dtype=np.float32)
+def classify_views(model: Predictor, pixels: Pixels) -> Probabilities:
+    """Returns the mean probabilities over the eight views, (B, classes)."""
+    answers = [model.classify(np.ascontiguousarray(view)) for view in views(pixels)]
+    mean: Probabilities = np.mean(answers, axis=0, dtype=np.float32)
     return mean

@@ -1,4 +1,4 @@
-"""A trained model as it is kept: a checkpoint of a run, or one small file to pass on."""
+"""Loads and writes trained models: checkpoints of a run, and small .safetensors files."""
 
 import json
 import re
@@ -26,10 +26,10 @@ class Saved(NamedTuple):
     """A trained model.
 
     Attributes:
-        description: what it is.
-        network: pixels in, logits out; in evaluation mode, on the CPU, in 32 bits.
-        gallery: the training photographs as it sees them; None if the run was not tested.
-        trained_on: (n,) keys of the images it was trained on, as `BloodCells.trained_on`.
+        description: classes, network, size of the images, temperature, scores.
+        network: maps pixels to logits; in evaluation mode, on the CPU, in 32 bits.
+        gallery: features of the training photographs; None if the run was not tested.
+        trained_on: (n,) keys of the training images, as `BloodCells.trained_on`.
     """
 
     description: Description
@@ -45,7 +45,7 @@ def load_saved(path: Path) -> Saved:
         path: a run folder (its best checkpoint), a .ckpt or a .safetensors file.
 
     Raises:
-        InputError: if there is none, or it is damaged.
+        InputError: if there is no model, or it is damaged.
     """
     if path.suffix == ".safetensors":
         with refusing(MODEL, path):
@@ -71,18 +71,18 @@ def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Save
 
 
 def write_saved(saved: Saved, path: Path) -> None:
-    """Writes a model into one file, in half precision: weights, gallery and description.
+    """Writes weights, gallery and description into one file, in half precision.
 
     Args:
         saved: the model.
-        path: ends in .safetensors; what lies there is replaced.
+        path: ends in .safetensors; an existing file is replaced.
     """
     tensors = {
         f"{NETWORK}{key}": value.half().contiguous() if value.is_floating_point() else value
         for key, value in saved.network.state_dict().items()
-        if not key.endswith("num_batches_tracked")  # training only
+        if not key.endswith("num_batches_tracked")  # used in training only
     }
-    said = {KEY: saved.description.as_json()}
+    metadata = {KEY: saved.description.as_json()}
     if saved.trained_on is not None:
         tensors[TRAINED_ON] = saved.trained_on
     if saved.gallery:
@@ -91,21 +91,21 @@ def write_saved(saved: Saved, path: Path) -> None:
         plain = {
             k: v for k, v in saved.gallery.as_dict().items() if k not in ("features", "labels")
         }
-        said[GALLERY] = json.dumps(plain)
-    write_whole_bytes(path, save(tensors, said))
+        metadata[GALLERY] = json.dumps(plain)
+    write_whole_bytes(path, save(tensors, metadata))
 
 
 def _from_safetensors(path: Path) -> Saved:
     with safe_open(path, "pt") as file:
-        said = file.metadata() or {}
+        metadata = file.metadata() or {}
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    if KEY not in said:
+    if KEY not in metadata:
         raise InputError(
             f"{MODEL} {path} holds weights only, and was not written by bloodcell. To start a "
             "training from them, use model.weights."
         )
-    description = Description.from_json(said[KEY])
-    gallery = json.loads(said[GALLERY]) if GALLERY in said else None
+    description = Description.from_json(metadata[KEY])
+    gallery = json.loads(metadata[GALLERY]) if GALLERY in metadata else None
     if gallery is not None:
         gallery |= {key: state[f"gallery.{key}"].numpy() for key in ("features", "labels")}
     return Saved(
@@ -119,14 +119,14 @@ def _from_safetensors(path: Path) -> Saved:
 def _build(path: Path, description: Description, state: Mapping[str, Tensor]) -> Network:
     heads = [key for key in state if re.fullmatch(rf"{NETWORK}head\.\d+\.weight", key)]
     widths = [len(state[key]) for key in sorted(heads, key=lambda key: int(key.split(".")[-2]))]
-    if widths != [*description.hidden, len(description.class_names)]:  # before memory is taken
+    if widths != [*description.hidden, len(description.class_names)]:  # before memory is allocated
         raise InputError(f"{MODEL} {path}: its weights do not fit it (dense layers {widths}).")
     network = Network(
         description.backbone,
         len(description.class_names),
         description.image_size,
         description.hidden,
-        0.0,  # nothing is dropped in evaluation
+        0.0,  # dropout is not used in evaluation
         "avg" if description.pool == "avg" else "flatten",
         PretrainedConfig.from_dict(description.recipe),
     )
@@ -145,7 +145,7 @@ def _build(path: Path, description: Description, state: Mapping[str, Tensor]) ->
 
 
 def _read_scores(path: Path) -> dict[str, Any]:
-    """What a run folder says; a checkpoint alone says nothing."""
+    """Reads the `scores.json` of a run; empty if there is none that can be read."""
     if not path.is_file():
         return {}
     try:

@@ -9,19 +9,21 @@ from torch import Tensor
 
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.errors import InputError, reason
-from bloodcell.infer.open import AUTO
-from bloodcell.infer.runtime import Probabilities
+from bloodcell.infer.runtime import AUTO, Probabilities
 from bloodcell.infer.saved import Saved
 from bloodcell.model.description import Description
 from bloodcell.model.network import Network
 
 
 class TorchModel:
-    """A trained model; each device has a copy of its network.
+    """A trained model with a copy of its network on each device.
 
     Args:
         saved: the model.
-        devices: where it runs.
+        devices: the devices it runs on.
+
+    Raises:
+        InputError: if a device cannot be used.
     """
 
     def __init__(self, saved: Saved, devices: Sequence[torch.device]) -> None:
@@ -41,38 +43,39 @@ class TorchModel:
         try:
             with torch.inference_mode():
                 logits = network(as_images(pixels, device))
-                result: Probabilities = soften(logits, self.description.temperature).cpu().numpy()
+                probability = apply_temperature(logits, self.description.temperature)
+            result: Probabilities = probability.cpu().numpy()
             return result
         finally:
             self._free.put((network, device))
 
 
 def as_images(pixels: Pixels, device: torch.device) -> Tensor:
-    """(B, H, W, 3) as the network takes them: (B, 3, H, W), in channels-last memory."""
+    """Returns pixels (B, H, W, 3) as the network takes them: (B, 3, H, W), channels last."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
 
 
-def soften(logits: Tensor, temperature: float | None) -> Tensor:
-    """Probabilities (B, classes), calibrated if there is a temperature."""
+def apply_temperature(logits: Tensor, temperature: float | None) -> Tensor:
+    """Returns the softmax (B, classes) of the logits divided by the temperature, None being 1."""
     return (logits.float() / (temperature or 1.0)).softmax(1)
 
 
-def find_devices(said: str) -> list[torch.device]:
-    """The devices that `--devices` means.
+def find_devices(names: str) -> list[torch.device]:
+    """Returns the devices that `--devices` names.
 
     Args:
-        said: PyTorch's names with commas between; `auto`: all GPUs, or what there is.
+        names: PyTorch's names, separated by commas; `auto`: all GPUs, or the CPU if there is none.
 
     Raises:
         InputError: if PyTorch knows no such device.
     """
-    if said == AUTO:
+    if names == AUTO:
         if torch.cuda.is_available():
             return [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
         return [torch.device("mps" if torch.backends.mps.is_available() else "cpu")]
     try:
-        return [torch.device(name.strip()) for name in said.split(",")]
+        return [torch.device(name.strip()) for name in names.split(",")]
     except RuntimeError as error:
         raise InputError(
-            f"--devices {said}: PyTorch has no such device. Use auto, cpu, cuda or cuda:0,cuda:1."
+            f"--devices {names}: PyTorch has no such device. Use auto, cpu, cuda or cuda:0,cuda:1."
         ) from error

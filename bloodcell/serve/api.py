@@ -18,11 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bloodcell import __version__
 from bloodcell.serve.opinion import Adviser, Opinion
 
-MOST_IMAGES = 32  # of one request
+MOST_IMAGES = 32  # per request
 SLOWEST = 120.0  # seconds that the body of a request may take
 _TOO_LARGE = 413  # HTTP status
 _NO_IMAGE = 422
-_PATIENCE, _PATIENT = 10, 4  # a body too large is read for so many seconds, so many times the limit
+# a body that is too large is read for so many seconds, and up to so many times the limit
+_PATIENCE, _PATIENT = 10, 4
 
 
 def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) -> FastAPI:
@@ -30,10 +31,10 @@ def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) ->
 
     Args:
         adviser: the model.
-        hosts: names this server is reached by; None: any.
-        most_bytes: of one request; a larger one is answered with 413.
+        hosts: allowed host names; None allows any.
+        most_bytes: size limit of a request; larger ones are answered with 413.
     """
-    # without FastAPI's pages of documentation, which load scripts from elsewhere
+    # FastAPI's documentation pages would load scripts from other servers
     app = FastAPI(title="bloodcell", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, hosts=hosts, most_bytes=most_bytes)
     described = adviser.saved.description
@@ -66,38 +67,38 @@ def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) ->
 
 
 def as_dict(opinion: Opinion) -> dict[str, Any]:
-    """An opinion as JSON has it; of one that has an error, nothing else but the name."""
+    """Returns an opinion for JSON; only name and error if the image is unreadable."""
     if opinion.probability is None:
         return {"file": opinion.name, "error": opinion.error}
-    said: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "file": opinion.name,
         "class": next(iter(opinion.probability)),
         "probability": opinion.probability,
     }
     if of := opinion.likeness:
-        said["unlike_training"] = of.unfamiliar
-        said["distance"] = {"nearest": of.distance, "threshold": of.threshold}
-        said["nearest_of_class"] = [one._asdict() for one in of.nearest]
-    return said
+        answer["unlike_training"] = of.unfamiliar
+        answer["distance"] = {"nearest": of.distance, "threshold": of.threshold}
+        answer["nearest_of_class"] = [one._asdict() for one in of.nearest]
+    return answer
 
 
 class Gate:
-    """Lets in what this server's own page and programs of this machine send, up to a size.
+    """Refuses requests that are too large or that pages of other sites make a browser send.
 
-    A page of another site can make a browser send requests to any address: by its own name (the
-    header Origin), or by a name of its own that it lets point here (Host).
+    The header Origin shows a request of another page; Host shows a foreign name that was pointed
+    to this machine. Starlette's TrustedHostMiddleware checks Host alone.
 
     Args:
-        app: what is behind it.
-        hosts: names this server is reached by; None: any.
-        most_bytes: of a request's body.
+        app: handles the requests that are not refused.
+        hosts: allowed host names; None allows any.
+        most_bytes: size limit of a request's body.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, most_bytes: int) -> None:
         self._app, self._hosts, self._most = app, hosts, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers what is not let in with 403, 411 or 413."""
+        """Handles a request, or answers it with 403, 411 or 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -111,7 +112,7 @@ class Gate:
         elif "transfer-encoding" in headers or (length and not length.isdigit()):
             await _refuse(send, 411, "the length of the body must be said")
         elif length and int(length) > self._most:
-            await self._discard(receive)  # who still sends may not read the answer
+            await self._discard(receive)  # a client that is still sending may not read the answer
             await _refuse(send, _TOO_LARGE, f"more than {self._most / 1e6:g} MB in one request")
         else:
             await self._app(scope, _timely(receive), send)
@@ -128,13 +129,13 @@ class Gate:
 
 
 def _timely(receive: Receive) -> Receive:
-    """Gives up a body that takes too long: who trickles one in would keep a connection for ever."""
+    """Disconnects a client that sends its body too slowly: it could hold a connection for ever."""
     end = asyncio.get_running_loop().time() + SLOWEST
     whole = False
 
     async def timely() -> Message:
         nonlocal whole
-        if whole:  # from then on it waits for the end of the connection
+        if whole:  # later calls wait for the end of the connection
             return await receive()
         try:
             async with asyncio.timeout_at(end):

@@ -1,4 +1,4 @@
-"""What a model makes of an image, for a person: class, evidence, likeness to what it was taught."""
+"""Explains the answer for an image: class, evidence, similarity to the training photographs."""
 
 import threading
 from collections.abc import Sequence
@@ -34,13 +34,13 @@ class Neighbour(NamedTuple):
 
 
 class Likeness(NamedTuple):
-    """How much an image is like the training photographs.
+    """Similarity of an image to the training photographs.
 
     Attributes:
-        distance: to the nearest of all of them, 0 to 2.
-        threshold: beyond it an image is unlike anything seen in training.
-        false_alarms: share of the test images that are beyond it, 0 to 1.
-        nearest: those of the class the image was given, the nearest first.
+        distance: cosine distance to the nearest photograph of any class, 0 to 2.
+        threshold: images at a larger distance are called unlike anything seen in training.
+        false_alarms: share of the test images at a larger distance, 0 to 1.
+        nearest: the nearest photographs of the predicted class, the nearest first.
     """
 
     distance: float
@@ -55,17 +55,17 @@ class Likeness(NamedTuple):
 
 
 class Opinion(NamedTuple):
-    """What a model makes of an image.
+    """The explained answer for an image. All but `name` and `error` is None if it is unreadable.
 
     Attributes:
-        name: of the file.
-        error: why it cannot be read; empty if it can, and all that follows is None if not.
-        picture: small, to be shown.
-        seen: what the model was shown of it, likewise.
-        heat: (size, size), 0 to 1: what spoke for the class.
-        pixels: (size, size, 3), as the model saw it.
-        probability: of each class, the most probable first.
-        likeness: None if the model keeps no training photographs.
+        name: name of the file.
+        error: the reason why the image cannot be read; empty if it can.
+        picture: a small copy for the page.
+        seen: a small copy of the part that the model was given.
+        heat: (size, size), 0 to 1: how much each pixel speaks for the class.
+        pixels: (size, size, 3): the input of the network.
+        probability: probability of each class, the largest first.
+        likeness: None if the model has no gallery of training photographs.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Opinion(NamedTuple):
 
 
 class Adviser:
-    """A model that gives opinions, one batch at a time, to any number of threads.
+    """Explains images for any number of threads, one batch at a time.
 
     Args:
         saved: the model.
-        most_pixels: of an image; larger ones are refused.
+        most_pixels: larger images are refused.
     """
 
     def __init__(self, saved: Saved, most_pixels: int = MOST_PIXELS) -> None:
@@ -92,17 +92,17 @@ class Adviser:
         self._working = threading.Lock()
 
     def look(self, images: Sequence[tuple[str, bytes]]) -> list[Opinion]:
-        """Gives an opinion of each image.
+        """Returns an opinion for each image.
 
         Args:
-            images: names and bytes of files.
+            images: name and bytes of each file.
         """
-        with self._working:  # of many users, one has the memory
+        with self._working:  # memory for one request at a time
             opinions = [self._read(name, data) for name, data in images]
-            seen = [opinion.pixels for opinion in opinions if opinion.pixels is not None]
-            if not seen:
+            readable = [opinion.pixels for opinion in opinions if opinion.pixels is not None]
+            if not readable:
                 return opinions
-            found = find_heat(self.saved, np.stack(seen))
+            found = find_heat(self.saved, np.stack(readable))
         coming = iter(zip(*found, strict=True))
         return [
             opinion if opinion.pixels is None else self._judge(opinion, *next(coming))
@@ -118,7 +118,7 @@ class Adviser:
             return Opinion(name, reason(error))
         input_format = self.saved.description.input_format
         pixels = show(picture, input_format)
-        picture.thumbnail((_SIDE, _SIDE))  # of many large ones, one at a time is in memory
+        picture.thumbnail((_SIDE, _SIDE))  # only one large image is in memory at a time
         seen = picture if input_format.crop == "none" else Image.fromarray(pixels)
         return Opinion(name, picture=picture, seen=seen, pixels=pixels)
 
@@ -134,8 +134,8 @@ class Adviser:
         likeness = None
         if self.saved.gallery:
             likeness = _compare(self.saved.gallery, features, order[0], names)
-        said = {names[label]: float(probability[label]) for label in order}
-        return opinion._replace(heat=heat, probability=said, likeness=likeness)
+        by_class = {names[label]: float(probability[label]) for label in order}
+        return opinion._replace(heat=heat, probability=by_class, likeness=likeness)
 
 
 def _compare(

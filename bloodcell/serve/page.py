@@ -1,4 +1,4 @@
-"""The page of `serve`: images in, what the model makes of them out. Gradio draws the frame."""
+"""The web page of `serve`: shows uploaded images with the answers of the model."""
 
 import base64
 import html
@@ -17,7 +17,7 @@ from bloodcell.model.description import Description
 from bloodcell.serve.opinion import Adviser, Neighbour, Opinion
 from bloodcell.serve.photographs import Photographs
 
-MOST_IMAGES = 20  # of one request: each is some 50 KB of page
+MOST_IMAGES = 20  # per upload: each adds about 50 KB to the page
 _HOUR = 3600
 
 CSS = """
@@ -47,8 +47,8 @@ def make_page(
 
     Args:
         adviser: the model.
-        examples: images to begin with.
-        photographs: shows a training photograph, if it is at hand.
+        examples: images that a visitor can try.
+        photographs: reads a training photograph, if it is available.
     """
     described = adviser.saved.description
 
@@ -59,9 +59,8 @@ def make_page(
         cards = [_card(opinion, photographs) for opinion in adviser.look(images)]
         if len(paths) > MOST_IMAGES:
             rest = len(paths) - MOST_IMAGES
-            cards.append(
-                _note("bad", f"{rest:,} more were not looked at: {MOST_IMAGES} at a time.")
-            )
+            left_out = f"{rest:,} more images were left out: at most {MOST_IMAGES} at a time."
+            cards.append(_note("bad", left_out))
         return "".join(cards)
 
     # uploads are deleted an hour after they came
@@ -82,13 +81,13 @@ def make_page(
             + ("" if described.scores.get("drawn") else ": new to this model"),
             example_labels=[path.stem for path in examples],
         )
-        said = gradio.HTML(elem_id="answers")
-        chosen.change(answer, chosen, said, api_visibility="private", show_progress="full")
+        answers = gradio.HTML(elem_id="answers")
+        chosen.change(answer, chosen, answers, api_visibility="private", show_progress="full")
     return page
 
 
 def theme() -> Any:
-    """Plain, and with the system's fonts: nothing is loaded from elsewhere."""
+    """Returns a theme with the system's fonts: no other server is asked for any."""
     return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 
@@ -98,8 +97,8 @@ def _head(of: Description) -> str:
     if accuracy:
         seen = of.scores["test_photos_also_in_training"]
         scored = (
-            f" Right about {accuracy['value']:.2f} [{accuracy['low']:.2f}, {accuracy['high']:.2f}] "
-            f"of the test images, of {of.scores['photos']['test']:,} photographs, "
+            f" Accuracy {accuracy['value']:.2f} [{accuracy['low']:.2f}, {accuracy['high']:.2f}] "
+            f"on the test images, from {of.scores['photos']['test']:,} photographs, "
             + (f"{seen:,} of them seen in training." if seen else "none seen in training.")
         )
     drawn = " Trained on DRAWN smears." if of.scores.get("drawn") else ""
@@ -107,7 +106,7 @@ def _head(of: Description) -> str:
         f"<h1>bloodcell: {html.escape(of.name)}</h1>"
         f"<p>Tells {html.escape(', '.join(of.class_names))} apart.{scored}{drawn}</p>"
         + _note("bad", "<strong>Not for diagnosis.</strong> Every image is given one of these "
-                "classes, whatever it shows.")
+                "classes, even if it shows something else.")
     )  # fmt: skip
 
 
@@ -119,7 +118,7 @@ def _card(opinion: Opinion, photographs: Photographs) -> str:
     bars = "".join(_bar(*one) for one in opinion.probability.items())
     warm = _warm(opinion.seen, opinion.heat)
     pictures = _figure(opinion.picture or opinion.seen, "the image")
-    pictures += _figure(warm, "in colour: what spoke for the class")
+    pictures += _figure(warm, "in colour: the evidence for the class")
     return (
         f'<div class="bc-card">{title}<div class="bc-row">{pictures}<div class="bc-bars">'
         f"<strong>{html.escape(name)}, {probability:.1%}</strong>{bars}</div></div>"
@@ -131,21 +130,21 @@ def _likeness(opinion: Opinion, photographs: Photographs) -> str:
     of = opinion.likeness
     if of is None:
         return ""
-    said = ""
+    warning = ""
     if of.unfamiliar:
-        said = _note(
+        warning = _note(
             "odd",
             "<strong>Unlike anything seen in training.</strong> The class means little. "
-            f"({of.false_alarms:.1%} of the test images are called so too.)",
+            f"({of.false_alarms:.1%} of the test images are called unlike, too.)",
         )
     pictures = [photographs(one.file) for one in of.nearest]
     near = "".join(map(_neighbour, of.nearest, pictures))
-    hint = "" if any(pictures) else " Start with --data and the data it was trained on to see them."
+    hint = "" if any(pictures) else " Start with --data and the training data to see them."
     title = (
         f"Nearest training photograph of any class: distance {of.distance:.3f} (unlike over "
         f"{of.threshold:.3f}). Nearest of this class:{hint}"
     )
-    return f'{said}<div>{title}</div><div class="bc-near">{near}</div>'
+    return f'{warning}<div>{title}</div><div class="bc-near">{near}</div>'
 
 
 def _neighbour(one: Neighbour, picture: Image.Image | None) -> str:
@@ -154,7 +153,7 @@ def _neighbour(one: Neighbour, picture: Image.Image | None) -> str:
 
 
 def _warm(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """The image in colour where the heat is, with a line around the hotter half."""
+    """Returns the image in colour where the heat is, with a line around the hotter half."""
     spread = np.asarray(Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR))
     pixels = overlay(np.asarray(image), spread)
     hot = spread >= 0.5

@@ -1,4 +1,4 @@
-"""The training photographs of a model, to be shown where they are at hand."""
+"""Opens the training photographs of a model, so that the page can show them."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,16 +14,16 @@ from bloodcell.errors import InputError
 from bloodcell.evaluate.experiments import CONFIG
 from bloodcell.model.gallery import Gallery
 
-# of the file of a training photograph: a small picture, or None if it is not at hand
+# maps the file of a training photograph to a small image, or None if it is not available
 Photographs = Callable[[str], Image.Image | None]
 _SIDE = 96  # pixels
 
 
 def find_source(model: Path) -> Source | None:
-    """The images a run was trained on, if they still lie in a folder or an archive.
+    """Returns the data that a run was trained on, if its folder or archive still exists.
 
     Args:
-        model: as `--model` means it.
+        model: a run folder or its checkpoint.
     """
     folder = model.parent.parent if model.parent.name == "checkpoints" else model
     if not (folder / CONFIG).is_file():
@@ -33,23 +33,29 @@ def find_source(model: Path) -> Source | None:
         root = str(settings["data"]["root"])
         there = root not in named_datasets() and Path(root).expanduser().exists()
         return open_source(root) if there else None
-    except (ValueError, LookupError, TypeError, OSError, yaml.YAMLError):  # nobody asked for it
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        OSError,
+        yaml.YAMLError,
+    ):  # --data was not given: no reason to fail
         return None
 
 
 def open_photographs(
     source: Source | None, gallery: Gallery | None, wanted: bool, opened: ExitStack
 ) -> Photographs:
-    """Gives what shows a training photograph, if all of them are in the source.
+    """Returns a function that reads a training photograph, if the source has all of them.
 
     Args:
-        source: where they may lie.
-        gallery: of the model.
-        wanted: whether it is an error if they are not.
-        opened: closes what is opened for reading.
+        source: a folder or an archive that may hold them.
+        gallery: names the photographs that the model was trained on.
+        wanted: whether it is an error if the source lacks some.
+        opened: closes the source.
 
     Raises:
-        InputError: if they are not, and are wanted.
+        InputError: if the source lacks some, and `wanted`.
     """
     if source is None or gallery is None:
         return lambda _: None
@@ -67,7 +73,7 @@ def open_photographs(
     def show(name: str) -> Image.Image | None:
         try:
             picture = open_rgb(read(name))
-        except (*READ_ERRORS, KeyError):  # it was there when the server began
+        except (*READ_ERRORS, KeyError):  # it existed when the server started
             return None
         picture.thumbnail((_SIDE, _SIDE))
         return picture

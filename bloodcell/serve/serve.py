@@ -1,4 +1,4 @@
-"""`bloodcell serve`: a page of this machine's own, and an HTTP interface, for one model."""
+"""`bloodcell serve`: a local web page and an HTTP interface for one model."""
 
 import contextlib
 import ipaddress
@@ -8,15 +8,19 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from bloodcell.data.source import open_source
+from bloodcell.data.source import Source, open_source
 from bloodcell.datasets.drawn import CLASS_NAMES
 from bloodcell.datasets.drawn.smears import draw_photograph
 from bloodcell.errors import TERMINATED, InputError, require
 from bloodcell.infer.open import find_model
 from bloodcell.serve.photographs import find_source, open_photographs
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 HOST, PORT = "127.0.0.1", 7860
 _MOST_BYTES = 50_000_000  # of one request
@@ -32,15 +36,15 @@ def serve(
     Args:
         model: as `--model`.
         host: address to listen at.
-        port: likewise; 0 takes a free one.
-        data: as `data.root`, to show the nearest training photographs; None: that of the run, if it
-            is still there.
+        port: port to listen at; 0 takes a free one.
+        data: as `data.root`: shows the nearest training photographs; None: the data of the run, if
+            it still exists.
 
     Returns:
         True.
 
     Raises:
-        InputError: if a word cannot be used, the port is taken, or packages are missing.
+        InputError: if an argument cannot be used, the port is taken, or packages are missing.
     """
     require(0 <= port <= 65535, "--port", port, "0 to 65535")
     path = find_model(model)
@@ -52,44 +56,77 @@ def serve(
         tempfile.TemporaryDirectory() as folder,
         contextlib.ExitStack() as opened,
     ):
-        # before it is imported: where uploads lie, and that nobody is told of anything
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        try:
-            import gradio
-            import uvicorn
-        except ImportError as error:
-            ways = "pip install 'bloodcell[serve]'"
-            raise InputError(f"serve needs more packages: {ways}.") from error
-        from bloodcell.infer.saved import load_saved
-        from bloodcell.serve.api import make_api
-        from bloodcell.serve.opinion import Adviser
-        from bloodcell.serve.page import CSS, make_page, theme
-
-        adviser = Adviser(load_saved(path), _MOST_PIXELS)
         here, at = listener.getsockname()[:2]
         own = ipaddress.ip_address(here).is_loopback
-        app = make_api(adviser, _LOOPBACK if own else None, _MOST_BYTES)
-        photographs = open_photographs(source, adviser.saved.gallery, bool(data), opened)
-        page = make_page(adviser, _draw_examples(Path(folder)), photographs)
-        app = gradio.mount_gradio_app(
-            *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), css=CSS
-        )
+        # gradio reads them when it is imported: the folder of uploads; no telemetry
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        app, name = _make_app(path, source, bool(data), own, Path(folder), opened)
         shown = f"[{here}]" if ":" in here else here
-        print(f"{adviser.saved.description.name}: http://{shown}:{at} (Ctrl-C ends it)", flush=True)
+        print(f"{name}: http://{shown}:{at} (Ctrl-C ends it)", flush=True)
         if not own:
             warning = "whoever reaches this machine can use it, without a password."
             print(f"--host {host}: {warning}", file=sys.stderr)
-        # an open page would keep it alive
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # uploads are deleted
-        with contextlib.suppress(KeyboardInterrupt):  # its usual end
-            uvicorn.Server(config).run([listener])
+        _run(app, listener)
     print("stopped", file=sys.stderr)
     return True
 
 
+def _make_app(
+    path: Path,
+    source: Source | None,
+    wanted: bool,
+    own: bool,
+    folder: Path,
+    opened: contextlib.ExitStack,
+) -> "tuple[FastAPI, str]":
+    """Loads the model; returns the page and the interface, and the name of the model.
+
+    Args:
+        path: the model.
+        source: the training photographs, if they exist.
+        wanted: whether it is an error if they are not those of the model.
+        own: whether only this machine can reach the server.
+        folder: for the drawn examples.
+        opened: closes the source at the end.
+    """
+    try:
+        import gradio
+        import uvicorn  # noqa: F401  checked before the model is loaded
+    except ImportError as error:
+        ways = "pip install 'bloodcell[serve]'"
+        raise InputError(f"serve needs more packages: {ways}.") from error
+    from bloodcell.infer.saved import load_saved
+    from bloodcell.serve.api import make_api
+    from bloodcell.serve.opinion import Adviser
+    from bloodcell.serve.page import CSS, make_page, theme
+
+    adviser = Adviser(load_saved(path), _MOST_PIXELS)
+    app = make_api(adviser, _LOOPBACK if own else None, _MOST_BYTES)
+    photographs = open_photographs(source, adviser.saved.gallery, wanted, opened)
+    page = make_page(adviser, _draw_examples(folder), photographs)
+    app = gradio.mount_gradio_app(
+        *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), css=CSS
+    )
+    return app, adviser.saved.description.name
+
+
+def _run(app: "FastAPI", listener: socket.socket) -> None:
+    """Serves until Ctrl-C or SIGTERM."""
+    import uvicorn
+
+    # without a limit, an open page would keep the server alive
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # uploads are deleted
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end
+        uvicorn.Server(config).run([listener])
+
+
 def _listen(host: str, port: int) -> socket.socket:
-    """Takes the port, before a model is loaded for it."""
+    """Opens the port before a model is loaded.
+
+    Raises:
+        InputError: if it is taken, or this machine does not have the address.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -101,7 +138,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _draw_examples(folder: Path) -> list[Path]:
-    """Draws a smear of each class."""
+    """Draws a smear of each class; returns their files."""
     paths = []
     for seed, name in enumerate(CLASS_NAMES):
         paths.append(folder / f"drawn {name.lower()}.jpeg")

@@ -86,7 +86,7 @@ def test_a_row_a_cell_and_the_differential_count(
         assert sum(float(row[f"p_{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-4)
     said = capsys.readouterr().err
     assert "3 white cells" in said
-    assert "pictures without a white cell: 1" in said
+    assert "images without a white cell: 1" in said
     for name in NAMES:
         count = sum(row["class"] == name for row in named)
         line = next(line for line in said.splitlines() if line.strip().startswith(name))
@@ -133,7 +133,7 @@ def test_the_cells_from_python(model: str, slide: Path, run: Path) -> None:
     assert files[:4] == ["0", "0", "0", "1"]
     assert wide[:2].of_cells
     assert "too few to show cells" in loaded.predict(a, cells=True, field=50)[0].error
-    with pytest.raises(InputError, match="was trained on whole pictures"):
+    with pytest.raises(InputError, match="was trained on whole images"):
         bloodcell.load(run).predict(a, cells=True)
     with pytest.raises(InputError, match="field=0 cannot be used"):
         loaded.predict(a, cells=True, field=0)
@@ -197,12 +197,12 @@ def test_the_exported_file_cuts_the_cell_by_itself_also_in_8_bits(
         for name in NAMES:
             assert float(one[f"p_{name}"]) == pytest.approx(float(other[f"p_{name}"]), abs=3e-3)
     said = refused("predict", folder, "--model", "cells.onnx", "--cells")
-    assert "cuts one cell of a picture by itself" in said
+    assert "cuts one cell of an image by itself" in said
 
 
 def test_words_that_cannot_be_used(run: Path, model: str, slide: Path, refused: Refused) -> None:
     picture = str(slide / "a.png")
-    assert "was trained on whole pictures" in refused(
+    assert "was trained on whole images" in refused(
         "predict", picture, "--model", str(run), "--cells"
     )
     assert "--draw drawn is for --cells" in refused("predict", picture, "--draw", "drawn")

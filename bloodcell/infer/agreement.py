@@ -1,0 +1,176 @@
+"""Compares an exported model with the model it was made from, on the same images."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from bloodcell.data.crop import Pixels
+from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.errors import InputError, reason, require
+from bloodcell.evaluate.tables import print_wide
+from bloodcell.infer.inputs import Named, find_images
+from bloodcell.infer.runtime import Predictor, Probabilities
+
+_BATCH, _ROUNDS = 32, 5  # of the measurement of speed
+_HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
+_LEGEND = (
+    "Same class: share of {n:,} images that the file and the model in 32 bits give the same class. "
+    "Difference: the largest one of a probability. Accuracy: on the {known:,} images that lie in a "
+    "folder named as their class. One image: median time, with resizing. Images/s: in batches of "
+    f"{_BATCH} images that already have the model's size."
+)
+
+
+class Measurement(NamedTuple):
+    """The probabilities that a model gives for the compared images, and its speed.
+
+    Attributes:
+        probability: (n, classes).
+        seconds: median time for one image.
+        per_second: images per second, in batches.
+    """
+
+    probability: Probabilities
+    seconds: float
+    per_second: float
+
+
+class Agreement(NamedTuple):
+    """How far the answers of an exported model are from those of the original.
+
+    Attributes:
+        images: number of images that were compared.
+        other_class: number of images for which the most probable class differs.
+        difference: the largest absolute difference of a probability.
+    """
+
+    images: int
+    other_class: int
+    difference: float
+
+    @property
+    def share(self) -> float:
+        """Share of the images for which the most probable class is the same, 0 to 1."""
+        return 1 - self.other_class / self.images
+
+
+def sample_images(given: Sequence[str], most: int, archives: ExitStack) -> list[Named]:
+    """Chooses images spread evenly over all that are given, which are often sorted by class.
+
+    Args:
+        given: as `find_images`.
+        most: number of images at most.
+        archives: closes the archives that are opened.
+
+    Raises:
+        InputError: if there is no image.
+    """
+    images = list(find_images(given, archives))
+    require(bool(images), "IMAGES", " ".join(given), "at least one image")
+    places = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
+    return [images[place] for place in places]
+
+
+def read_images(images: Sequence[Named]) -> Iterator[tuple[Named, Pixels]]:
+    """Decodes each readable image to pixels (H, W, 3).
+
+    Raises:
+        InputError: if no image can be read.
+    """
+    found, why = False, ""
+    for image in images:
+        try:
+            pixels = np.array(open_rgb(image.read()))
+        except READ_ERRORS as error:
+            why = reason(error)
+            continue
+        found = True
+        yield image, pixels
+    if not found:
+        raise InputError(f"{images[0].name}: none of these images can be read ({why}).")
+
+
+def measure(
+    models: Sequence[Predictor], images: Sequence[Named], size: int
+) -> tuple[list[str], list[Measurement]]:
+    """Runs all models on the same images, in turns: the machine is in the same state for all.
+
+    Args:
+        models: the models to compare.
+        images: the images; unreadable ones are left out.
+        size: side of the square images of the speed measurement, in pixels.
+
+    Returns:
+        The name of each image's folder, and a measurement for each model.
+    """
+    folders: list[str] = []
+    probability: list[list[Probabilities]] = [[] for _ in models]
+    seconds: list[list[float]] = [[] for _ in models]
+    for image, pixels in read_images(images):
+        folders.append(Path(image.name).parent.name)
+        for place, model in enumerate(models):
+            start = time.perf_counter()
+            probability[place].append(model.classify(pixels[None]))
+            seconds[place].append(time.perf_counter() - start)
+    batch = np.zeros((_BATCH, size, size, 3), np.uint8)
+    rounds: list[list[float]] = [[] for _ in models]
+    for _ in range(_ROUNDS):
+        for place, model in enumerate(models):
+            start = time.perf_counter()
+            model.classify(batch)
+            rounds[place].append(time.perf_counter() - start)
+    return folders, [
+        Measurement(np.concatenate(rows), median(times), _BATCH / median(batches))
+        for rows, times, batches in zip(probability, seconds, rounds, strict=True)
+    ]
+
+
+def compare(before: Probabilities, after: Probabilities) -> Agreement:
+    """Compares the probabilities (n, classes) of two models."""
+    other_class = int((before.argmax(1) != after.argmax(1)).sum())
+    return Agreement(len(before), other_class, float(np.abs(before - after).max()))
+
+
+def print_agreement(
+    labels: Sequence[str],
+    sizes: Sequence[int],
+    measurements: Sequence[Measurement],
+    agreements: Sequence[Agreement],
+    folders: Sequence[str],
+    class_names: list[str],
+) -> None:
+    """Prints a table with a row for the original model and one for each exported file.
+
+    Args:
+        labels: names of the rows.
+        sizes: bytes of the files.
+        measurements: of all models, the original first.
+        agreements: of the exported models.
+        folders: name of the folder of each image.
+        class_names: the classes.
+    """
+    known = np.array([folder in class_names for folder in folders])
+    true = np.array([class_names.index(f) for f in folders if f in class_names])
+    rows = []
+    for label, size, measured, agreement in zip(
+        labels, sizes, measurements, [None, *agreements], strict=True
+    ):
+        right = measured.probability[known].argmax(1) == true
+        rows.append(
+            [
+                label,
+                f"{size / 1e6:.1f}",
+                f"{agreement.share:.2%}" if agreement else "",
+                f"{agreement.difference:.1g}" if agreement else "",
+                f"{right.mean():.4f}" if len(right) else "not known",
+                f"{measured.seconds * 1e3:.1f} ms",
+                f"{measured.per_second:,.0f}",
+            ]
+        )
+    legend = _LEGEND.format(n=len(folders), known=int(known.sum()))
+    print_wide(_HEADINGS, rows, legend, words=("",))

@@ -1,0 +1,180 @@
+"""A trained model in the folder layout of the Hugging Face Hub, which timm loads by itself."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from bloodcell.data.crop import InputFormat, Pixels, show
+from bloodcell.errors import InputError, require
+from bloodcell.evaluate.card import make_card
+from bloodcell.infer.runtime import Predictor, Probabilities
+from bloodcell.infer.saved import Saved
+
+WEIGHTS = "model.safetensors"
+_OTHER_FORMATS = "Give --out a file that ends in .onnx, .pt2 or .safetensors"
+_USAGE = """\
+```python
+import timm
+from PIL import Image
+{imports}
+model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+image = Image.open("cell.jpeg").convert("RGB")
+{crop}probability = model(transform(image)[None]).softmax(1)[0]
+print(dict(zip(model.pretrained_cfg["label_names"], probability.tolist())))
+```
+
+On the Hugging Face Hub, `hf-hub:OWNER/NAME` takes the place of `local-dir:{folder}`.{note}"""
+_IMPORTS = "\nfrom bloodcell.data.crop import InputFormat, show\n"
+_CROP = 'image = Image.fromarray(show(image, InputFormat({size}, "cell")))  # cuts the cell out\n'
+_CELL_NOTE = """
+
+**timm does not cut the cell out of a photograph.** Without the line that does, the answers on whole
+photographs are wrong; this also holds for the image-classification pipeline of transformers."""
+
+
+class HubModel:
+    """A model that timm loads from an exported folder, with timm's own preprocessing.
+
+    Args:
+        folder: as `write_hub_folder` wrote it.
+        input_format: with `crop: cell`, bloodcell cuts the cell before timm's preprocessing.
+    """
+
+    def __init__(self, folder: Path, input_format: InputFormat) -> None:
+        self._model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        data: Any = timm.data  # has no types
+        self._transform = data.create_transform(**data.resolve_model_data_config(self._model))
+        self._input_format = input_format
+
+    def classify(self, pixels: Pixels) -> Probabilities:
+        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        if self._input_format.crop == "cell":
+            pixels = _show_all(pixels, self._input_format)
+        with torch.inference_mode():
+            batch = torch.stack([self._transform(Image.fromarray(image)) for image in pixels])
+            probability: Probabilities = self._model(batch).softmax(1).numpy()
+        return probability
+
+
+class ResizingModel:
+    """A model that is given images of any size, which Pillow resizes as `predict` does.
+
+    Args:
+        model: takes images of the input format.
+        input_format: the part of an image that the model is given.
+    """
+
+    def __init__(self, model: Predictor, input_format: InputFormat) -> None:
+        self._model = model
+        self._input_format = input_format
+
+    def classify(self, pixels: Pixels) -> Probabilities:
+        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        return self._model.classify(_show_all(pixels, self._input_format))
+
+
+def _show_all(pixels: Pixels, input_format: InputFormat) -> Pixels:
+    return np.stack([show(Image.fromarray(image), input_format) for image in pixels])
+
+
+@contextmanager
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write to, and moves its files to their place if no error occurred.
+
+    Args:
+        folder: is made if it does not exist; files of the same names are replaced.
+    """
+    place = folder.absolute()
+    with TemporaryDirectory(prefix=f"{place.name}.partial", dir=place.parent) as partial:
+        yield Path(partial)
+        place.mkdir(exist_ok=True)
+        for file in Path(partial).iterdir():
+            file.replace(place / file.name)
+
+
+def write_hub_folder(saved: Saved, folder: Path, name: str) -> None:
+    """Writes `config.json`, `model.safetensors` and `README.md`.
+
+    Args:
+        saved: the model.
+        folder: an existing, empty folder.
+        name: name of the folder in the instructions of the card.
+
+    Raises:
+        InputError: if timm has no model with the same head.
+    """
+    description = saved.description
+    size, cell = description.image_size, description.crop == "cell"
+    model = _as_timm_model(saved)
+    model.pretrained_cfg.update(
+        input_size=(3, size, size),
+        interpolation="bilinear",
+        crop_mode="squash",
+        crop_pct=1.0,
+        mean=tuple(description.recipe["mean"]),
+        std=tuple(description.recipe["std"]),
+        license="apache-2.0",
+        **dict.fromkeys(("test_input_size", "test_crop_pct", "pool_size", "tag", "paper_ids")),
+    )
+    timm.models.save_for_hf(
+        model,
+        str(folder),
+        model_config={"label_names": description.class_names},
+        safe_serialization=True,
+    )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # timm adds num_classes, which transformers passes to create_model a second time
+    config["model_args"] = description.recipe["options"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    usage = _USAGE.format(
+        folder=name,
+        imports=_IMPORTS if cell else "",
+        crop=_CROP.format(size=size) if cell else "",
+        note=_CELL_NOTE if cell else "",
+    )
+    card = make_card(description, folder / WEIGHTS, usage=usage)
+    (folder / "README.md").write_text(f"{card}\n", encoding="utf-8")
+
+
+def _as_timm_model(saved: Saved) -> Any:
+    """Builds timm's own model with the same weights; the temperature is part of its classifier.
+
+    Raises:
+        InputError: if the head is not a linear layer on averaged features, as timm's is.
+    """
+    description = saved.description
+    *_, last = saved.network.head.children()
+    head = f"pool {description.pool}, hidden {description.hidden}"
+    rule = f"for a model with pool avg and no hidden layers, as timm's own. {_OTHER_FORMATS}"
+    linear = description.pool == "avg" and not description.hidden
+    require(linear, "--out", f"a folder for a model with {head}", rule)
+    options: dict[str, Any] = dict(description.recipe["options"])
+    options["num_classes"] = len(description.class_names)
+    model: Any = timm.create_model(description.backbone, **options)
+    classifier = model.get_classifier()
+    missing, extra = model.load_state_dict(saved.network.trunk.state_dict(), strict=False)
+    own = set(map(id, classifier.parameters()))
+    names = {name for name, value in model.named_parameters() if id(value) in own}
+    if (
+        extra
+        or set(missing) != names
+        or not isinstance(classifier, nn.Linear)
+        or classifier.weight.shape != last.weight.shape
+    ):
+        raise InputError(
+            f"--out: timm's own {description.backbone} has other layers than this model. "
+            f"{_OTHER_FORMATS}."
+        )
+    divisor = description.temperature or 1.0
+    classifier.load_state_dict({k: value / divisor for k, value in last.state_dict().items()})
+    return model.eval()
