@@ -82,7 +82,8 @@ class Command(LightningCLI):
         parser.add_argument("--save_every_n_steps", type=int | None, default=None)
         parser.add_argument("--save_every_minutes", type=float | None, default=10.0)
         parser.add_argument("--rollbacks", type=int, default=0)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_whole_number)
+        for group in ("data", "model"):
+            parser.link_arguments("seed_everything", f"{group}.seed", compute_fn=_whole_number)
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
@@ -248,13 +249,14 @@ class Command(LightningCLI):
 
     def _introduce(self) -> None:
         """Says what is there, and reads the images before a run folder is made for them."""
+        self.datamodule.trainer = self.trainer
+        self.datamodule.prepare_data()
         if self.trainer.is_global_zero:
             print(self.datamodule.summary())
             print(self.model.summary())
             if self.resumed:
                 step = self.checkpoint["global_step"] if self.checkpoint else 0
                 print(f"going on with {os.path.relpath(self.resumed)} after step {step:,}")
-        self.datamodule.trainer = self.trainer
         self.datamodule.setup(str(self.subcommand))
 
     def _scored(self) -> str:

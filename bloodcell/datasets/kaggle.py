@@ -10,6 +10,7 @@ from bloodcell.errors import InputError, reason
 HANDLE = "paultimothymooney/blood-cells"
 # a fixed version: from the second time on, kagglehub answers from its cache without a network
 VERSION = 6
+CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 N_FILES = 12_515
 # SHA-256 over the sorted lines "SPLIT/CLASS/FILE SHA-256-OF-FILE\n" of all class folders
 DIGEST = "c77b3c043a09aa5647509232a18f7aa3252b4282eef43faca9943e6b965e1d40"
