@@ -160,6 +160,7 @@ class Command(LightningCLI):
         asked = self.checkpoint and self.subcommand != "fit"  # then its settings hold
         with refusing(runs.CKPT_PATH, Path(config.ckpt_path)) if asked else nullcontext():
             super().instantiate_classes()
+        self._keep_class_paths(config.as_dict())
         # what is written into config.yaml repeats the whole run, not only its last stretch
         if self.subcommand == "fit":
             config.model.weights, config.ckpt_path = weights, None
@@ -168,6 +169,12 @@ class Command(LightningCLI):
                 self._check_data(self.checkpoint)
         elif (trained_on := read_trained_on(weights)) is not None and self.subcommand == "fit":
             runs.check_new_to(trained_on, self.datamodule, weights)
+
+    def _keep_class_paths(self, config: dict[str, Any]) -> None:
+        """Lets checkpoints hold by class path what the model and the data hold as objects."""
+        for key in ("optimizer", "scheduler"):
+            self.model.hparams[key] = config["model"][key]
+        self.datamodule.hparams["transforms"] = config["data"]["transforms"]
 
     def _check_data(self, checkpoint: dict[str, Any]) -> None:
         self.model.on_load_checkpoint(checkpoint)

@@ -364,7 +364,7 @@ class BloodCells(LightningDataModule):
     def _eval_loader(self, part: str) -> DataLoader[Batch]:
         dataset = self.datasets[part]
         even = EvenSampler(len(dataset), *self._devices())
-        return DataLoader(dataset, self.batch_size, sampler=even, collate_fn=as_it_is)
+        return DataLoader(dataset, batch_size=self.batch_size, sampler=even, collate_fn=as_it_is)
 
 
 def _check(hp: Any) -> None:

@@ -19,13 +19,14 @@ from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's, of torch
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
 ]
 
 
 def trainer(**changes: Any) -> Trainer:
-    settings = {
+    settings: dict[str, Any] = {
         "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
         "enable_progress_bar": False, "enable_model_summary": False,
     }  # fmt: skip
@@ -34,12 +35,12 @@ def trainer(**changes: Any) -> Trainer:
 
 def smears_data(smears: Path, **changes: Any) -> bloodcell.BloodCells:
     photos = str(smears / "photos.csv")
-    settings = {"photos": photos, "image_size": 32, "batch_size": 8}
+    settings: dict[str, Any] = {"photos": photos, "image_size": 32, "batch_size": 8}
     return bloodcell.BloodCells(str(smears / "images"), **(settings | changes))
 
 
 def tiny(**changes: Any) -> bloodcell.Classifier:
-    settings = {
+    settings: dict[str, Any] = {
         "class_names": list("abcd"), "image_size": 32, "backbone": "test_efficientnet",
         "weights": "none", "pool": "avg", "lr": 1e-3, "compile": False,
     }  # fmt: skip
@@ -62,7 +63,8 @@ class Linear(LightningModule):
     validation_step = test_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.layers(batch["image"] / 255).argmax(1)
+        said: Tensor = self.layers(batch["image"] / 255)
+        return said.argmax(1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 1e-3)
@@ -142,7 +144,7 @@ def test_setup_opens_what_was_prepared(smears: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_checkpoint_holds_the_data_modules_state(smears: Path, tmp_path: Path) -> None:
     data, runs = smears_data(smears, transforms=[v2.RandomHorizontalFlip()]), trainer()
-    own = {"optimizer": torch.optim.AdamW, "lr": 1e-5}
+    own: dict[str, Any] = {"optimizer": torch.optim.AdamW, "lr": 1e-5}
     runs.fit(tiny(class_names=data.class_names, **own), data)
     runs.save_checkpoint(tmp_path / "x.ckpt")
     state = torch.load(tmp_path / "x.ckpt", weights_only=True)
