@@ -1,7 +1,5 @@
 """Loss and scores while a run trains, on any number of devices."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -51,7 +49,7 @@ class BalancedAccuracy(MulticlassRecall):
 
     def compute(self) -> Tensor:
         """Returns the balanced accuracy, 0 to 1, or NaN of no images."""
-        return cast(Tensor, super().compute())[self.tp + self.fn > 0].mean()
+        return super().compute()[self.tp + self.fn > 0].mean()
 
 
 class MeanAUROC(MulticlassAUROC):
@@ -64,7 +62,7 @@ class MeanAUROC(MulticlassAUROC):
 
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own differs as much
         """Returns the mean area, 0 to 1, or NaN if no class has a curve."""
-        areas = cast(Tensor, super().compute())
+        areas = super().compute()
         negatives, positives = self.confmat[0].sum(2).unbind(1)
         return areas[(positives > 0) & (negatives > 0)].mean()
 
