@@ -5,13 +5,17 @@ said = model.predict("my_images")       # paths or arrays; a row an image
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bloodcell.data.datamodule import BloodCells
     from bloodcell.infer.loaded import load
+    from bloodcell.train.task import Classifier
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["BloodCells", "Classifier", "__version__", "load"]
+_HOMES = {"BloodCells": "data.datamodule", "Classifier": "train.task", "load": "infer.loaded"}
 
 # nobody is told of anything; they read it as they are imported
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime, from 1.29 on
@@ -20,8 +24,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 def __getattr__(name: str) -> Any:
     """Imports what is heavy when it is asked for: `import bloodcell` takes no time."""
-    if name == "load":
-        from bloodcell.infer.loaded import load
-
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -185,7 +185,7 @@ def test_recipes_of_strangers(change: dict[str, Any], message: str) -> None:
     ("change", "message"),
     [
         ({"callbacks": [1]}, "is not as bloodcell writes it: callbacks cannot be used"),
-        ({"trained_on": "all"}, r"cannot be read as a model \(isin"),
+        ({"BloodCells": {"trained_on": "all"}}, r"cannot be read as a model \(isin"),
         ({"recipe": {"mean": 1}}, "cannot be read as a model"),
         ({"hyper_parameters": {"lr": "much"}}, "cannot be read as a model"),
     ],

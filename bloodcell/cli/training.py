@@ -83,7 +83,8 @@ class Command(LightningCLI):
         parser.add_argument("--save_every_minutes", type=float | None, default=10.0)
         parser.add_argument("--rollbacks", type=int, default=0)
         parser.add_argument("--monitor", type=str, default="val/loss")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_whole_number)
+        for group in ("data", "model"):
+            parser.link_arguments("seed_everything", f"{group}.seed", compute_fn=_whole_number)
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
@@ -160,6 +161,7 @@ class Command(LightningCLI):
         asked = self.checkpoint and self.subcommand != "fit"  # then its settings hold
         with refusing(runs.CKPT_PATH, Path(config.ckpt_path)) if asked else nullcontext():
             super().instantiate_classes()
+        self._keep_class_paths(config.as_dict())
         # what is written into config.yaml repeats the whole run, not only its last stretch
         if self.subcommand == "fit":
             config.model.weights, config.ckpt_path = weights, None
@@ -168,6 +170,12 @@ class Command(LightningCLI):
                 self._check_data(self.checkpoint)
         elif (trained_on := read_trained_on(weights)) is not None and self.subcommand == "fit":
             runs.check_new_to(trained_on, self.datamodule, weights)
+
+    def _keep_class_paths(self, config: dict[str, Any]) -> None:
+        """Lets checkpoints hold by class path what the model and the data hold as objects."""
+        for key in ("optimizer", "scheduler"):
+            self.model.hparams[key] = config["model"][key]
+        self.datamodule.hparams["transforms"] = config["data"]["transforms"]
 
     def _check_data(self, checkpoint: dict[str, Any]) -> None:
         self.model.on_load_checkpoint(checkpoint)
@@ -251,13 +259,14 @@ class Command(LightningCLI):
 
     def _introduce(self) -> None:
         """Says what is there, and reads the images before a run folder is made for them."""
+        self.datamodule.trainer = self.trainer
+        self.datamodule.prepare_data()
         if self.trainer.is_global_zero:
             print(self.datamodule.summary())
             print(self.model.summary())
             if self.resumed:
                 step = self.checkpoint["global_step"] if self.checkpoint else 0
                 print(f"going on with {os.path.relpath(self.resumed)} after step {step:,}")
-        self.datamodule.trainer = self.trainer
         self.datamodule.setup(str(self.subcommand))
 
     def _scored(self) -> str:

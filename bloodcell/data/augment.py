@@ -8,11 +8,12 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Augment = Literal["none", "flips", "full"]
 
+_TRANSFORMS = 2**41  # rows of no table: they draw what augmentation and dropout do not
 _GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as int64
 # of `full`; shift, shear and what lies outside are as in the copies of the Kaggle set
 _SHIFT, _SHEAR, _SCALE = 0.1, 0.2, 0.15  # share of the side; tangent; +- of 1
@@ -45,6 +46,29 @@ def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: 
         turned = (bits & bit).bool()[:, None, None, None]
         images = torch.where(turned, images.flip(axis), images)
     return images
+
+
+def transform_batch(
+    images: Tensor, transforms: nn.Module, seed: int, epoch: int, step: int
+) -> Tensor:
+    """Applies transforms of torchvision to a batch; what is drawn elsewhere stays as it is.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        transforms: what to apply; it draws from torch's generators.
+        seed: the run's seed.
+        epoch: from 0.
+        step: number of the batch within the epoch, over all devices, from 0.
+
+    Returns:
+        What they return, in channels-last memory.
+    """
+    drawn = int(random_bits(torch.tensor([_TRANSFORMS + step]), seed, epoch))
+    devices = [images.device] if images.is_cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(drawn)
+        changed: Tensor = transforms(images)
+    return changed.contiguous(memory_format=torch.channels_last)
 
 
 def random_bits(rows: Tensor, seed: int, epoch: int) -> Tensor:

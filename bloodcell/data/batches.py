@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,25 @@ class Batch(TypedDict):
     image: Tensor
     target: Tensor
     row: Tensor
+
+
+def as_batch(batch: Any, place: tuple[int, int, int] = (0, 1, 0)) -> Batch:
+    """Names the parts of a batch that comes as a tuple (image, target) from any DataLoader.
+
+    Args:
+        batch: such a tuple, or a `Batch`, which is returned as it is.
+        place: how many images came before on this device, the number of devices, and its rank.
+            From these the rows are numbered as Lightning shares out a data set in its order.
+
+    Returns:
+        The batch; `row` is made up where there was none.
+    """
+    if isinstance(batch, dict):
+        return cast(Batch, batch)
+    image, target = batch
+    before, world, rank = place
+    row = (before + torch.arange(len(target), device=target.device)) * world + rank
+    return {"image": image, "target": target, "row": row}
 
 
 class ImageDataset(Dataset[Batch]):
@@ -114,7 +133,7 @@ class Loader(DataLoader[Batch]):
     """
 
     def __init__(self, dataset: ImageDataset, batches: Batches) -> None:
-        super().__init__(dataset, batch_sampler=batches, collate_fn=_as_it_is)
+        super().__init__(dataset, batch_sampler=batches, collate_fn=as_it_is)
         self._batches = batches
 
     def state_dict(self) -> dict[str, int]:
@@ -141,5 +160,6 @@ class Loader(DataLoader[Batch]):
         return {"batch_size": self._batches.batch_size, "devices": devices}
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
+    """Returns what a dataset fetched whole: there is nothing to collate."""
     return batch

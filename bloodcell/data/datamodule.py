@@ -6,15 +6,15 @@ import zlib
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DistributedSampler, Sampler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler
 
-from bloodcell.data.augment import Augment, augment_batch
-from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader
+from bloodcell.data.augment import Augment, augment_batch, transform_batch
+from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader, as_it_is
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import Crop, InputFormat, Pixels
 from bloodcell.data.decode import (
@@ -25,19 +25,24 @@ from bloodcell.data.decode import (
     decode_into,
 )
 from bloodcell.data.placement import OnDevice, check_room, place_images
-from bloodcell.data.source import open_source
+from bloodcell.data.source import Source, open_source
 from bloodcell.data.splits import Split, count_photos, make_parts, shared_photos
-from bloodcell.data.table import PARTS, build_table
-from bloodcell.errors import InputError, require
+from bloodcell.data.table import PARTS, Table, build_table
+from bloodcell.datasets.named import named_datasets
+from bloodcell.errors import InputError, listed, require
 
 AUTO = "auto"
-
-
+_PARTS_OF = {"validate": ("val",), "test": ("test",), "predict": ("test",)}  # by stage
 _MOST_FACTS = 2**30  # bytes: of millions of files
 
 
 class BloodCells(LightningDataModule):
     """Photographs of blood cells in class folders, grouped by photograph.
+
+    Batches are dicts of `image` (B, 3, H, W) uint8, `target` (B,) and `row` (B,), for any
+    LightningModule. On several devices an evaluation fills up the last batches with rows whose
+    target is -100, which cross-entropy leaves out; give the Trainer `use_distributed_sampler=False`
+    there, as the samplers know the devices.
 
     Args:
         root: a folder of class folders, a .zip of one, `kaggle` (downloaded once) or `drawn`.
@@ -60,12 +65,13 @@ class BloodCells(LightningDataModule):
             into memory at each start.
         on_device: all decoded images in the training device's memory, where batches are picked:
             `auto` if they take at most half of a GPU's free memory, true, or false to stream them.
+        transforms: transforms of torchvision.transforms.v2, by class path, which change each
+            training batch (B, 3, H, W) uint8 on the device, before `augment`; a random one draws
+            once for the whole batch, as decided by seed, epoch and step.
         seed: decides split, order and augmentation; the command line takes it from seed_everything.
 
     Attributes:
-        table: all images.
-        class_names: the classes, in the order of the network's outputs.
-        parts: row numbers of train, val and test.
+        datasets: the images of each part that is set up.
         left_out: number of images that could not be read.
     """
 
@@ -83,18 +89,14 @@ class BloodCells(LightningDataModule):
         unreadable: Unreadable = "stop",
         cache_gib: float = 20.0,
         on_device: OnDevice = "auto",
+        transforms: list[nn.Module] = [],  # noqa: B006  never changed; --help shows it
         seed: int = 0,
     ) -> None:
         super().__init__()
-        rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
-        require(image_size in IMAGE_SIZES, "data.image_size", image_size, rule)
-        holds = batch_size == "auto" or batch_size > 0
-        require(holds, "data.batch_size", batch_size, "1 or more, e.g. 32, or auto")
-        rule = "0.05 to 0.5 and one in a whole number, e.g. 0.2, 0.25, 0.33"
-        whole = abs(val_share * round(1 / max(val_share, 0.01)) - 1) < 0.02
-        require(0.05 <= val_share <= 0.5 and whole, "data.val_share", val_share, rule)
-        require(cache_gib >= 0, "data.cache_gib", cache_gib, "0 or more, e.g. 20")
         self.save_hyperparameters(logger=False)
+        _check(self.hparams)
+        if any(isinstance(one, nn.Module) for one in self.hparams["transforms"]):
+            self.hparams["transforms"] = []  # a checkpoint holds plain types only
         self.split: Split = split
         self.image_size = image_size
         self.input_format = InputFormat(image_size, crop)
@@ -103,22 +105,47 @@ class BloodCells(LightningDataModule):
         self.unreadable: Unreadable = unreadable
         self.cache_gib = cache_gib
         self.on_device: OnDevice = on_device
+        self.transforms = nn.Sequential(*transforms)
         self.seed = seed
-        self.source = open_source(root)
-        self.table = build_table(self.source, Path(photos) if photos else None)
-        self.class_names = list(self.table.class_names)
-        self.parts = make_parts(self.table, split, fold, seed, val_share)
         self.datasets: dict[str, ImageDataset] = {}
         self.left_out = 0
 
+    @cached_property
+    def source(self) -> Source:
+        """Where the images lie; downloaded or drawn if they are not there."""
+        return open_source(self.hparams["root"])
+
+    @cached_property
+    def table(self) -> Table:
+        """All images, with class, photograph and official part."""
+        photos = self.hparams["photos"]
+        return build_table(self.source, Path(photos) if photos else None)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The classes, in the order of the network's outputs; a named set needs no images."""
+        named = named_datasets().get(self.hparams["root"])
+        return list(named.class_names if named else self.table.class_names)
+
+    @cached_property
+    def parts(self) -> dict[str, list[int]]:
+        """Row numbers of train, val and test."""
+        hp = self.hparams
+        return make_parts(self.table, self.split, hp["fold"], self.seed, hp["val_share"])
+
+    def prepare_data(self) -> None:
+        """Downloads or draws the images and decodes them into the cache, on one process."""
+        if not self.datasets and self._most_of_a_dry_run() == 0 and self.cache_gib:
+            self._decode([], keep=True)
+
     def setup(self, stage: str) -> None:
-        """Decodes images once, before any training; `fast_dev_run` only what it will use.
+        """Opens the decoded images; without a cache, decodes those that will be used.
 
         Args:
-            stage: `fit` wants all parts, so that a bad test image stops a run at its start;
-                `validate` and `test` want their own.
+            stage: `fit` needs all parts, so that a bad test image stops a run at its start;
+                `validate` needs its own, `test` and `predict` the test part.
         """
-        wanted = {"validate": ("val",), "test": ("test",)}.get(stage, PARTS)
+        wanted = _PARTS_OF.get(stage, PARTS)
         if all(part in self.datasets for part in wanted):
             return
         parts = {part: self.parts[part] for part in wanted}
@@ -152,10 +179,11 @@ class BloodCells(LightningDataModule):
 
     def _most_of_a_dry_run(self) -> int:
         """Images of each part that `fast_dev_run` will use; 0 if this is none."""
-        trainer = self.trainer
-        if not trainer or not trainer.fast_dev_run:  # type: ignore[attr-defined]  # undeclared
+        trainer: Any = self.trainer  # which declares few of its attributes
+        if not trainer or not trainer.fast_dev_run:
             return 0
-        return int(trainer.limit_train_batches or 1) * self.batch_size * trainer.world_size
+        world: int = trainer.world_size
+        return int(trainer.limit_train_batches or 1) * self.batch_size * world
 
     def _decode(self, rows: list[int], keep: bool) -> tuple[Pixels, list[int], dict[str, str]]:
         """The pixels, the row of the table each belongs to, and the names of unreadable files."""
@@ -174,6 +202,47 @@ class BloodCells(LightningDataModule):
         """The facts of the table, for every checkpoint: which file has changed since?"""
         text = json.dumps(self.table.facts).encode("utf-8", "surrogatepass")
         return torch.tensor(list(zlib.compress(text)), dtype=torch.uint8)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must know of its data: which images there were, which were trained on.
+
+        Returns:
+            `fingerprint` of the table, `facts` as `packed_facts`, and `trained_on`.
+        """
+        return {
+            "fingerprint": self.table.fingerprint,
+            "facts": self.packed_facts,
+            "trained_on": self.trained_on,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes sure that a training goes on with the data it began with.
+
+        Raises:
+            InputError: if files, classes, photographs or cells have changed.
+        """
+        if self.trainer and self.trainer.state.fn == "fit":
+            self.check_unchanged(state_dict)
+
+    def check_unchanged(self, state: dict[str, Any]) -> None:
+        """Compares the data with that of a checkpoint.
+
+        Args:
+            state: as `state_dict` returned it; the first checkpoints have no `facts`.
+
+        Raises:
+            InputError: if files, classes, photographs or cells have changed.
+        """
+        now, then = self.table.fingerprint, state["fingerprint"]
+        if now == then:
+            return
+        names = self.changed_since(state["facts"]) if "facts" in state else []
+        which = f"; changed, gone or new: {listed(names, 5)}" if names else ""
+        raise InputError(
+            f"data.root={self.source.root} has changed since the run began (fingerprint {now}, "
+            f"then {then}{which}): images could move between train and test. Restore it, or start "
+            "a new run without --ckpt_path."
+        )
 
     def changed_since(self, packed: Tensor) -> list[str]:
         """Names the files that are not as they were: changed, gone or new.
@@ -211,7 +280,8 @@ class BloodCells(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Batches in an order that is a function of (seed, epoch)."""
-        return self._loader(self.datasets["train"], self._shuffled(*self._devices()))
+        batches = Batches(self._shuffled(*self._devices()), self.batch_size)
+        return Loader(self.datasets["train"], batches)
 
     def batch_files(self, epoch: int, batch_idx: int) -> list[str]:
         """Names the images of a training batch, on all devices.
@@ -232,23 +302,34 @@ class BloodCells(LightningDataModule):
         return names
 
     def _shuffled(self, world: int, rank: int) -> DistributedSampler[Batch]:
+        trainer: Any = self.trainer
         # Lightning looks for another kind of sampler when it switches shuffling off
-        shuffle = not (self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        shuffle = not (trainer and trainer.overfit_batches)
         train = self.datasets["train"]
         return DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
 
-    def val_dataloader(self) -> Loader:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation image once."""
         return self._eval_loader("val")
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> DataLoader[Batch]:
         """Every test image once."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every test image once, in the order of `parts["test"]`."""
         return self._eval_loader("test")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device they were sent to."""
         trainer = self.trainer
         if trainer and trainer.training:
+            if self.transforms:
+                world, rank = self._devices()
+                step = (trainer.fit_loop.batch_idx + 1) * world + rank  # of the batch to come
+                batch["image"] = transform_batch(
+                    batch["image"], self.transforms, self.seed, trainer.current_epoch, step
+                )
             batch["image"] = augment_batch(
                 batch["image"], batch["row"], self.augment, self.seed, trainer.current_epoch
             )
@@ -279,11 +360,19 @@ class BloodCells(LightningDataModule):
     def _devices(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _eval_loader(self, part: str) -> Loader:
+    def _eval_loader(self, part: str) -> DataLoader[Batch]:
         dataset = self.datasets[part]
-        return self._loader(dataset, EvenSampler(len(dataset), *self._devices()))
+        even = EvenSampler(len(dataset), *self._devices())
+        return DataLoader(dataset, batch_size=self.batch_size, sampler=even, collate_fn=as_it_is)
 
-    def _loader(
-        self, dataset: ImageDataset, sampler: Sampler[int] | DistributedSampler[Batch]
-    ) -> Loader:
-        return Loader(dataset, Batches(sampler, self.batch_size))
+
+def _check(hp: Any) -> None:
+    """Refuses settings out of range."""
+    rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
+    require(hp["image_size"] in IMAGE_SIZES, "data.image_size", hp["image_size"], rule)
+    holds = hp["batch_size"] == AUTO or hp["batch_size"] > 0
+    require(holds, "data.batch_size", hp["batch_size"], "1 or more, e.g. 32, or auto")
+    rule, share = "0.05 to 0.5 and one in a whole number, e.g. 0.2, 0.25, 0.33", hp["val_share"]
+    whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
+    require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)
+    require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")

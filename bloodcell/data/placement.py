@@ -61,7 +61,8 @@ def _resident(images: Tensor, device: torch.device) -> Gather:
     step = max(1, _CHUNK // images[0].nbytes)
     for start in range(0, len(images), step):  # in parts: the driver stages what it copies
         held[start : start + step].copy_(images[start : start + step])
-    return lambda place: held[place.to(device, non_blocking=True)]
+    pinned = device.type == "cuda"  # elsewhere, what is not copied yet could be read
+    return lambda place: held[place.to(device, non_blocking=pinned)]
 
 
 class Streamed:

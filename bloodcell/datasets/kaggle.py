@@ -25,6 +25,7 @@ CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 TEST_SIMPLE = "test_simple"  # folder with the photographs of TEST once more, without copies
 # with a fixed version, kagglehub answers from its cache without a network from the second time on
 VERSION = 6
+CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 N_FILES = 12_515
 # SHA-256 over the sorted lines "SPLIT/CLASS/FILE SHA-256-OF-FILE\n" of all class folders
 DIGEST = "c77b3c043a09aa5647509232a18f7aa3252b4282eef43faca9943e6b965e1d40"

@@ -14,7 +14,13 @@ from torch import Tensor
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import write_whole_bytes
-from bloodcell.model.checkpoint import find_checkpoint, network_state, read_checkpoint, refusing
+from bloodcell.model.checkpoint import (
+    data_state,
+    find_checkpoint,
+    network_state,
+    read_checkpoint,
+    refusing,
+)
 from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
 from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import Network, PretrainedConfig
@@ -66,7 +72,7 @@ def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Save
         description,
         _build(path, description, checkpoint["state_dict"]),
         Gallery.from_dict(gallery) if gallery else None,
-        checkpoint[TRAINED_ON],
+        data_state(checkpoint)[TRAINED_ON],
     )
 
 

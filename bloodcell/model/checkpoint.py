@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from bloodcell.errors import InputError, listed, reason
-from bloodcell.model.description import NETWORK, RECIPE
+from bloodcell.model.description import NETWORK, RECIPE, TRAINED_ON
 
 _KINDS = {  # types of a checkpoint's entries
     **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
@@ -24,6 +24,12 @@ _WRONG = (  # exceptions of reading a damaged or foreign file
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
     *(RuntimeError, MemoryError, RecursionError),
 )
+_DATA = "BloodCells"
+_DATA_BEFORE = {
+    "data_fingerprint": "fingerprint",
+    "data_facts": "facts",
+    TRAINED_ON: TRAINED_ON,
+}
 LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
 
 
@@ -82,6 +88,16 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
             "another checkpoint."
         )
     return checkpoint
+
+
+def data_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the data module wrote into a checkpoint, as `BloodCells.state_dict` has it.
+
+    Lightning keeps it under the class's name. The first checkpoints have it at the top level.
+    """
+    if _DATA in checkpoint:
+        return dict(checkpoint[_DATA])
+    return {now: checkpoint[then] for then, now in _DATA_BEFORE.items() if then in checkpoint}
 
 
 @contextmanager

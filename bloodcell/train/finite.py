@@ -7,14 +7,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bloodcell.data.batches import Batch
-from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
 from bloodcell.text import command
-from bloodcell.train.runs import last_of
+from bloodcell.train.runs import data_of, last_of
 from bloodcell.train.schedule import FULL_RATE
 from bloodcell.train.task import Classifier
 
 EVERY = 64  # batches: reading a number from a GPU makes the host wait for it
+_RATES = ("lr", "initial_lr", FULL_RATE)  # in an optimizer's groups: halved by a rollback
 _NEVER = torch.iinfo(torch.int64).max
 
 
@@ -94,8 +94,7 @@ class Finite(Callback):
         first = int(trainer.strategy.reduce(self._first, reduce_op="min"))
         if first == _NEVER:
             return ""
-        data: BloodCells = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
-        names = listed(data.batch_files(trainer.current_epoch, first), 4)
+        names = listed(data_of(trainer).batch_files(trainer.current_epoch, first), 4)
         step = f"step {first + 1} of {_epoch(trainer)}"
         return f"the loss is no finite number in {step}, of {names}."
 
@@ -103,7 +102,8 @@ class Finite(Callback):
 def _wrong_weight(trainer: Trainer) -> str:
     network = trainer.lightning_module
     values = (*network.parameters(), *network.buffers())
-    if all(bool(torch.isfinite(one).all()) for one in values):
+    wrong = not all(bool(torch.isfinite(one).all()) for one in values)
+    if not trainer.strategy.reduce_boolean_decision(wrong, all=False):  # one answer for all ranks
         return ""
     return f"a weight of the network is no finite number in {_epoch(trainer)}."
 
@@ -134,16 +134,22 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
     path = last_of(trainer)
     if path is None or not path.is_file():
         return False
-    rate = _lr(trainer) / 2  # of what is used now: a checkpoint may be older than the last rollback
-    full = trainer.optimizers[0].param_groups[0][FULL_RATE]
     checkpoint = torch.load(path, map_location=pl_module.device, weights_only=True)
     pl_module.load_state_dict(checkpoint["state_dict"])
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+        # of what is used now: a checkpoint may be older than the last rollback
+        halved = [
+            {key: group[key] / 2 for key in _RATES if key in group}
+            for group in optimizer.param_groups
+        ]
         optimizer.load_state_dict(state)
         optimizer.zero_grad(set_to_none=True)  # of the batches before, which are added up
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-            group[FULL_RATE] = full / 2
+        for group, rates in zip(optimizer.param_groups, halved, strict=True):
+            group.update(rates)
+    for config in trainer.lr_scheduler_configs:
+        scheduler: Any = config.scheduler
+        if hasattr(scheduler, "base_lrs"):  # one that watches a metric has none
+            scheduler.base_lrs = [rate / 2 for rate in scheduler.base_lrs]
     assert isinstance(pl_module, Classifier)
     pl_module.forget_epoch()
     return True

@@ -1,8 +1,19 @@
-"""Loss and accuracy while a run trains, on any number of devices."""
+"""Loss and scores while a run trains, on any number of devices."""
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAUROC,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+    MulticlassRecall,
+)
+
+from bloodcell.data.batches import NOT_COUNTED
+
+_THRESHOLDS = 200  # of the ROC curves: their memory does not grow with the number of images
+_BINS = 15  # of the calibration error
 
 
 class Mean(Metric):
@@ -30,9 +41,62 @@ class Mean(Metric):
         return self.total / self.count
 
 
-class Metrics(nn.Module):
-    """Loss and accuracy over one part of the data."""
+class BalancedAccuracy(MulticlassRecall):
+    """Mean recall of the classes that occur; torchmetrics counts the others as 0."""
 
-    def __init__(self) -> None:
+    tp: Tensor
+    fn: Tensor
+
+    def compute(self) -> Tensor:
+        """Returns the balanced accuracy, 0 to 1, or NaN of no images."""
+        return super().compute()[self.tp + self.fn > 0].mean()
+
+
+class MeanAUROC(MulticlassAUROC):
+    """Mean area under the ROC curve of each class against the rest.
+
+    A class that has no images, or all of them, has no curve and is left out.
+    """
+
+    confmat: Tensor
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own differs as much
+        """Returns the mean area, 0 to 1, or NaN if no class has a curve."""
+        areas = super().compute()
+        negatives, positives = self.confmat[0].sum(2).unbind(1)
+        return areas[(positives > 0) & (negatives > 0)].mean()
+
+
+class Metrics(nn.Module):
+    """The metrics of one part of the data.
+
+    Args:
+        n_classes: number of classes; None for the training part, which has no scores.
+
+    Attributes:
+        means: `loss` and `acc`, updated at each step without waiting for the device.
+        scores: `balanced_accuracy`, `f1` (macro), `auroc` (macro, one class against the rest) and
+            `ece` (expected calibration error); updated once, with all images of an epoch.
+    """
+
+    def __init__(self, n_classes: int | None = None) -> None:
         super().__init__()
         self.loss, self.acc = Mean(), Mean()
+        self.scores = MetricCollection({})
+        if n_classes is not None:
+            self.scores = MetricCollection(_scores(n_classes), compute_groups=False)
+
+    @property
+    def means(self) -> dict[str, Mean]:
+        """Returns loss and accuracy by their names in the logs."""
+        return {"loss": self.loss, "acc": self.acc}
+
+
+def _scores(n: int) -> dict[str, Metric | MetricCollection]:
+    skipped = NOT_COUNTED
+    return {
+        "balanced_accuracy": BalancedAccuracy(n, average="none", ignore_index=skipped),
+        "f1": MulticlassF1Score(n, average="macro", ignore_index=skipped),
+        "auroc": MeanAUROC(n, average="none", thresholds=_THRESHOLDS, ignore_index=skipped),
+        "ece": MulticlassCalibrationError(n, n_bins=_BINS, ignore_index=skipped),
+    }

@@ -17,11 +17,11 @@ from bloodcell.model.checkpoint import (
     BEST,
     LAST,
     SUFFIX,
+    data_state,
     find_checkpoint,
     read_checkpoint,
 )
 from bloodcell.train.runs import CKPT_PATH
-from bloodcell.train.task import FACTS, FINGERPRINT
 
 AUTO = "auto"  # of --resume: go on where there is something to go on with
 
@@ -130,14 +130,7 @@ def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
     Raises:
         InputError: if files, classes, photographs or cells have changed.
     """
-    if checkpoint[FINGERPRINT] != data.table.fingerprint:
-        names = data.changed_since(checkpoint[FACTS]) if FACTS in checkpoint else []
-        which = f"; changed, gone or new: {listed(names, 5)}" if names else ""
-        raise InputError(
-            f"data.root={data.source.root} has changed since the run began (fingerprint "
-            f"{data.table.fingerprint}, then {checkpoint[FINGERPRINT]}{which}): images could move "
-            "between train and test. Restore it, or start a new run without --ckpt_path."
-        )
+    data.check_unchanged(data_state(checkpoint))
 
 
 def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError
 from bloodcell.files import write_whole
-from bloodcell.model.checkpoint import LAST, SUFFIX, find_checkpoint
+from bloodcell.model.checkpoint import LAST, SUFFIX, data_state, find_checkpoint
 from bloodcell.model.description import TRAINED_ON
 
 CKPT_PATH = "--ckpt_path"
@@ -68,6 +68,13 @@ def last_of(trainer: Trainer) -> Path | None:
     return folder / "checkpoints" / f"{LAST}{SUFFIX}" if folder else None
 
 
+def data_of(trainer: Trainer) -> BloodCells:
+    """Returns the data module of a run, which Lightning's Trainer does not declare."""
+    data = vars(trainer)["datamodule"]
+    assert isinstance(data, BloodCells)
+    return data
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml` whole: a resumed run replaces it, and may be killed meanwhile."""
 
@@ -100,8 +107,9 @@ def run_folder_of(trainer: Trainer) -> Path | None:
 # what the first checkpoints were made with, which say nothing of it
 _MODEL_BEFORE = {
     "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
+    "optimizer": None, "scheduler": None,
 }  # fmt: skip
-_DATA_BEFORE = {"crop": "none", "val_share": 0.2}
+_DATA_BEFORE: dict[str, Any] = {"crop": "none", "val_share": 0.2, "transforms": []}
 
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +119,8 @@ def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     keys = {f"model.{key}": value for key, value in model.items()}
     keys |= {f"data.{key}": value for key, value in data.items()}
     keys["seed_everything"] = keys.pop("data.seed")
-    for linked in ("model.class_names", "model.image_size"):
-        keys.pop(linked)
+    for linked in ("model.class_names", "model.image_size", "model.seed"):
+        keys.pop(linked, None)
     return keys
 
 
@@ -147,7 +155,7 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
         InputError: if there are any.
     """
     wanted = data.image_keys(part)
-    seen = int(torch.isin(wanted, checkpoint[TRAINED_ON]).sum())
+    seen = int(torch.isin(wanted, data_state(checkpoint)[TRAINED_ON]).sum())
     if seen:
         raise InputError(
             f"{seen:,} of the {len(wanted):,} images to be scored were trained on. The data must "

@@ -62,7 +62,7 @@ def result(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"files": sorted(p.name for p in run.rglob("*") if _counts(p))}
     for name in ("last", "best"):
         checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        for key in ("state_dict", "optimizer_states", "epoch", "global_step", "trained_on"):
+        for key in ("state_dict", "optimizer_states", "epoch", "global_step", "BloodCells"):
             found[f"{name}/{key}"] = _plain(checkpoint[key])
     with (run / "metrics.csv").open(newline="") as file:
         found["metrics"] = [

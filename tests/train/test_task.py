@@ -36,6 +36,7 @@ def test_one_batch_is_learnt_by_heart() -> None:
     torch.manual_seed(0)
     model = classifier(hidden=[])
     optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
     for _ in range(60):
         loss = model.training_step(batch(), 0)
         optimizer.zero_grad()
@@ -45,7 +46,9 @@ def test_one_batch_is_learnt_by_heart() -> None:
 
 
 def test_adam_as_in_keras() -> None:
-    group = classifier().configure_optimizers().param_groups[0]
+    optimizer = classifier().configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    group = optimizer.param_groups[0]
     assert (group["lr"], group["eps"], group["betas"]) == (1e-2, 1e-7, (0.9, 0.999))
 
 

@@ -1,0 +1,192 @@
+"""What somebody who knows Lightning expects: each part works without the rest of this package."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision.datasets import FakeData
+from torchvision.transforms import v2
+
+import bloodcell
+from bloodcell.data.batches import Batch
+from bloodcell.errors import InputError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's, of torch
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
+]
+
+
+def trainer(**changes: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
+        "enable_progress_bar": False, "enable_model_summary": False,
+    }  # fmt: skip
+    return Trainer(**(settings | changes))
+
+
+def smears_data(smears: Path, **changes: Any) -> bloodcell.BloodCells:
+    photos = str(smears / "photos.csv")
+    settings: dict[str, Any] = {"photos": photos, "image_size": 32, "batch_size": 8}
+    return bloodcell.BloodCells(str(smears / "images"), **(settings | changes))
+
+
+def tiny(**changes: Any) -> bloodcell.Classifier:
+    settings: dict[str, Any] = {
+        "class_names": list("abcd"), "image_size": 32, "backbone": "test_efficientnet",
+        "weights": "none", "pool": "avg", "lr": 1e-3, "compile": False,
+    }  # fmt: skip
+    return bloodcell.Classifier(**(settings | changes))
+
+
+class Linear(LightningModule):
+    """Somebody else's model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.layers(batch["image"] / 255), batch["target"])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("loss", self.training_step(batch, batch_idx), batch_size=len(batch["target"]))
+
+    validation_step = test_step
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        said: Tensor = self.layers(batch["image"] / 255)
+        return said.argmax(1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+def test_import_is_quick_and_names_are_there() -> None:
+    code = "import sys, bloodcell; assert 'torch' not in sys.modules; bloodcell.Classifier"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'Other'"):
+        _ = bloodcell.Other
+
+
+def test_both_from_python(smears: Path) -> None:
+    data = smears_data(smears)
+    model, runs = tiny(class_names=data.class_names), trainer()
+    runs.fit(model, data)
+    assert runs.callback_metrics.keys() >= {
+        "train/loss", "train/acc", "val/loss", "val/acc",
+        "val/balanced_accuracy", "val/f1", "val/auroc", "val/ece",
+    }  # fmt: skip
+    runs.test(model, data, verbose=False)
+    assert model.predicted is not None
+    rows, probability = model.predicted
+    assert rows.tolist() == data.parts["test"]
+    said = torch.cat([part for part in runs.predict(model, data) or [] if isinstance(part, Tensor)])
+    torch.testing.assert_close(said, probability)
+    torch.testing.assert_close(said.sum(1), torch.ones(len(rows)))
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_any_loader_of_images_and_targets(scale: bool) -> None:
+    kind = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=False)])
+    images = FakeData(20, (3, 32, 32), 4, kind if scale else v2.PILToTensor())
+    loader, model, runs = DataLoader(images, 8), tiny(), trainer()
+    runs.fit(model, loader, loader)
+    runs.validate(model, loader, verbose=False)
+    runs.test(model, loader, verbose=False)
+    assert model.predicted is not None
+    assert model.predicted[0].tolist() == list(range(20))
+    said = torch.cat(
+        [part for part in runs.predict(model, loader) or [] if isinstance(part, Tensor)]
+    )
+    torch.testing.assert_close(said, model.predicted[1])
+
+
+def test_somebody_elses_model(smears: Path) -> None:
+    model, data, runs = Linear(), smears_data(smears), trainer()
+    runs.fit(model, data)
+    runs.validate(model, data, verbose=False)
+    runs.test(model, data, verbose=False)
+    assert sum(len(part) for part in runs.predict(model, data) or []) == len(data.parts["test"])
+
+
+def test_the_constructor_looks_at_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("bloodcell.data.datamodule.open_source", fails)
+    for root in ("kaggle", "drawn"):
+        data = bloodcell.BloodCells(root)
+        assert data.class_names == ["EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL"]
+        with pytest.raises(AssertionError):
+            data.prepare_data()
+
+
+def test_setup_opens_what_was_prepared(smears: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smears_data(smears).prepare_data()
+
+    def fails(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("bloodcell.data.cache.decode_into", fails)
+    data = smears_data(smears)
+    data.setup("predict")
+    assert set(data.datasets) == {"test"}
+
+
+def test_the_checkpoint_holds_the_data_modules_state(smears: Path, tmp_path: Path) -> None:
+    data, runs = smears_data(smears, transforms=[v2.RandomHorizontalFlip()]), trainer()
+    own: dict[str, Any] = {"optimizer": torch.optim.AdamW, "lr": 1e-5}
+    runs.fit(tiny(class_names=data.class_names, **own), data)
+    runs.save_checkpoint(tmp_path / "x.ckpt")
+    state = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert state["BloodCells"]["fingerprint"] == data.table.fingerprint
+    assert torch.equal(state["BloodCells"]["trained_on"], data.image_keys("train"))
+    changed = smears_data(smears)
+    vars(changed)["table"] = data.table.__class__(data.table.rows, data.table.class_names, 0, "f")
+    with pytest.raises(InputError, match="has changed since the run began"):
+        trainer(max_epochs=2).fit(
+            tiny(class_names=data.class_names, **own), changed, ckpt_path=tmp_path / "x.ckpt"
+        )
+
+
+def test_transforms_are_a_function_of_seed_epoch_and_step(smears: Path) -> None:
+    def weights(seed: int) -> Tensor:
+        torch.manual_seed(0)
+        data = smears_data(smears, transforms=[v2.RandomHorizontalFlip(), v2.ColorJitter(0.5)])
+        data.seed = seed
+        model = tiny(class_names=data.class_names)
+        torch.rand(seed)  # what was drawn before does not matter
+        trainer().fit(model, data)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    vars_ = [weights(0), weights(0), weights(1)]
+    assert torch.equal(vars_[0], vars_[1])
+    assert not torch.equal(vars_[0], vars_[2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": torch.optim.AdamW}, r"model\.lr=0\.001 cannot be used: it must be 1e-05 w"),
+        (
+            {"optimizer": torch.optim.AdamW, "lr": 1e-5, "weight_decay": 0.1},
+            r"model\.weight_decay=0\.1 .* give model\.optimizer\.weight_decay",
+        ),
+        (
+            {"scheduler": torch.optim.lr_scheduler.LinearLR, "schedule": "cosine"},
+            r"model\.schedule=cosine .* constant with model\.scheduler",
+        ),
+    ],
+)
+def test_settings_that_an_own_optimizer_replaces(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny(**settings)
