@@ -1,10 +1,7 @@
 """The LightningDataModule: a folder of images becomes batches."""
 
-import json
 import warnings
-import zlib
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,22 +15,21 @@ from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Lo
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import Crop, InputFormat, Pixels
 from bloodcell.data.decode import (
-    IMAGE_SIZES,
     Unreadable,
     allocate,
     check_readable,
     decode_into,
 )
+from bloodcell.data.describe import check_settings, describe
+from bloodcell.data.identity import check_unchanged, image_keys, pack_facts
 from bloodcell.data.placement import OnDevice, check_room, place_images
 from bloodcell.data.source import Source, open_source
-from bloodcell.data.splits import Split, count_photos, make_parts, shared_photos
+from bloodcell.data.splits import Split, make_parts
 from bloodcell.data.table import PARTS, Table, build_table
 from bloodcell.datasets.named import named_datasets
-from bloodcell.errors import InputError, listed, require
+from bloodcell.errors import InputError
 
-AUTO = "auto"
 _PARTS_OF = {"validate": ("val",), "test": ("test",), "predict": ("test",)}  # by stage
-_MOST_FACTS = 2**30  # bytes: of millions of files
 
 
 class BloodCells(LightningDataModule):
@@ -94,7 +90,7 @@ class BloodCells(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        _check(self.hparams)
+        check_settings(self.hparams)
         if any(isinstance(one, nn.Module) for one in self.hparams["transforms"]):
             self.hparams["transforms"] = []  # a checkpoint holds plain types only
         self.split: Split = split
@@ -197,26 +193,17 @@ class BloodCells(LightningDataModule):
             bad = decode_into(pixels, self.source, names, self.input_format)
         return pixels, rows, bad
 
-    @cached_property
-    def packed_facts(self) -> Tensor:
-        """The facts of the table, for every checkpoint: which file has changed since?"""
-        text = json.dumps(self.table.facts).encode("utf-8", "surrogatepass")
-        return torch.tensor(list(zlib.compress(text)), dtype=torch.uint8)
-
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must know of its data: which images there were, which were trained on.
+        """Returns what a checkpoint must hold about its data.
 
         Returns:
-            `fingerprint` of the table, `facts` as `packed_facts`, and `trained_on`.
+            `fingerprint` of the table, `facts` (the files, as `pack_facts` returns them) and
+            `trained_on` (the keys of the training images, as `image_keys` returns them).
         """
-        return {
-            "fingerprint": self.table.fingerprint,
-            "facts": self.packed_facts,
-            "trained_on": self.trained_on,
-        }
+        return dict(self._state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes sure that a training goes on with the data it began with.
+        """Refuses to go on with a training on other data than it began with.
 
         Raises:
             InputError: if files, classes, photographs or cells have changed.
@@ -225,58 +212,20 @@ class BloodCells(LightningDataModule):
             self.check_unchanged(state_dict)
 
     def check_unchanged(self, state: dict[str, Any]) -> None:
-        """Compares the data with that of a checkpoint.
-
-        Args:
-            state: as `state_dict` returned it; the first checkpoints have no `facts`.
-
-        Raises:
-            InputError: if files, classes, photographs or cells have changed.
-        """
-        now, then = self.table.fingerprint, state["fingerprint"]
-        if now == then:
-            return
-        names = self.changed_since(state["facts"]) if "facts" in state else []
-        which = f"; changed, gone or new: {listed(names, 5)}" if names else ""
-        raise InputError(
-            f"data.root={self.source.root} has changed since the run began (fingerprint {now}, "
-            f"then {then}{which}): images could move between train and test. Restore it, or start "
-            "a new run without --ckpt_path."
-        )
-
-    def changed_since(self, packed: Tensor) -> list[str]:
-        """Names the files that are not as they were: changed, gone or new.
-
-        Args:
-            packed: `packed_facts` of then.
-        """
-        data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
-        text = data.decode("utf-8", "surrogatepass")
-        then, now = dict(json.loads(text)), dict(self.table.facts)
-        return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        """Refuses data other than those of a checkpoint, whose state `state_dict` returned."""
+        check_unchanged(self.table, self.source, state)
 
     @cached_property
-    def trained_on(self) -> Tensor:
-        """The keys of the training images, for every checkpoint of a run."""
-        return self.image_keys("train")
+    def _state(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.table.fingerprint,
+            "facts": pack_facts(self.table),
+            "trained_on": self.image_keys("train"),
+        }
 
     def image_keys(self, part: str) -> Tensor:
-        """Tells the images of a part from all others, wherever the data set lies.
-
-        Args:
-            part: train, val or test.
-
-        Returns:
-            (n,) int64, a hash of each image's official part, path from its class on, and size.
-        """
-        keys = []
-        for i in self.parts[part]:
-            row = self.table.rows[i]
-            tail = row.path[f"/{row.path}".rindex(f"/{row.class_name}/") :]
-            line = f"{row.official} {tail} {self.source.sizes[row.path]}"
-            digest = sha256(line.encode("utf-8", "surrogateescape")).digest()
-            keys.append(int.from_bytes(digest[:8], signed=True))
-        return torch.tensor(keys)
+        """Returns the key of each image of a part (train, val or test), as `image_keys` does."""
+        return image_keys(self.table, self.source, self.parts[part])
 
     def train_dataloader(self) -> Loader:
         """Batches in an order that is a function of (seed, epoch)."""
@@ -336,26 +285,8 @@ class BloodCells(LightningDataModule):
         return batch
 
     def summary(self) -> str:
-        """Says what was found and how it is divided, and warns of a split that leaks."""
-        counts = " | ".join(
-            f"{part} {len(rows):,} files of {count_photos(self.table, rows):,} photographs"
-            for part, rows in self.parts.items()
-        )
-        lines = [f"data.root={self.source.root}, data.split={self.split}: {counts}"]
-        if self.table.unmapped:
-            lines.append(
-                f"no photo table knows {self.table.unmapped:,} of {len(self.table.rows):,} files: "
-                "each counts as its own photograph. If some are copies of one, name them with "
-                "data.photos, else the scores are too good."
-            )
-        shared = shared_photos(self.table, self.parts)
-        if shared:
-            tested = count_photos(self.table, self.parts["test"])
-            lines.append(
-                f"this split LEAKS: {shared} of {tested} test photographs are trained on too. "
-                "Its scores measure memory; data.split=photo measures skill."
-            )
-        return "\n".join(lines)
+        """Describes the data and its split in some lines, and warns of a split that leaks."""
+        return describe(self.table, self.source, self.split, self.parts)
 
     def _devices(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -364,15 +295,3 @@ class BloodCells(LightningDataModule):
         dataset = self.datasets[part]
         even = EvenSampler(len(dataset), *self._devices())
         return DataLoader(dataset, batch_size=self.batch_size, sampler=even, collate_fn=as_it_is)
-
-
-def _check(hp: Any) -> None:
-    """Refuses settings out of range."""
-    rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
-    require(hp["image_size"] in IMAGE_SIZES, "data.image_size", hp["image_size"], rule)
-    holds = hp["batch_size"] == AUTO or hp["batch_size"] > 0
-    require(holds, "data.batch_size", hp["batch_size"], "1 or more, e.g. 32, or auto")
-    rule, share = "0.05 to 0.5 and one in a whole number, e.g. 0.2, 0.25, 0.33", hp["val_share"]
-    whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
-    require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)
-    require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")

@@ -29,7 +29,7 @@ def fit_temperature(of: Sample) -> float:
     rows, n_photos = np.arange(len(true)), len(np.unique(of.photo))
 
     def improbability(exponent: float) -> float:
-        chosen = soften(probability, float(np.exp(exponent)))[rows, true]
+        chosen = apply_temperature(probability, float(np.exp(exponent)))[rows, true]
         log_loss = -np.log(chosen.clip(_LEAST)).mean()
         return float(n_photos * log_loss + 0.5 * (exponent / _SPREAD) ** 2)
 
@@ -38,7 +38,7 @@ def fit_temperature(of: Sample) -> float:
     return float(np.exp(found.x))
 
 
-def soften(probability: NDArray[np.float32] | Floats, temperature: float) -> Floats:
+def apply_temperature(probability: NDArray[np.float32] | Floats, temperature: float) -> Floats:
     """The probabilities (n, classes) that logits divided by the temperature would have given."""
     logits = np.log(probability.astype(np.float64).clip(_LEAST)) / temperature
     powers = np.exp(logits - logits.max(1, keepdims=True))

@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.nn import functional as F
 
-from bloodcell.data.datamodule import AUTO, BloodCells
+from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.describe import AUTO
 from bloodcell.errors import InputError, require
 from bloodcell.train.task import Classifier
 

@@ -37,7 +37,7 @@ from bloodcell.model.checkpoint import read_checkpoint
 from bloodcell.model.description import Description
 from bloodcell.text import clock, command
 from bloodcell.train import notes
-from bloodcell.train.equip import equip
+from bloodcell.train.calibrate import add_calibration
 from bloodcell.train.notes import Note
 from bloodcell.train.runs import RunLogger
 from bloodcell.train.task import Classifier
@@ -48,9 +48,9 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
     """Tests the best checkpoint once, writes `predictions.csv` and `scores.json`, and reports.
 
     Args:
-        trainer: after `fit`.
-        model: what it trained.
-        data: what it trained on.
+        trainer: the trainer, after `fit`.
+        model: the trained model.
+        data: the data it was trained on.
         name: the run's name.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # undeclared
@@ -62,69 +62,94 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         print_scores(trainer, model, data, "test", f"{name}, last weights")
         return
     folder = Path(trainer.strategy.broadcast(trainer.logger.log_dir))
-    best_checkpoint = folder / "checkpoints" / "best.ckpt"
-    if not trainer.strategy.broadcast(best_checkpoint.is_file()):  # one answer for all devices
+    best = folder / "checkpoints" / "best.ckpt"
+    if not trainer.strategy.broadcast(best.is_file()):  # one answer for all devices
         if trainer.is_global_zero:
             print(f"{folder} has no best checkpoint to test: no epoch was validated and saved.")
         return
-    trainer.test(model, data, ckpt_path=best_checkpoint, verbose=False)
-    if not trainer.is_global_zero:
-        return
-    rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
-    epochs = history.read_history(folder / history.FILE_NAME)
-    said = collect_predictions(model, data, "test")
+    trainer.test(model, data, ckpt_path=best, verbose=False)
+    if trainer.is_global_zero:
+        _write_results(trainer, model, data, name, folder)
+
+
+def _write_results(
+    trainer: Trainer, model: Classifier, data: BloodCells, name: str, folder: Path
+) -> None:
+    """Writes all files of the run folder and prints the scores."""
+    best = folder / "checkpoints" / "best.ckpt"
+    predictions = collect_predictions(model, data, "test")
     loss = float(trainer.callback_metrics["test/loss"])
-    equipped = equip(trainer, model, data, best_checkpoint)
-    checkpoint = read_checkpoint("best.ckpt", best_checkpoint)
-    best = next(epoch for epoch in epochs if epoch.epoch == checkpoint["epoch"])
-    write_predictions(folder, said)
-    found = score(read_predictions(folder))
-    n_photos = found["by_photo"]["n"]
+    equipped = add_calibration(trainer, model, data, best)
+    write_predictions(folder, predictions)
+    predictions = read_predictions(folder)  # rounded: `verify` finds the same scores
+    checkpoint = read_checkpoint("best.ckpt", best)
     scores = {
         "name": name,
         "drawn": data.hparams["root"] == DRAWN,
         "split": data.split,
-        "files": {part: len(of) for part, of in rows.items()} | {"test": len(said.file)},
-        "photos": {part: count_photos(data.table, of) for part, of in rows.items()}
-        | {"test": n_photos},
-        "unreadable_files_left_out": data.left_out,
-        "test_photos_also_in_training": shared_photos(data.table, rows),
-        "train": {"loss": best.train_loss, "accuracy": best.train_acc},
-        "val": {"loss": best.val_loss, "accuracy": best.val_acc},
-        "test": {
-            "loss": loss,
-            "accuracy": found["by_file"]["accuracy"]["value"],
-            "accuracy_by_photo": found["by_photo"]["accuracy"]["value"],
-            "photos": n_photos,
-            **found,
-        },
+        **_count_data(data, predictions),
+        **_read_epochs(folder, checkpoint["epoch"]),
+        "test": _score_test(predictions, loss),
         **equipped,
-        "baseline": score(_name_by_colours(data, said)),
-        "test_files_not_scored": len(data.parts["test"]) - len(said.file),
-        "effective_test_images": effective_number(said.photo),
-        "best_epoch": best.epoch,
+        "baseline": score(_name_by_colours(data, predictions)),
+        "effective_test_images": effective_number(predictions.photo),
         "monitor": getattr(trainer.checkpoint_callback, "monitor", None),
-        "epochs": len(epochs),
-        "learning_time_seconds": round(sum(epoch.seconds for epoch in epochs), 1),
         "precision": str(trainer.precision),
         "devices": trainer.world_size,
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "data_fingerprint": data.table.fingerprint,
         "machine": machine.describe(device_name(trainer.strategy.root_device)),
     }
-    made = Description.from_checkpoint(checkpoint, name, scores)
-    write_card(folder / CARD, made, best_checkpoint)
+    write_card(folder / CARD, Description.from_checkpoint(checkpoint, name, scores), best)
     _log_hyperparameters(trainer, model, data, scores["test"])
     known = [
-        *notes.scored_on(data, "test", found),
-        *notes.intervals(found),
+        *notes.scored_on(data, "test", scores["test"]),
+        *notes.intervals(scores["test"]),
         *notes.baseline(scores),
         *notes.calibration(equipped["calibration"]),
         *notes.on_data(data),
     ]
-    draw_figures(trainer, data, folder, name, said)
+    draw_figures(trainer, data, folder, name, predictions)
     write_scores(folder, scores)  # the last: a run that has them is finished
     _report(folder, name, scores, known)
+
+
+def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
+    """Counts files and photographs of each part, for `scores.json`."""
+    rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
+    files = {part: len(of) for part, of in rows.items()}
+    photos = {part: count_photos(data.table, of) for part, of in rows.items()}
+    return {
+        "files": files | {"test": len(tested.file)},
+        "photos": photos | {"test": len(set(tested.photo))},
+        "unreadable_files_left_out": data.left_out,
+        "test_photos_also_in_training": shared_photos(data.table, rows),
+        "test_files_not_scored": len(data.parts["test"]) - len(tested.file),
+    }
+
+
+def _read_epochs(folder: Path, best_epoch: int) -> dict[str, Any]:
+    """Reads the losses of the best epoch and the learning time, for `scores.json`."""
+    epochs = history.read_history(folder / history.FILE_NAME)
+    best = next(epoch for epoch in epochs if epoch.epoch == best_epoch)
+    return {
+        "train": {"loss": best.train_loss, "accuracy": best.train_acc},
+        "val": {"loss": best.val_loss, "accuracy": best.val_acc},
+        "best_epoch": best.epoch,
+        "epochs": len(epochs),
+        "learning_time_seconds": round(sum(epoch.seconds for epoch in epochs), 1),
+    }
+
+
+def _score_test(predictions: Predictions, loss: float) -> dict[str, Any]:
+    found = score(predictions)
+    return {
+        "loss": loss,
+        "accuracy": found["by_file"]["accuracy"]["value"],
+        "accuracy_by_photo": found["by_photo"]["accuracy"]["value"],
+        "photos": found["by_photo"]["n"],
+        **found,
+    }
 
 
 def print_scores(
@@ -157,9 +182,9 @@ def print_scores(
 
 
 def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predictions:
-    """Joins what the model said with what the table knows."""
-    assert model.predicted is not None
-    numbers, probability = model.predicted
+    """Joins the probabilities of the last evaluation with files and photographs of the table."""
+    assert model.outputs is not None
+    numbers, probability = model.outputs.row, model.outputs.probability
     rows = [data.table.rows[i] for i in numbers.tolist()]
     labels = torch.tensor(data.table.labels)[numbers]
     return Predictions(
@@ -173,7 +198,7 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
 
 
 def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
-    """What the nearest training image by colours would have said of the same images."""
+    """Predicts the same images by their nearest training images in colour: the baseline."""
     asked = data.datasets["test"]
     nearest = nearest_labels(data.datasets["train"], asked).tolist()
     paths = (data.table.rows[row].path for row in asked.rows.tolist())

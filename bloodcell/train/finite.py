@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError, listed
 from bloodcell.text import command
+from bloodcell.train.optimizers import FULL_RATE
 from bloodcell.train.runs import data_of, last_of
-from bloodcell.train.schedule import FULL_RATE
 from bloodcell.train.task import Classifier
 
 EVERY = 64  # batches: reading a number from a GPU makes the host wait for it
@@ -151,5 +151,6 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
         if hasattr(scheduler, "base_lrs"):  # one that watches a metric has none
             scheduler.base_lrs = [rate / 2 for rate in scheduler.base_lrs]
     assert isinstance(pl_module, Classifier)
-    pl_module.forget_epoch()
+    for one in pl_module.train_metrics.sums():
+        one.zero_()
     return True

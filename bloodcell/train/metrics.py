@@ -86,6 +86,15 @@ class Metrics(nn.Module):
         if n_classes is not None:
             self.scores = MetricCollection(_scores(n_classes), compute_groups=False)
 
+    def sums(self) -> list[Tensor]:
+        """Returns the sums and counts behind loss and accuracy, of this device."""
+        return [one for mean in (self.loss, self.acc) for one in (mean.total, mean.count)]
+
+    def load_sums(self, sums: list[Tensor]) -> None:
+        """Restores what `sums` returned, for an epoch that is resumed within."""
+        for now, then in zip(self.sums(), sums, strict=True):
+            now.copy_(then)
+
     @property
     def means(self) -> dict[str, Mean]:
         """Returns loss and accuracy by their names in the logs."""

@@ -2,32 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from bloodcell.data.augment import random_bits
 from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
 from bloodcell.errors import InputError, require
-from bloodcell.model.compiled import Compile, CompiledPass
+from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
 from bloodcell.model.network import Network, Pool, PretrainedConfig
 from bloodcell.model.pretrained import NONE, load_trunk, read_pretrained_config
-from bloodcell.train.metrics import Mean, Metrics
-from bloodcell.train.schedule import FULL_RATE, Schedule, rate_share
+from bloodcell.train import optimizers
+from bloodcell.train.compiling import compile_for
+from bloodcell.train.metrics import Metrics
+from bloodcell.train.optimizers import Schedule
+from bloodcell.train.outputs import Outputs
 
 SO_FAR = "epoch_so_far"  # key in a checkpoint
 _DROPOUT = 2**40  # rows of no table: dropout draws what augmentation does not
-_LR = 1e-5
-_PLATEAU = "val/loss"  # watched by a scheduler that needs a metric and names none
 
 
 class Classifier(LightningModule):
@@ -66,8 +65,7 @@ class Classifier(LightningModule):
     Attributes:
         network: uint8 pixels in, logits out.
         pretrained_config: where the trunk's weights came from and what they demand.
-        predicted: of the last validation or test, rows (n,), sorted, and probabilities
-            (n, classes).
+        outputs: outputs for all images of the last validation or test, sorted by row.
     """
 
     def __init__(
@@ -80,7 +78,7 @@ class Classifier(LightningModule):
         dropout: float = 0.5,
         pool: Pool = "flatten",
         freeze: bool = False,
-        lr: float = _LR,
+        lr: float = optimizers.DEFAULT_LR,
         schedule: Schedule = "constant",
         weight_decay: float = 0.0,
         bn_momentum: float | None = None,
@@ -92,7 +90,7 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        _check(self.hparams)
+        optimizers.check_settings(self.hparams)
         for name in ("optimizer", "scheduler"):  # a function can be called, but not be saved
             if callable(self.hparams[name]):
                 self.hparams[name] = None
@@ -113,8 +111,8 @@ class Classifier(LightningModule):
         self.val_metrics, self.test_metrics = (Metrics(len(class_names)) for _ in range(2))
         self._so_far: list[Tensor] = []
         self.training_pass: Callable[[Tensor], Tensor] = self.forward
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.predicted: tuple[Tensor, Tensor] | None = None
+        self._kept: list[Outputs] = []
+        self.outputs: Outputs | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels (B, 3, H, W), 0 to 255, to logits (B, classes)."""
@@ -136,26 +134,11 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Compiles the network, which a checkpoint may have rebuilt until now."""
-        trainer = self.trainer
-        batches = getattr(trainer.train_dataloader, "batch_sampler", None)
-        batch_size: int | None = getattr(batches, "batch_size", None)
-        batch = (batch_size or 1) * self.image_size**2
-        callbacks: list[Any] = vars(trainer)["callbacks"]
-        accumulates = trainer.accumulate_grad_batches != 1 or any(
-            isinstance(one, GradientAccumulationScheduler) for one in callbacks
+        self.training_pass = compile_for(
+            self.trainer, self.network, self.compile_how, self.image_size
         )
-        n_pixels = batch * trainer.estimated_stepping_batches
-        compiled = CompiledPass(
-            self.network, self.compile_how, self.device, n_pixels, accumulates, batch_size
-        )
-        self.training_pass = compiled
-        if compiled.mode:
-            trainer.print(
-                f"compiling the network ({compiled.mode}): some time before the first step"
-            )
-        if self._so_far and self._within_epoch() and trainer.is_global_zero:
-            for (metric, name), value in zip(self._train_sums(), self._so_far, strict=True):
-                setattr(metric, name, value.to(self.device))
+        if self._so_far and self._within_epoch() and self.trainer.is_global_zero:
+            self.train_metrics.load_sums(self._so_far)
         self._so_far = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -167,9 +150,7 @@ class Classifier(LightningModule):
         place = torch.tensor([_DROPOUT + batch_idx * trainer.world_size + trainer.global_rank])
         torch.manual_seed(int(random_bits(place, self.seed, trainer.current_epoch)))
         if self.schedule == "cosine":
-            share = rate_share(trainer.global_step, float(trainer.estimated_stepping_batches))
-            for group in trainer.optimizers[0].param_groups:
-                group["lr"] = group[FULL_RATE] * share
+            optimizers.follow_schedule(trainer)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the mean loss of a batch."""
@@ -177,11 +158,11 @@ class Classifier(LightningModule):
         return self._loss(self.training_pass(batch["image"]), batch, "train", self.train_metrics)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Adds a batch to the validation metrics and keeps its probabilities."""
+        """Adds a batch to the validation metrics and keeps its outputs."""
         self._evaluate(as_batch(batch, self._place()), "val", self.val_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Adds a batch to the test metrics and keeps its probabilities."""
+        """Adds a batch to the test metrics and keeps its outputs."""
         self._evaluate(as_batch(batch, self._place()), "test", self.test_metrics)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -189,21 +170,16 @@ class Classifier(LightningModule):
 
         On several devices each predicts every n-th image, and rows that fill up are left out.
         """
-        if isinstance(batch, Tensor):
-            batch = {"image": batch}
-        elif not isinstance(batch, dict):
-            batch = as_batch(batch)
-        probability = self(batch["image"]).float().softmax(1)
-        target = batch.get("target")
-        return cast(Tensor, probability if target is None else probability[target != NOT_COUNTED])
+        images, target = batch, None
+        if not isinstance(batch, Tensor):
+            named: Any = as_batch(batch)
+            images, target = named["image"], named.get("target")
+        probability: Tensor = self(images).float().softmax(1)
+        return probability if target is None else probability[target != NOT_COUNTED]
 
     def on_train_epoch_end(self) -> None:
         """Steps a scheduler that watches a metric, before the checkpoint is written."""
-        for config in self.trainer.lr_scheduler_configs:
-            metric = self.trainer.callback_metrics.get(str(config.monitor))
-            if config.reduce_on_plateau and metric is not None:
-                plateau = cast(ReduceLROnPlateau, config.scheduler)
-                plateau.step(float(metric))
+        optimizers.step_plateaus(self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Steps a scheduler; `on_train_epoch_end` has stepped one that watches a metric.
@@ -214,52 +190,38 @@ class Classifier(LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_end(self) -> None:
-        """Brings the predictions of all devices together, each image once."""
-        columns = [torch.cat(parts) for parts in zip(*self._kept, strict=True)]
+        """Gathers the outputs of all devices, each image once, and logs the scores."""
+        outputs = Outputs(*(torch.cat(parts) for parts in zip(*self._kept, strict=True)))
         self._kept.clear()
-        part, metrics = (
-            ("test", self.test_metrics) if self.trainer.testing else ("val", self.val_metrics)
-        )
-        metrics.scores.update(columns[2], columns[1])
+        testing = self.trainer.testing
+        part, metrics = ("test", self.test_metrics) if testing else ("val", self.val_metrics)
+        metrics.scores.update(outputs.probability, outputs.target)
         for name, metric in metrics.scores.items():
             self.log(f"{part}/{name}", metric)
         if self.trainer.world_size > 1:  # (world, n, ...) -> (world * n, ...)
-            columns = [self.all_gather(column).flatten(0, 1) for column in columns]  # type: ignore[union-attr]
-        row, target, probability = columns
-        counted = target != NOT_COUNTED
-        row, probability = row[counted].cpu(), probability[counted].cpu()
-        order = row.argsort()
-        self.predicted = (row[order], probability[order])
+            gathered = (cast(Tensor, self.all_gather(column)) for column in outputs)
+            outputs = Outputs(*(column.flatten(0, 1) for column in gathered))
+        self.outputs = outputs.sorted()
 
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, with Keras' epsilon and decoupled weight decay (Loshchilov and Hutter, 2019).
-
-        `optimizer` and `scheduler` take its place and that of `schedule`.
-        """
+        """Returns Adam with Keras' epsilon, or the given optimizer; and the given scheduler."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = self.own_optimizer(trained) if self.own_optimizer else self._adam(trained)
-        for group in optimizer.param_groups:
-            group[FULL_RATE] = group["lr"]
-        optimizer.register_load_state_dict_pre_hook(self._as_now)
-        if not self.own_scheduler:
-            return optimizer
-        scheduler: Any = self.own_scheduler(optimizer)
-        monitor = getattr(scheduler, "monitor", _PLATEAU)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "monitor": monitor},
-        }
+        fused = not self.trainer.gradient_clip_val  # Lightning clips no gradients of fused Adam
+        adam = partial(
+            optimizers.build_adam, lr=self.lr, weight_decay=self.weight_decay, fused=fused
+        )
+        optimizer = optimizers.prepare_optimizer((self.own_optimizer or adam)(trained))
+        return optimizers.with_scheduler(optimizer, self.own_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint enough: it says how to build the network, and needs no weights."""
         checkpoint[RECIPE] = self.pretrained_config.as_dict()
         checkpoint["hyper_parameters"]["weights"] = NONE
         if self._within_epoch():
-            sums = [getattr(metric, name) for metric, name in self._train_sums()]
-            strategy = self.trainer.strategy
-            checkpoint[SO_FAR] = [strategy.reduce(one.clone(), reduce_op="sum") for one in sums]
+            reduce, sums = self.trainer.strategy.reduce, self.train_metrics.sums()
+            checkpoint[SO_FAR] = [reduce(one.clone(), reduce_op="sum") for one in sums]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network as the checkpoint's weights demand.
@@ -274,44 +236,31 @@ class Classifier(LightningModule):
                 "Give data.root a folder with the checkpoint's classes, or train anew."
             )
         self._so_far = checkpoint.get(SO_FAR, [])
-        before, self.pretrained_config = (
-            self.pretrained_config,
-            PretrainedConfig.from_dict(checkpoint[RECIPE]),
-        )
-        if replace(before, source="") != replace(self.pretrained_config, source=""):
+        before, now = self.pretrained_config, PretrainedConfig.from_dict(checkpoint[RECIPE])
+        self.pretrained_config = now
+        if replace(before, source="") != replace(now, source=""):
             self.network = self._build().to(self.device)
             self.network.trunk.requires_grad_(not self.freeze_trunk)
 
-    def forget_epoch(self) -> None:
-        """Empties the training metrics of an epoch whose weights were taken back."""
-        for metric, name in self._train_sums():
-            getattr(metric, name).zero_()
-
     def summary(self) -> str:
-        """Says what is trained, in one line."""
-        hp = self.hparams
-        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in self.parameters())
+        """Describes the network in one line."""
+        hp, source = self.hparams, self.pretrained_config.source
+        sizes = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return (
-            f"{hp['backbone']} with weights={self.pretrained_config.source}, {hp['pool']}, dense "
-            f"{hp['hidden']}, dropout {hp['dropout']}: {total:,} parameters, {trained:,} trained"
+            f"{hp['backbone']} with weights={source}, {hp['pool']}, dense {hp['hidden']}, dropout "
+            f"{hp['dropout']}: {sum(n for n, _ in sizes):,} parameters, "
+            f"{sum(n for n, trained in sizes if trained):,} trained"
         )
 
     def _build(self) -> Network:
         hp = self.hparams
         network = Network(
-            hp["backbone"],
-            len(self.class_names),
-            hp["image_size"],
-            hp["hidden"],
-            hp["dropout"],
-            hp["pool"],
-            self.pretrained_config,
+            *(hp["backbone"], len(self.class_names), hp["image_size"], hp["hidden"]),
+            *(hp["dropout"], hp["pool"], self.pretrained_config),
         )
-        if hp["bn_momentum"] is not None:
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.momentum = hp["bn_momentum"]
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and hp["bn_momentum"] is not None:
+                module.momentum = hp["bn_momentum"]
         return network
 
     def _place(self) -> tuple[int, int, int]:
@@ -323,32 +272,12 @@ class Classifier(LightningModule):
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
         return bool(epochs.started > epochs.processed)
 
-    def _adam(self, trained: list[nn.Parameter]) -> Optimizer:
-        return torch.optim.Adam(
-            trained,
-            self.lr,
-            eps=1e-7,
-            weight_decay=self.weight_decay,
-            decoupled_weight_decay=True,
-            fused=self._fused(),
-        )
-
-    def _as_now(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        """Adapts an optimizer's state before it is loaded: it may be of an older checkpoint."""
-        for now, group in zip(optimizer.param_groups, state["param_groups"], strict=True):
-            group.setdefault(FULL_RATE, now[FULL_RATE])
-            if self.own_optimizer is None:
-                group["fused"] = self._fused()
-
-    def _train_sums(self) -> list[tuple[Mean, str]]:
-        """What the training metrics have added up, by metric and name of the state."""
-        metrics = self.train_metrics
-        return [(one, name) for one in (metrics.loss, metrics.acc) for name in ("total", "count")]
-
     def _evaluate(self, batch: Batch, part: str, metrics: Metrics) -> None:
-        logits = self(batch["image"])
+        maps = self.network.maps(batch["image"])
+        logits = self.network.classify(maps)
         self._loss(logits, batch, part, metrics)
-        self._kept.append((batch["row"], batch["target"], logits.float().softmax(1)))
+        features = maps.float().mean((2, 3))
+        self._kept.append(Outputs(batch["row"], batch["target"], logits.float(), features))
 
     def _loss(self, logits: Tensor, batch: Batch, part: str, metrics: Metrics) -> Tensor:
         """Returns the mean loss; the metrics stay on the device until the epoch ends."""
@@ -370,28 +299,3 @@ class Classifier(LightningModule):
                 key = f"{part}/{name}"
                 self.log(key, metric, logger=logger, on_step=False, on_epoch=True, batch_size=1)
         return total / count.clamp(min=1)
-
-    def _fused(self) -> bool:
-        """Whether Adam is one kernel: Lightning clips no gradients of such a one."""
-        return not self.trainer.gradient_clip_val
-
-
-def _check(hp: Any) -> None:
-    """Refuses settings out of range, and those that an own optimizer or scheduler replaces."""
-    within = 0 <= hp["dropout"] < 1
-    require(within, "model.dropout", hp["dropout"], "0 or more and less than 1, e.g. 0.5")
-    widths, lr = hp["hidden"], hp["lr"]
-    require(min(widths, default=1) > 0, "model.hidden", widths, "widths over 0, e.g. [8, 8]")
-    require(lr > 0, "model.lr", lr, "over 0, e.g. 1e-4")
-    decay, smoothing, momentum = hp["weight_decay"], hp["smoothing"], hp["bn_momentum"]
-    require(0 <= decay < 1, "model.weight_decay", decay, "0 to under 1, e.g. 0.02")
-    require(0 <= smoothing < 1, "model.smoothing", smoothing, "0 to under 1, e.g. 0.1")
-    rule = "over 0 to 1, e.g. 0.1, or null"
-    require(momentum is None or 0 < momentum <= 1, "model.bn_momentum", momentum, rule)
-    rule = "{} with an optimizer of your own, which has its own: give model.optimizer.{}"
-    own = hp["optimizer"] is not None
-    require(not own or lr == _LR, "model.lr", lr, rule.format(_LR, "lr"))
-    require(not own or decay == 0, "model.weight_decay", decay, rule.format(0, "weight_decay"))
-    rule = "constant with model.scheduler, which takes its place: leave one of them out"
-    free = hp["scheduler"] is None or hp["schedule"] == "constant"
-    require(free, "model.schedule", hp["schedule"], rule)

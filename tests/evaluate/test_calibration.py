@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bloodcell.evaluate.calibration import fit_temperature, soften
+from bloodcell.evaluate.calibration import apply_temperature, fit_temperature
 from bloodcell.evaluate.metrics import Sample
 
 
@@ -19,7 +19,7 @@ def drawn(photos: int, seed: int) -> Sample:
 @pytest.mark.parametrize("sharper", [0.3, 1.0, 3.0])
 def test_a_model_that_is_too_sure_or_not_sure_enough(sharper: float) -> None:
     honest = drawn(2000, 0)
-    changed = honest._replace(probability=soften(honest.probability, 1 / sharper))
+    changed = honest._replace(probability=apply_temperature(honest.probability, 1 / sharper))
     assert fit_temperature(changed) == pytest.approx(sharper, rel=0.1)
 
 
@@ -30,7 +30,9 @@ def test_few_photographs_move_it_little() -> None:
     ]
     assert max(spread) < 0.15
     few, many = (drawn(photos, 0) for photos in (5, 2000))
-    sure = [one._replace(probability=soften(one.probability, 1 / 3)) for one in (few, many)]
+    sure = [
+        one._replace(probability=apply_temperature(one.probability, 1 / 3)) for one in (few, many)
+    ]
     assert abs(fit_temperature(sure[0]) - 1) < abs(fit_temperature(sure[1]) - 1)
 
 

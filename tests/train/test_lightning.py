@@ -86,8 +86,8 @@ def test_both_from_python(smears: Path) -> None:
         "val/balanced_accuracy", "val/f1", "val/auroc", "val/ece",
     }  # fmt: skip
     runs.test(model, data, verbose=False)
-    assert model.predicted is not None
-    rows, probability = model.predicted
+    assert model.outputs is not None
+    rows, probability = model.outputs.row, model.outputs.probability
     assert rows.tolist() == data.parts["test"]
     said = torch.cat([part for part in runs.predict(model, data) or [] if isinstance(part, Tensor)])
     torch.testing.assert_close(said, probability)
@@ -102,12 +102,12 @@ def test_any_loader_of_images_and_targets(scale: bool) -> None:
     runs.fit(model, loader, loader)
     runs.validate(model, loader, verbose=False)
     runs.test(model, loader, verbose=False)
-    assert model.predicted is not None
-    assert model.predicted[0].tolist() == list(range(20))
+    assert model.outputs is not None
+    assert model.outputs.row.tolist() == list(range(20))
     said = torch.cat(
         [part for part in runs.predict(model, loader) or [] if isinstance(part, Tensor)]
     )
-    torch.testing.assert_close(said, model.predicted[1])
+    torch.testing.assert_close(said, model.outputs.probability)
 
 
 def test_somebody_elses_model(smears: Path) -> None:

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from bloodcell.cli.main import main
 from bloodcell.train.finite import Finite
-from bloodcell.train.schedule import rate_share
+from bloodcell.train.optimizers import rate_share
 
 
 def test_up_in_a_line_and_down_to_nothing() -> None:

@@ -1,0 +1,57 @@
+"""Checks the settings of the data, and describes the data in words."""
+
+from typing import Any
+
+from bloodcell.data.decode import IMAGE_SIZES
+from bloodcell.data.source import Source
+from bloodcell.data.splits import count_photos, shared_photos
+from bloodcell.data.table import Table
+from bloodcell.errors import require
+
+AUTO = "auto"  # of data.batch_size
+
+
+def describe(table: Table, source: Source, split: str, parts: dict[str, list[int]]) -> str:
+    """Describes the data and its split, and warns of a split that leaks.
+
+    Args:
+        table: the table of the images.
+        source: the files of the images.
+        split: `data.split`.
+        parts: numbers of the table's rows in train, val and test.
+    """
+    counts = " | ".join(
+        f"{part} {len(rows):,} files of {count_photos(table, rows):,} photographs"
+        for part, rows in parts.items()
+    )
+    lines = [f"data.root={source.root}, data.split={split}: {counts}"]
+    if table.unmapped:
+        lines.append(
+            f"no photo table knows {table.unmapped:,} of {len(table.rows):,} files: each counts as "
+            "its own photograph. If some are copies of one, name them with data.photos, else the "
+            "scores are too good."
+        )
+    shared = shared_photos(table, parts)
+    if shared:
+        tested = count_photos(table, parts["test"])
+        lines.append(
+            f"this split LEAKS: {shared} of {tested} test photographs are trained on too. Its "
+            "scores measure memory; data.split=photo measures skill."
+        )
+    return "\n".join(lines)
+
+
+def check_settings(hp: Any) -> None:
+    """Checks the settings of the data.
+
+    Raises:
+        InputError: if one is out of range.
+    """
+    rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
+    require(hp["image_size"] in IMAGE_SIZES, "data.image_size", hp["image_size"], rule)
+    holds = hp["batch_size"] == AUTO or hp["batch_size"] > 0
+    require(holds, "data.batch_size", hp["batch_size"], "1 or more, e.g. 32, or auto")
+    rule, share = "0.05 to 0.5 and one in a whole number, e.g. 0.2, 0.25, 0.33", hp["val_share"]
+    whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
+    require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)
+    require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")

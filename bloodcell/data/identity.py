@@ -1,0 +1,80 @@
+"""Identifies the files of a data set: which have changed, and which were trained on."""
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bloodcell.data.source import Source
+from bloodcell.data.table import Table
+from bloodcell.errors import InputError, listed
+
+_MOST_FACTS = 2**30  # bytes: of millions of files
+
+
+def pack_facts(table: Table) -> Tensor:
+    """Compresses the facts of a table into uint8 (n,), for a checkpoint."""
+    text = json.dumps(table.facts).encode("utf-8", "surrogatepass")
+    return torch.tensor(list(zlib.compress(text)), dtype=torch.uint8)
+
+
+def changed_files(table: Table, packed: Tensor) -> list[str]:
+    """Lists the files that were changed, removed or added since the facts were packed.
+
+    Args:
+        table: the table of now.
+        packed: what `pack_facts` returned for the table of then.
+    """
+    data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
+    then = dict(json.loads(data.decode("utf-8", "surrogatepass")))
+    now = dict(table.facts)
+    return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+
+
+def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
+    """Computes keys that identify images wherever the data set lies.
+
+    Args:
+        table: the table of the images.
+        source: the files of the images.
+        rows: numbers of rows of the table.
+
+    Returns:
+        (n,) int64, a hash of each image's official part, its path from the class folder on, and its
+        size in bytes.
+    """
+    keys = []
+    for i in rows:
+        row = table.rows[i]
+        tail = row.path[f"/{row.path}".rindex(f"/{row.class_name}/") :]
+        line = f"{row.official} {tail} {source.sizes[row.path]}"
+        digest = sha256(line.encode("utf-8", "surrogateescape")).digest()
+        keys.append(int.from_bytes(digest[:8], signed=True))
+    return torch.tensor(keys)
+
+
+def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> None:
+    """Compares the data with those of a checkpoint.
+
+    Args:
+        table: the table of now.
+        source: the files of now.
+        state: `fingerprint` and, but for the oldest checkpoints, `facts` of the table of then.
+
+    Raises:
+        InputError: if files, classes, photographs or cells have changed.
+    """
+    now, then = table.fingerprint, state["fingerprint"]
+    if now == then:
+        return
+    names = changed_files(table, state["facts"]) if "facts" in state else []
+    which = f"; changed, gone or new: {listed(names, 5)}" if names else ""
+    raise InputError(
+        f"data.root={source.root} has changed since the run began (fingerprint {now}, then "
+        f"{then}{which}): images could move between train and test. Restore it, or start a new run "
+        "without --ckpt_path."
+    )

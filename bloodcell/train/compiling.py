@@ -1,0 +1,34 @@
+"""Compiles the network for a run."""
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import nn
+
+from bloodcell.model.compiled import Compile, CompiledPass
+
+
+def compile_for(
+    trainer: Trainer, network: nn.Module, how: Compile, image_size: int
+) -> CompiledPass:
+    """Returns the training pass of a network, compiled where that pays.
+
+    Args:
+        trainer: the trainer, once training starts; it knows the batch size and number of steps.
+        network: the network; its weights are shared.
+        how: `model.compile`.
+        image_size: side of the images in pixels.
+    """
+    batches = getattr(trainer.train_dataloader, "batch_sampler", None)
+    batch_size: int | None = getattr(batches, "batch_size", None)
+    callbacks: list[Any] = vars(trainer)["callbacks"]  # Lightning declares no type for it
+    accumulates = trainer.accumulate_grad_batches != 1 or any(
+        isinstance(one, GradientAccumulationScheduler) for one in callbacks
+    )
+    n_pixels = (batch_size or 1) * image_size**2 * trainer.estimated_stepping_batches
+    device = trainer.strategy.root_device
+    compiled = CompiledPass(network, how, device, n_pixels, accumulates, batch_size)
+    if compiled.mode:
+        trainer.print(f"compiling the network ({compiled.mode}): some time before the first step")
+    return compiled

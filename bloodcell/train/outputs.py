@@ -1,0 +1,35 @@
+"""The outputs of the network for evaluated images."""
+
+from typing import NamedTuple, Self
+
+from torch import Tensor
+
+from bloodcell.data.batches import NOT_COUNTED
+
+
+class Outputs(NamedTuple):
+    """The outputs of the network for n images.
+
+    Attributes:
+        row: (n,) int64, the row of each image in the table.
+        target: (n,) int64, its label; `NOT_COUNTED` for a row that only fills up a device.
+        logits: (n, classes) float32, not calibrated.
+        features: (n, C) float32, the trunk's features, averaged over their map.
+    """
+
+    row: Tensor
+    target: Tensor
+    logits: Tensor
+    features: Tensor
+
+    @property
+    def probability(self) -> Tensor:
+        """Returns the softmax of the logits, (n, classes)."""
+        return self.logits.softmax(1)
+
+    def sorted(self) -> Self:
+        """Returns the counted rows on the CPU, in the order of the table."""
+        counted = self.target != NOT_COUNTED
+        kept = [column[counted].cpu() for column in self]
+        order = kept[0].argsort()
+        return type(self)(*(column[order] for column in kept))
