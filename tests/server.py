@@ -18,7 +18,7 @@ from typing import Any
 
 
 def serve() -> None:
-    from bloodcell.cli import run  # noqa: F401  imported once, before the forks
+    from bloodcell.cli import training  # noqa: F401  imported once, before the forks
     from bloodcell.train import finish
 
     if "--without-figures" in sys.argv:  # a second for each run

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bloodcell.cli.configs import find_config
+from bloodcell.cli.configs import read_config
 from bloodcell.cli.main import main
 from bloodcell.data import image_files
 from bloodcell.data.crop import InputFormat
@@ -88,7 +88,7 @@ def test_an_image_cut_and_continued_anywhere(place: int, rest: bytes) -> None:
 @given(st.text(max_size=200))
 def test_any_text_as_settings_and_as_a_photo_table(text: str) -> None:
     Path("any").write_bytes(text.encode("utf-8", "surrogatepass"))
-    for read in (lambda: find_config("any"), lambda: photos.read(Path("any"))):
+    for read in (lambda: read_config(Path("any")), lambda: photos.read(Path("any"))):
         with contextlib.suppress(InputError):
             read()
 

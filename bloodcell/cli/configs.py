@@ -1,16 +1,69 @@
-"""Finds a config by name: as given, in `configs/` here, then among those in the package."""
+"""Reads configs and the command line of the verbs that train and score, without importing torch."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
-from bloodcell.errors import InputError, listed, reason
+from bloodcell.cli.parsing import parse
+from bloodcell.cli.settings import check_config, check_words, pairs
+from bloodcell.errors import InputError, listed, reason, require
 
 # beside the modules once installed, beside the package in a checkout
 _HERE = Path(__file__).parents[1]
 _MOST_NODES = 100_000  # of one file
 SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
+
+
+class Request(NamedTuple):
+    """The command line of a verb that trains or scores.
+
+    Attributes:
+        verb: fit, validate, test or benchmark.
+        words: the options for LightningCLI, those of configs first: the command line wins.
+        shows: options that print something and end the program.
+        config_name: name of the last config, which names the run.
+        ckpt_path: as `--ckpt_path`, or as in a config.
+        resume: whether `--resume auto` was given.
+    """
+
+    verb: str
+    words: list[str]
+    shows: list[str]
+    config_name: str
+    ckpt_path: str | None
+    resume: bool
+
+
+def read_request(verb: str, words: Sequence[str]) -> Request:
+    """Reads the command line and its configs, and refuses what is certainly wrong.
+
+    Args:
+        verb: fit, validate, test or benchmark.
+        words: the words after it.
+
+    Raises:
+        InputError: naming a config, setting or value that cannot be used.
+    """
+    given, rest = parse(verb, words)
+    check_words(verb, rest)
+    name, ckpt_path, configs = "custom", None, list[str]()
+    for path in map(find_config, given.config):
+        found = read_config(path)
+        check_config(verb, path, found)
+        name, ckpt_path = run_name(path), found.get("ckpt_path") or ckpt_path
+        configs += ["--config", str(path)]
+    options = vars(given)
+    resume, ckpt_path = options.get("resume"), options.get("ckpt_path") or ckpt_path
+    require(resume in (None, "auto"), "--resume", resume, "auto")
+    rule = "given alone, without --ckpt_path"
+    require(not (resume and ckpt_path), "--resume", resume, rule)
+    shows = ["--help"] if given.help_all else []
+    if given.print_config is not None:
+        shows.append(f"--print_config={given.print_config}".rstrip("="))
+    return Request(verb, [*configs, *rest], shows, name, ckpt_path, bool(resume))
 
 
 def find_config(name: str) -> Path:
@@ -20,12 +73,11 @@ def find_config(name: str) -> Path:
         name: a path, or the name of a shipped config with or without `.yaml`.
 
     Raises:
-        InputError: if there is none, with the nearest name there is, or it holds no settings.
+        InputError: naming the nearest config if there is no such file.
     """
     for folder in (Path(), Path("configs"), SHIPPED):
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if candidate.is_file():
-                check_config(candidate)
                 return candidate
     known = sorted({p.name for f in (Path("configs"), SHIPPED) for p in f.glob("*.yaml")})
     near = difflib.get_close_matches(Path(name).name, known, n=1, cutoff=0.5)
@@ -33,91 +85,55 @@ def find_config(name: str) -> Path:
     raise InputError(f"--config {name}: no such file. {hint}Shipped: {listed(known, 20)}.")
 
 
-def resolve_configs(words: list[str]) -> tuple[list[str], str]:
-    """Replaces names of configs on a command line by their paths, and puts them first.
-
-    So that what is given on the command line wins wherever it stands.
-
-    Args:
-        words: what stands after the verb.
-
-    Returns:
-        The words, and the name of the run: that of the last config.
-
-    Raises:
-        InputError: if a config is named that there is not.
-    """
-    configs, others, name = list[str](), list[str](), "custom"
-    coming = iter(words)
-    for word in coming:
-        flag, equals, value = word.partition("=")
-        if flag not in ("--config", "-c"):
-            others.append(word)
-            continue
-        given = value if equals else next(coming, None)
-        if given is None:
-            raise InputError("--config stands without a name. Give one, e.g. --config d8.yaml.")
-        path = find_config(given)
-        name = _run_name(path)
-        configs += ["--config", str(path)]
-    return [*configs, *others], name
-
-
-def without_repeated(words: list[str], begun: Path) -> list[str]:
-    """Leaves out what a command line appends to a list of the run that it goes on with.
-
-    So that the same command again does not give a callback twice.
-
-    Args:
-        words: what stands after the verb.
-        begun: the settings of the run.
-    """
-    settings = yaml.safe_load(begun.read_text(encoding="utf-8"))
-    kept = list[str]()
-    coming = iter(words)
-    for word in coming:
-        flag, equals, value = word.partition("=")
-        if not flag.endswith("+"):
-            kept.append(word)
-            continue
-        name = value if equals else next(coming, "")
-        group, _, key = flag.strip("-+").partition(".")
-        there = settings.get(group, {}).get(key) or []
-        paths = [one.get("class_path", "") for one in there if isinstance(one, dict)]
-        if name.rpartition(".")[2] not in [path.rpartition(".")[2] for path in paths]:
-            kept += [word] if equals else [word, name]
-    return kept
-
-
-def _run_name(path: Path) -> str:
-    """What a run of a config is called: its name, or that of the run whose folder it lies in."""
+def run_name(path: Path) -> str:
+    """The name for a run of a config: the config's, or that of the run in whose folder it lies."""
     folder = path.absolute().parent
     in_run = path.name == "config.yaml" and folder.name.startswith("version_")
     return folder.parent.name if in_run else path.stem
 
 
-def check_config(path: Path) -> None:
-    """Makes sure that a file holds settings, and no more of them than a person writes.
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads the settings in a file.
 
     Raises:
-        InputError: if it does not.
+        InputError: if it holds none, or more than a person writes.
     """
     try:
         text = path.read_text(encoding="utf-8")
         _check_size(yaml.compose(text, yaml.SafeLoader))
-        settings = yaml.safe_load(text)
+        found = yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"--config {path} is no YAML in UTF-8 ({reason(error)}). Mend it."
         ) from error
-    if not isinstance(settings, dict):
+    if not isinstance(found, dict):
         raise InputError(
             f"--config {path} holds no settings. Write some, e.g. `model: {{lr: 1e-4}}`."
         )
+    return found
+
+
+def without_repeated(words: Sequence[str], begun: dict[str, Any]) -> list[str]:
+    """Leaves out what a command line appends to a list that holds it already.
+
+    A run that is continued by the command that began it must not get a callback twice.
+
+    Args:
+        words: the options on the command line.
+        begun: the settings of the run.
+    """
+    kept = list[str]()
+    for flag, value in pairs(words):
+        group, _, key = flag.strip("-+").partition(".")
+        there = (begun.get(group) or {}).get(key) if flag.endswith("+") else None
+        names = [str(one.get("class_path")) for one in there or [] if isinstance(one, dict)]
+        if (value or "").rpartition(".")[2] not in [name.rpartition(".")[2] for name in names]:
+            kept.append(flag if value is None else f"{flag}={value}")
+    return kept
 
 
 def _check_size(root: yaml.Node | None) -> None:
-    """Refuses a small file that unfolds into a large one: aliases of aliases.
+    """Refuses a small file that unfolds into a large one by aliases of aliases.
 
     Raises:
         ValueError: if it does, or contains itself.
@@ -126,7 +142,7 @@ def _check_size(root: yaml.Node | None) -> None:
 
     def size(node: yaml.Node) -> int:
         if id(node) not in sizes:
-            sizes[id(node)] = _MOST_NODES  # until it is known: one inside of itself is endless
+            sizes[id(node)] = _MOST_NODES  # until it is known: a node inside of itself is endless
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             inside = (one for part in parts for one in (part if type(part) is tuple else [part]))
             sizes[id(node)] = 1 + sum(map(size, inside))

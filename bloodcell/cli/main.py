@@ -1,4 +1,4 @@
-"""The front door: answers at once what can be answered at once, and hands on the rest.
+"""The command line: finds the verb, calls its function, and turns errors into exit statuses.
 
 python -m bloodcell fit --config d8.yaml
 """
@@ -7,10 +7,13 @@ import difflib
 import io
 import os
 import sys
+import time
+from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from bloodcell import __version__
-from bloodcell.errors import BAD_INPUT, NO_PLACE, NO_ROOM, InputError
+from bloodcell.errors import BAD_INPUT, NO_PLACE, NO_ROOM, InputError, require
 
 _OTHER_WORDS = {
     "train": "fit",
@@ -33,20 +36,20 @@ def main(args: Sequence[str] | None = None) -> None:
         args: words after `bloodcell`; None takes them from the command line.
 
     Raises:
-        SystemExit: with status 2 and a message if what was given cannot be used.
+        SystemExit: with status 2 and a message if an input cannot be used.
     """
     words = list(sys.argv[1:] if args is None else args)
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what no console can show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _run(words)
+        _answer(words)
     except InputError as error:
         print(f"bloodcell: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print("\nbloodcell: stopped.", file=sys.stderr)
         sys.exit(STOPPED)
-    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -59,8 +62,8 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(BAD_INPUT)
 
 
-def _run(words: list[str]) -> None:
-    from bloodcell.cli import manual, verbs
+def _answer(words: list[str]) -> None:
+    from bloodcell.cli.parsing import VERBS, front_page, parse, verb_page
 
     if words in (["--version"], ["-V"]):
         print(f"bloodcell {__version__}")
@@ -68,26 +71,120 @@ def _run(words: list[str]) -> None:
     if words[:1] == ["help"] and words[1:]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(manual.front_page())
+        print(front_page())
         if not words:
             sys.exit(BAD_INPUT)
         return
-    verb = words[0]
-    if verb not in manual.VERBS:
-        raise InputError(_no_such_verb(verb, list(manual.VERBS)))
-    if "-h" in words or "--help" in words:
-        print(manual.verb_page(verb))
-    elif verbs.is_alone(verb):
-        if not verbs.run(verb, words[1:]):
-            sys.exit(1)
-    elif verb == "reproduce":
-        from bloodcell.published.reproduce import reproduce
+    verb, *rest = words
+    if verb not in VERBS:
+        raise InputError(_no_such_verb(verb, list(VERBS)))
+    if "-h" in rest or "--help" in rest:
+        print(verb_page(verb))
+        return
+    good = _train(verb, rest) if VERBS[verb].groups else _call(verb, *parse(verb, rest))
+    if not good:
+        sys.exit(1)
 
-        reproduce(words[1:])
-    else:
-        from bloodcell.cli import run as cli
 
-        cli.run(verb, ["--help" if word == "--help-all" else word for word in words[1:]])
+def _train(verb: str, words: list[str]) -> bool:
+    """Checks the settings of a verb that needs LightningCLI; only then imports and runs it."""
+    from bloodcell.cli.configs import read_request
+
+    if verb != "verify":
+        request = read_request(verb, words)
+        from bloodcell.cli.training import run
+
+        return run(request)
+    if not words or words[0].startswith("-"):
+        raise InputError("verify needs a run folder first, e.g. lightning_logs/d8/version_0.")
+    request = read_request("test", words[1:])
+    rule = "left out: verify tests the run's best checkpoint"
+    require(request.ckpt_path is None, "--ckpt_path", request.ckpt_path, rule)
+    from bloodcell.cli.verify import verify
+
+    return verify(Path(words[0]), request)
+
+
+def _call(verb: str, given: Namespace, rest: list[str]) -> bool:
+    """Calls the function of a verb that has no settings; returns whether all went well."""
+    match verb:
+        case "audit":
+            from bloodcell.audit.audit import audit
+
+            if len(given.folder) != 1:
+                words = " ".join(given.folder) or "none"
+                raise InputError(f"audit takes one folder or .zip (got: {words}).")
+            return not audit(given.folder[0], given.photos, given.out, given.write_photos)
+        case "cache":
+            _cache(given.empty)
+        case "compare":
+            from bloodcell.evaluate.compare import compare
+
+            compare(given.runs, given.out)
+        case "download":
+            from bloodcell.datasets import kaggle
+
+            print(kaggle.download())
+        case "explain":
+            from bloodcell.infer.explain import explain
+
+            return explain(given.images, given.model, given.out)
+        case "export":
+            from bloodcell.infer.export import export
+
+            export(given.images, given.model, given.out, given.int8)
+        case "predict":
+            return _predict(given)
+        case "reproduce":
+            from bloodcell.published.reproduce import Request, reproduce
+
+            reproduce(
+                Request.make(given.seeds, given.splits, given.jobs, given.fast, given.out, rest)
+            )
+        case "serve":
+            from bloodcell.serve.serve import serve
+
+            return serve(given.model, given.host, given.port, given.data)
+    return True
+
+
+def _predict(given: Namespace) -> bool:
+    from bloodcell.infer.cells import Cells
+    from bloodcell.infer.predict import predict
+
+    for flag, value in (("--field", given.field), ("--draw", given.draw)):
+        if value is not None and not given.cells:
+            raise InputError(f"{flag} {value} is for --cells. Add it, or leave {flag} out.")
+    cells = Cells(given.field or 1.0, Path(given.draw) if given.draw else None)
+    return predict(
+        given.images,
+        model=given.model,
+        out=given.out,
+        abstain=given.abstain,
+        tta=given.tta,
+        batch_size=given.batch_size,
+        devices=given.devices,
+        cells=cells if given.cells else None,
+    )
+
+
+def _cache(empty: bool) -> None:
+    """Lists the decoded images on disk, a line for each entry, or deletes them."""
+    from bloodcell.data import cache
+    from bloodcell.files import cache_folder
+
+    folder = cache_folder() / "pixels"
+    if empty:
+        print(f"{cache.empty() / 2**30:.2f} GiB freed in {folder}")
+        return
+    print(f"decoded images in {folder}:")
+    entries = cache.list_entries()
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        size = f"{entry.bytes / 2**30:7.2f} GiB  {entry.images:>9,} images at {entry.size} px"
+        print(f"{size}  used {used}  {entry.root}")
+    if not entries:
+        print("  none")
 
 
 def _no_such_verb(verb: str, verbs: list[str]) -> str:

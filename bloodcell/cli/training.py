@@ -1,22 +1,30 @@
-"""LightningCLI for one model and one data module: the one place where data meets model."""
+"""LightningCLI for the verbs that train and score."""
 
+import logging
 import os
 import signal
 import sys
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import (  # type: ignore[attr-defined]  # undeclared
+    MisconfigurationException,
+    SIGTERMException,
+)
 
-from bloodcell.cli.configs import check_config, without_repeated
-from bloodcell.cli.parser import Parser
-from bloodcell.cli.words import split_off
+from bloodcell.cli.arguments import MAX_EPOCHS
+from bloodcell.cli.configs import Request, read_config, without_repeated
+from bloodcell.cli.settings import SEED, RunOptions, settings
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.datasets.drawn import DRAWN
-from bloodcell.errors import InputError, reason, require
+from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason, require
+from bloodcell.memory import keep_memory
 from bloodcell.model.checkpoint import network_state, read_checkpoint, refusing
 from bloodcell.model.pretrained import IMAGENET, NONE, reach_hub, read_trained_on
 from bloodcell.train import resume, runs
@@ -24,126 +32,124 @@ from bloodcell.train.batch_size import settle
 from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer, check_benchmark
 from bloodcell.train.failures import explain
 from bloodcell.train.finish import finish_fit, print_scores
-from bloodcell.train.resume import AUTO
 from bloodcell.train.signals import StopGently
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import Keeping, callbacks, check, complete
 
-_SCORING = ("validate", "test")  # verbs that need a checkpoint
+_PARTS = {"validate": "val", "test": "test"}  # of the verbs that score, what they score
+_QUIET = (  # warnings of Lightning that do not apply here
+    ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
+    ".*is smaller than the logging interval.*",  # everything is logged by epoch
+    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run writes where it was
+    ".*callbacks used to create the checkpoint need to be provided.*",  # a test needs none
+    ".*could not find the monitored key.*",  # an epoch without validation has none
+    ".*sync_dist=True.*",  # metrics synchronise themselves; the speed is counted for all devices
+    ".*Grad strides do not match bucket view strides.*",  # of 1x1 kernels: costs nothing here
+    ".*all_gather is deprecated.*",  # Lightning's own call
+    ".*LeafSpec.*",
+)
 
 
-class Command(LightningCLI):
-    """LightningCLI for one model and one data module, whose keys are flat.
+class BloodcellCLI(LightningCLI):
+    """LightningCLI for `Classifier` and `BloodCells` and one verb, without subcommands.
+
+    It builds Trainer, model and data module from the settings; `execute` runs the verb.
 
     Args:
-        words: the verb and what stands after it.
-        config_name: name of the config, which names the run.
+        request: the command line.
+
+    Attributes:
+        resumed: the run folder that `fit` continues; None for a new run.
+        path: the checkpoint that is continued or scored; None if there is none.
+        checkpoint: its content.
+        stop: the callback that ends a run gently when a signal arrives.
     """
 
-    def __init__(self, words: list[str], config_name: str) -> None:
-        self.config_name = config_name
+    def __init__(self, request: Request) -> None:
+        self.request, self.verb = request, request.verb
         self.resumed: Path | None = None
+        self.path: Path | None = None
         self.checkpoint: dict[str, Any] | None = None
         self.stop = StopGently()
-        try:
-            super().__init__(
-                Classifier,
-                BloodCells,
-                trainer_class=BenchmarkTrainer,
-                save_config_callback=runs.SaveConfig,
-                parser_class=Parser,
-                parser_kwargs={"prog": "bloodcell", "allow_abbrev": False},
-                trainer_defaults={
-                    "max_epochs": 30,
-                    "use_distributed_sampler": False,  # the data module's samplers know the devices
-                    "enable_model_summary": False,  # one line of ours says it
-                },
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                args=words,
-            )
-        except SIGTERMException:  # between two steps, whatever asked for it
-            if self.stop.signal == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The verbs of Lightning that are offered, and what to leave out of their options."""
-        verbs = LightningCLI.subcommands()
-        hidden = {"weights_only", "verbose"}
-        offered = {verb: verbs[verb] | hidden for verb in ("fit", *_SCORING)}
-        return offered | {"benchmark": {"model", "datamodule"}}
+        super().__init__(
+            Classifier,
+            BloodCells,
+            trainer_class=BenchmarkTrainer if self.verb == "benchmark" else Trainer,
+            save_config_callback=runs.SaveConfig,
+            parser_kwargs={
+                "prog": f"bloodcell {self.verb}",
+                "allow_abbrev": False,
+                "exit_on_error": False,
+            },
+            trainer_defaults={
+                "max_epochs": MAX_EPOCHS,
+                "use_distributed_sampler": False,  # the data module's samplers know the devices
+                "enable_model_summary": False,  # `Classifier.summary` prints one line instead
+            },
+            seed_everything_default=SEED,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=request.words,
+            run=False,
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run's name, and links what data and model share."""
-        parser.add_argument("--name", type=str | None, help="Folder below lightning_logs.")
-        parser.add_argument("--save_every_n_steps", type=int | None, default=None)
-        parser.add_argument("--save_every_minutes", type=float | None, default=10.0)
-        parser.add_argument("--rollbacks", type=int, default=0)
-        parser.add_argument("--monitor", type=str, default="val/loss")
+        """Adds the options of the verb, and links what data and model share."""
+        parser.add_class_arguments(RunOptions)
+        parser.add_argument("--ckpt_path", type=str | None, help="As on the command line.")
+        if self.verb == "benchmark":
+            skip: set[str | int] = {"model", "datamodule"}
+            parser.add_method_arguments(BenchmarkTrainer, "benchmark", skip=skip)
+            parser.set_defaults({"model.weights": NONE})  # any are as fast, and none is downloaded
         for group in ("data", "model"):
             parser.link_arguments("seed_everything", f"{group}.seed", compute_fn=_whole_number)
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; what a checkpoint was made with holds where nothing else is given."""
-        verb, *words = args
-        words, auto = split_off(words, "--resume")
-        require(auto in (None, AUTO) and (verb == "fit" or not auto), "--resume", auto, AUTO)
-        _, given = split_off(words, "--ckpt_path")
-        require(not (given and auto), "--resume", auto, "given alone, without --ckpt_path")
-        given = given or auto
-        args = [verb, *words]
-        shown = [word for word in words if word.startswith(("--print_config", "--help"))]
-        path = None
-        if verb in _SCORING and (given or not shown):
-            path = runs.best_checkpoint(verb, given)
-            self.checkpoint = read_checkpoint(runs.CKPT_PATH, path)
-        elif verb == "fit" and given:
-            rest = [word for word in words if word not in shown]
-            config = parser.parse_args([verb, *rest])[verb]
-            root, name = Path(config.trainer.default_root_dir or "."), self._name(config)
-            if found := resume.find(given, root, name):
-                path, self.checkpoint = found
-                self.resumed = resume.run_folder(path)
-                begun = self.resumed / "config.yaml"
-                check_config(begun)
-                args = [verb, "--config", str(begun), *without_repeated(words, begun)]
-        if path and self.checkpoint and verb != "fit":
-            with refusing(runs.CKPT_PATH, path):
-                self._subcommand_parsers[verb].set_defaults(runs.settings(self.checkpoint))
-        if verb == "benchmark":  # any weights are as fast, and none need a download
-            self._subcommand_parsers[verb].set_defaults({"model.weights": NONE})
-        self.config = parser.parse_args(args)
-        if verb == "benchmark":
-            return
-        config = self.config[verb]
-        rule = "given on the command line, as --ckpt_path"
-        require(bool(path) or not config.ckpt_path, "ckpt_path", config.ckpt_path, rule)
-        config.ckpt_path = str(path) if path else None
-        if path and self.checkpoint:
-            if verb == "fit" and auto:
-                if resume.is_finished(path, config.trainer):
-                    run = os.path.relpath(resume.run_folder(path))
-                    print(f"{run} is finished: nothing to go on with.")
-                    sys.exit(0)
-            elif verb == "fit":
-                resume.check_unfinished(path, self.checkpoint, config.trainer)
-            runs.check_same(self.checkpoint, config.as_dict(), also_data=verb == "fit")
+        """Parses; the settings that a checkpoint was made with are the defaults."""
+        given, words = self.request.ckpt_path, list(args)
+        if self.verb in _PARTS and (given or not self.request.shows):
+            self.path = runs.best_checkpoint(self.verb, given)
+            self.checkpoint = read_checkpoint(runs.CKPT_PATH, self.path)
+            with refusing(runs.CKPT_PATH, self.path):
+                parser.set_defaults(runs.settings(self.checkpoint))
+        elif self.verb == "fit" and (given or self.request.resume):
+            words = self._find_run(parser, words)
+        self.config = parser.parse_args([*words, *self.request.shows])
+        self.config.ckpt_path = None  # not a setting of the run: `path` holds it
+        if self.path and self.checkpoint:
+            if self.verb == "fit":
+                self._check_unfinished(self.path, self.checkpoint)
+            runs.check_same(self.checkpoint, self.config.as_dict(), also_data=self.verb == "fit")
 
-    def _parse_ckpt_path(self) -> None:
-        """Leaves out Lightning's way, by which a checkpoint silently replaces model settings."""
+    def _find_run(self, parser: LightningArgumentParser, words: list[str]) -> list[str]:
+        """Finds the run to continue; returns the words that repeat its settings."""
+        config = parser.parse_args(words)
+        root, name = Path(config.trainer.default_root_dir or "."), self._name(config)
+        found = resume.find(self.request.ckpt_path or resume.AUTO, root, name)
+        if found is None:
+            return words
+        self.path, self.checkpoint = found
+        self.resumed = resume.run_folder(self.path)
+        begun = self.resumed / "config.yaml"
+        return ["--config", str(begun), *without_repeated(words, read_config(begun))]
+
+    def _check_unfinished(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        if not self.request.resume:
+            resume.check_unfinished(path, checkpoint, self.config.trainer)
+        elif resume.is_finished(path, self.config.trainer):
+            folder = os.path.relpath(resume.run_folder(path))
+            print(f"{folder} is finished: nothing is left to do.")
+            sys.exit(0)
 
     def before_instantiate_classes(self) -> None:
-        """Refuses settings that cannot work; a dry run goes without weights it can't get."""
-        config = self.config[self.subcommand]
+        """Refuses settings that cannot work; a dry run may do without weights from the hub."""
+        config = self.config
         check(config.trainer)
         if keeping := self._keeping():
             keeping.check()
-        if self.subcommand == "benchmark":
+        if self.verb == "benchmark":
             check_benchmark(config)
         if config.trainer.fast_dev_run and config.model.weights == IMAGENET:
             try:
@@ -153,22 +159,21 @@ class Command(LightningCLI):
                 config.model.weights = NONE
 
     def instantiate_classes(self) -> None:
-        """Builds the model as its checkpoint demands, before images are read."""
-        config = self.config[self.subcommand]
-        weights = config.model.weights
+        """Builds data module, model and Trainer, and loads the checkpoint."""
+        weights = self.config.model.weights
         if self.checkpoint:
-            config.model.weights = NONE  # the checkpoint brings its own
-        asked = self.checkpoint and self.subcommand != "fit"  # then its settings hold
-        with refusing(runs.CKPT_PATH, Path(config.ckpt_path)) if asked else nullcontext():
+            self.config.model.weights = NONE  # the checkpoint brings its own
+        # its settings are those of the model that it scores
+        scored = refusing(runs.CKPT_PATH, self.path) if self.path and self.verb != "fit" else None
+        with scored or nullcontext():
             super().instantiate_classes()
-        self._keep_class_paths(config.as_dict())
-        # what is written into config.yaml repeats the whole run, not only its last stretch
-        if self.subcommand == "fit":
-            config.model.weights, config.ckpt_path = weights, None
-        if self.checkpoint:
-            with refusing(runs.CKPT_PATH, Path(config.ckpt_path or "")):
-                self._check_data(self.checkpoint)
-        elif (trained_on := read_trained_on(weights)) is not None and self.subcommand == "fit":
+        self._keep_class_paths(self.config.as_dict())
+        if self.verb == "fit":  # config.yaml repeats the whole run, not only its last part
+            self.config.model.weights = weights
+        if self.path and self.checkpoint:
+            with refusing(runs.CKPT_PATH, self.path):
+                self._load(self.checkpoint)
+        elif (trained_on := read_trained_on(weights)) is not None and self.verb == "fit":
             runs.check_new_to(trained_on, self.datamodule, weights)
 
     def _keep_class_paths(self, config: dict[str, Any]) -> None:
@@ -177,27 +182,26 @@ class Command(LightningCLI):
             self.model.hparams[key] = config["model"][key]
         self.datamodule.hparams["transforms"] = config["data"]["transforms"]
 
-    def _check_data(self, checkpoint: dict[str, Any]) -> None:
+    def _load(self, checkpoint: dict[str, Any]) -> None:
         self.model.on_load_checkpoint(checkpoint)
         self.model.network.load_state_dict(network_state(checkpoint["state_dict"]))
-        if self.subcommand == "fit":
+        if self.verb == "fit":
             resume.check_same_data(checkpoint, self.datamodule)
         else:
-            part = "val" if self.subcommand == "validate" else "test"
-            runs.check_unseen(checkpoint, self.datamodule, part)
+            runs.check_unseen(checkpoint, self.datamodule, _PARTS[self.verb])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what the settings leave open; only `fit` writes a run folder."""
-        given = self.config_init[self.subcommand].trainer
+        given = self.config_init.trainer
         logger = None
-        if self.subcommand != "fit" or given.logger is False:
+        if self.verb != "fit" or given.logger is False:
             self.save_config_callback = None
         else:
             root = Path(given.default_root_dir or ".") / "lightning_logs"
             step = self.checkpoint["global_step"] if self.checkpoint else None
-            logger = runs.RunLogger(root, self._name(self.config.fit), self.resumed, step)
+            logger = runs.RunLogger(root, self._name(self.config), self.resumed, step)
         kwargs |= complete(given, logger)
-        if self.subcommand == "benchmark":
+        if self.verb == "benchmark":
             kwargs |= BENCHMARKED
         else:
             self.trainer_defaults["callbacks"] = callbacks(given, self._keeping(), self.stop)
@@ -205,60 +209,46 @@ class Command(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:
             raise InputError(
-                f"trainer: {reason(error)}. See `bloodcell {self.subcommand} --help`."
+                f"trainer: {reason(error)}. See `bloodcell {self.verb} --help`."
             ) from error
 
-    def _keeping(self) -> Keeping | None:
-        if self.subcommand != "fit":
-            return None
-        config = self.config.fit
-        return Keeping(
-            config.save_every_n_steps, config.save_every_minutes, config.rollbacks, config.monitor
-        )
-
-    def before_fit(self) -> None:
-        """Says what will be trained on, and settles what was left open."""
-        self._introduce()
-        settle(self.trainer, self.model, self.datamodule)
-        self.config.fit.data.batch_size = self.datamodule.batch_size  # for config.yaml
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Runs the verb; of what was not the user's fault it says what to do."""
+    def execute(self) -> None:
+        """Runs the verb; explains errors whose cause and remedy are known."""
+        path = str(self.path) if self.path else None
         try:
-            super()._run_subcommand(subcommand)
+            self._introduce()
+            if self.verb == "fit":
+                settle(self.trainer, self.model, self.datamodule)
+                self.config.data.batch_size = self.datamodule.batch_size  # for config.yaml
+                self.trainer.fit(self.model, self.datamodule, ckpt_path=path)
+                name = self._name(self.config)
+                finish_fit(self.trainer, self.model, self.datamodule, name)
+            elif self.verb == "benchmark":
+                options = {key: self.config[key] for key in settings("benchmark")}
+                self.trainer.benchmark(self.model, self.datamodule, **options)
+            else:
+                score = getattr(self.trainer, self.verb)
+                score(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
+                self.report()
+        except SIGTERMException:  # between two steps, whatever asked for it
+            if self.stop.signal == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise
         except (RuntimeError, MemoryError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            said = explain(error, self.trainer, self.model, self.datamodule)
-            if said is None:
+            explained = explain(error, self.trainer, self.model, self.datamodule)
+            if explained is None:
                 raise
-            raise InputError(said) from None
+            raise InputError(explained) from None
 
-    def after_fit(self) -> None:
-        """Tests the best checkpoint and reports; a dry run only says that it worked."""
-        finish_fit(self.trainer, self.model, self.datamodule, self._name(self.config.fit))
-
-    def before_validate(self) -> None:
-        """Says what will be scored."""
-        self._introduce()
-
-    before_test = before_benchmark = before_validate
-
-    def after_validate(self) -> None:
-        """Prints the scores."""
-        print_scores(self.trainer, self.model, self.datamodule, "val", self._scored())
-
-    def after_test(self) -> None:
-        """Prints the scores."""
-        print_scores(self.trainer, self.model, self.datamodule, "test", self._scored())
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Leaves out Lightning's table of scores: ours follows."""
-        quiet = {"verbose": False} if subcommand in _SCORING else {}
-        return super()._prepare_subcommand_kwargs(subcommand) | quiet
+    def report(self) -> None:
+        """Prints the scores of `validate` and `test`."""
+        scored = os.path.relpath(str(self.path))
+        print_scores(self.trainer, self.model, self.datamodule, _PARTS[self.verb], scored)
 
     def _introduce(self) -> None:
-        """Says what is there, and reads the images before a run folder is made for them."""
+        """Prints a summary, and reads the images before a run folder is made for them."""
         self.datamodule.trainer = self.trainer
         self.datamodule.prepare_data()
         if self.trainer.is_global_zero:
@@ -267,15 +257,20 @@ class Command(LightningCLI):
             if self.resumed:
                 step = self.checkpoint["global_step"] if self.checkpoint else 0
                 print(f"going on with {os.path.relpath(self.resumed)} after step {step:,}")
-        self.datamodule.setup(str(self.subcommand))
+        self.datamodule.setup("fit" if self.verb == "benchmark" else self.verb)
 
-    def _scored(self) -> str:
-        return os.path.relpath(str(self.config_init[self.subcommand].ckpt_path))
+    def _keeping(self) -> Keeping | None:
+        if self.verb != "fit":
+            return None
+        config = self.config
+        return Keeping(
+            config.save_every_n_steps, config.save_every_minutes, config.rollbacks, config.monitor
+        )
 
     def _name(self, config: Any) -> str:
         if self.resumed:
             return self.resumed.parent.name
-        name = str(config.name or self.config_name)
+        name = str(config.name or self.request.config_name)
         rule = "one folder's name below lightning_logs"
         require(Path(name).name == name not in (".", ".."), "--name", name, rule)
         drawn = config.data.root == DRAWN and DRAWN not in name
@@ -287,3 +282,68 @@ def _whole_number(seed: bool | int) -> int:
     holds = not isinstance(seed, bool) and 0 <= seed < 2**32
     require(holds, "seed_everything", seed, rule)
     return seed
+
+
+def run(request: Request) -> bool:
+    """Runs `fit`, `validate`, `test` or `benchmark`.
+
+    Args:
+        request: the command line.
+
+    Returns:
+        True.
+
+    Raises:
+        InputError: if a setting cannot be used, or the disk is full.
+    """
+    with lightning_errors(request.verb):
+        BloodcellCLI(request).execute()
+    return True
+
+
+@contextmanager
+def lightning_errors(verb: str) -> Iterator[None]:
+    """Silences what does not apply here, and turns errors of Lightning and the disk into ours.
+
+    Args:
+        verb: whose help page the messages refer to.
+
+    Raises:
+        InputError: if a setting cannot be used, or the disk is full.
+    """
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # the compiler's remark that there is no CUDA
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    keep_memory()
+    try:
+        yield
+    except (MisconfigurationException, ArgumentError) as error:
+        raise InputError(f"{_cause(error)}. See `bloodcell {verb} --help`.") from error
+    except SIGTERMException:
+        sys.exit(TERMINATED)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stop
+        raise
+    except OSError as error:
+        if error.errno in NO_PLACE:
+            raise InputError(
+                f"{error.filename} cannot be used ({error.strerror}). Mend it or its permissions, "
+                "or write elsewhere: runs with --trainer.default_root_dir, drawn smears and "
+                "decoded images with the variable XDG_CACHE_HOME."
+            ) from error
+        if error.errno not in NO_ROOM:
+            raise
+        raise InputError(
+            f"no room to write {error.filename or 'into the run folder'} ({error.strerror}). "
+            "Free some space, or write elsewhere with --trainer.default_root_dir; a run with a "
+            "checkpoint goes on with --ckpt_path last."
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    """What an error says: of jsonargparse all, as it names the setting last."""
+    text = " ".join(str(error).split()).rstrip(". ")
+    return text if isinstance(error, ArgumentError) else reason(error)

@@ -1,4 +1,4 @@
-"""`bloodcell verify RUN`: tests its checkpoint again, and compares with what the run claims."""
+"""`bloodcell verify RUN`: tests its checkpoint again, and compares the results with its files."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from bloodcell.cli.training import Command
-from bloodcell.errors import InputError, require
+from bloodcell.cli.configs import Request
+from bloodcell.cli.training import BloodcellCLI, lightning_errors
 from bloodcell.evaluate.verified import Check, compare, compare_machines, read_claims
 from bloodcell.train.finish import collect_predictions
 from bloodcell.train.trainer import device_name
@@ -15,63 +15,61 @@ from bloodcell.train.trainer import device_name
 _VERDICT = {True: "ok", False: "FAILED", None: "differs"}
 
 
-def verify(words: list[str]) -> bool:
+def verify(folder: Path, request: Request) -> bool:
     """Verifies a run.
 
     Args:
-        words: the run folder, and any options of `test`.
+        folder: the run folder.
+        request: the options of the test.
 
     Returns:
-        Whether all holds.
+        Whether its files hold what its checkpoint gives.
 
     Raises:
-        InputError: if there is no finished run there.
+        InputError: if there is no finished run in the folder.
     """
-    if not words or words[0].startswith("-"):
-        raise InputError("verify needs a run folder first, e.g. lightning_logs/d8/version_0.")
-    folder, *rest = words
-    rule = "left out: verify tests the run's best checkpoint"
-    require("--ckpt_path" not in [word.partition("=")[0] for word in rest], "--ckpt_path", "", rule)
-    claims = read_claims(Path(folder))
-    precision = ["--trainer.precision", claims["precision"]]
-    checks = Verification(["test", "--ckpt_path", folder, *precision, *rest], claims).checks
-    good = all(check.holds is not False for check in checks)
+    claims = read_claims(folder)
+    words = ["--trainer.precision", claims["precision"], *request.words]
+    with lightning_errors("verify"):
+        cli = Verification(request._replace(words=words, ckpt_path=str(folder)), claims)
+        cli.execute()
+    good = all(check.holds is not False for check in cli.checks)
     console = Console()
-    for check in checks:
+    for check in cli.checks:
         line = f"  {check.what:<12} {_VERDICT[check.holds]:<8} {check.says}"
         console.print(Text(line), soft_wrap=True)
-    says = "is what its checkpoint says" if good else "is NOT what its checkpoint says"
+    verdict = "is what its checkpoint says" if good else "is NOT what its checkpoint says"
     if good:
-        says += "; not verified: how it was trained, its baseline, calibration and learning time"
-    console.print(Text(f"{folder} {says}"), soft_wrap=True)
+        verdict += "; not verified: how it was trained, its baseline, calibration and learning time"
+    console.print(Text(f"{folder} {verdict}"), soft_wrap=True)
     return good
 
 
-class Verification(Command):
-    """A test that is compared instead of printed.
+class Verification(BloodcellCLI):
+    """A test whose results are compared instead of printed.
 
     Args:
-        words: as of `test`.
+        request: the options of the test.
         claims: the `scores.json` of the run.
 
     Attributes:
-        checks: what was compared; of several processes, the first has them.
+        checks: the comparisons; of several processes, the first has them.
     """
 
-    def __init__(self, words: list[str], claims: dict[str, Any]) -> None:
+    def __init__(self, request: Request, claims: dict[str, Any]) -> None:
         self.claims = claims
         self.checks: list[Check] = []
-        super().__init__(words, "")
+        super().__init__(request)
 
-    def after_test(self) -> None:
+    def report(self) -> None:
         """Compares."""
-        if not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero or self.path is None:
             return
-        folder = Path(self.config_init.test.ckpt_path).parent.parent
-        said = collect_predictions(self.model, self.datamodule, "test")
+        predictions = collect_predictions(self.model, self.datamodule, "test")
         loss = float(self.trainer.callback_metrics["test/loss"])
-        found = self.datamodule.table.fingerprint
+        fingerprint = self.datamodule.table.fingerprint
+        device = device_name(self.trainer.strategy.root_device)
         self.checks = [
-            *compare(folder, self.claims, said, loss, found),
-            *compare_machines(self.claims, device_name(self.trainer.strategy.root_device)),
+            *compare(self.path.parent.parent, self.claims, predictions, loss, fingerprint),
+            *compare_machines(self.claims, device),
         ]
