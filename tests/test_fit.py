@@ -436,10 +436,17 @@ def test_a_run_stopped_in_its_test_is_tested_when_it_goes_on(fit: Callable[..., 
     assert len(read_history(run / "metrics.csv")) == 1
 
 
-def test_a_checkpoint_in_a_config_is_refused(refused: Refused) -> None:
+def test_a_checkpoint_may_stand_in_a_config(
+    finished: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("mine.yaml").write_text("ckpt_path: some.ckpt\n")
-    said = refused("fit", "--config", "mine.yaml")
-    assert "ckpt_path=some.ckpt cannot be used: it must be given on the command line" in said
+    assert "--ckpt_path some.ckpt" in refused("fit", "--config", "mine.yaml")
+    Path("mine.yaml").write_text(f"ckpt_path: {finished}\n")
+    assert "has finished its 2 epochs" in refused("fit", "--config", "mine.yaml")
+    main(["test", "--config", "mine.yaml", "--trainer.accelerator", "cpu"])
+    assert f"{finished.name}" in capsys.readouterr().out
+    said = refused("test", "--config", "mine.yaml", "--ckpt_path", "other.ckpt")
+    assert "--ckpt_path other.ckpt" in said, "the command line wins"
 
 
 def test_a_bad_image_is_told_before_there_is_a_run_folder(

@@ -63,7 +63,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _answer(words: list[str]) -> None:
-    from bloodcell.cli.parsing import VERBS, front_page, parse, verb_page
+    from bloodcell.cli.arguments import VERBS
+    from bloodcell.cli.parsing import front_page, parse, verb_page
 
     if words in (["--version"], ["-V"]):
         print(f"bloodcell {__version__}")
@@ -136,11 +137,9 @@ def _call(verb: str, given: Namespace, rest: list[str]) -> bool:
         case "predict":
             return _predict(given)
         case "reproduce":
-            from bloodcell.published.reproduce import Request, reproduce
+            from bloodcell.published.reproduce import reproduce
 
-            reproduce(
-                Request.make(given.seeds, given.splits, given.jobs, given.fast, given.out, rest)
-            )
+            reproduce(**vars(given), words=rest)
         case "serve":
             from bloodcell.serve.serve import serve
 

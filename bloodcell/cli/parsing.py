@@ -11,7 +11,8 @@ from bloodcell.cli.arguments import TRAINER, VERBS
 from bloodcell.cli.settings import settings
 from bloodcell.errors import InputError
 
-_LINKED = (
+# set by the program
+_LINKED = ("data.seed", "model.seed", "model.class_names", "model.image_size")
     "data.seed",
     "model.seed",
     "model.class_names",

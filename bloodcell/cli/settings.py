@@ -226,8 +226,10 @@ class _Names(dict[str, Any]):
 
 
 def _evaluate(annotation: ast.expr | None, path: Path) -> Any:
+    if annotation is None:
+        return Any
     try:
-        code = compile(ast.Expression(annotation or ast.Constant(Any)), str(path), "eval")
+        code = compile(ast.Expression(annotation), str(path), "eval")
         return eval(code, {"__builtins__": {}}, _Names(path))
     except (TypeError, AttributeError):  # of something that is only known as Any
         return Any

@@ -223,7 +223,7 @@ class BloodcellCLI(LightningCLI):
                 self.trainer.fit(self.model, self.datamodule, ckpt_path=path)
                 name = self._name(self.config)
                 finish_fit(self.trainer, self.model, self.datamodule, name)
-            elif self.verb == "benchmark":
+            elif isinstance(self.trainer, BenchmarkTrainer):
                 options = {key: self.config[key] for key in settings("benchmark")}
                 self.trainer.benchmark(self.model, self.datamodule, **options)
             else:

@@ -1,4 +1,4 @@
-"""Trainings as processes of their own, as many at a time as there are devices."""
+"""Runs trainings as processes of their own, as many at a time as there are devices."""
 
 import os
 import re
@@ -13,8 +13,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from filelock import FileLock
-
 from bloodcell.errors import TERMINATED
 
 _FIT = (sys.executable, "-m", "bloodcell", "fit")
@@ -24,9 +22,9 @@ class Job(NamedTuple):
     """One training.
 
     Attributes:
-        name: what it is called on the console.
-        words: what stands after `fit`.
-        log: a file that gets all it says.
+        name: its name on the console.
+        words: the words after `fit`.
+        log: a file for its output.
     """
 
     name: str
@@ -34,18 +32,18 @@ class Job(NamedTuple):
     log: Path
 
     def complaint(self) -> str:
-        """The last line of the log that says what was wrong."""
+        """The last error message in the log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line for line in lines if line.startswith("bloodcell: ")] or lines[-1:]
-        return "".join(said[-1:]).removeprefix("bloodcell: ")
+        messages = [line for line in lines if line.startswith("bloodcell: ")] or lines[-1:]
+        return "".join(messages[-1:]).removeprefix("bloodcell: ")
 
 
 def list_devices(jobs: int | None, accelerator: str | None) -> list[dict[str, str]]:
-    """Lists, for each run at a time, the variables that show it its device.
+    """Lists environment variables for each of the runs at a time, which show it its device.
 
     Args:
         jobs: runs at a time; None is one for each GPU, or one.
-        accelerator: as `trainer.accelerator`, if it was given.
+        accelerator: as `trainer.accelerator`; None if it is not given.
     """
     gpus = [] if accelerator == "cpu" else _visible_gpus()
     if gpus:
@@ -68,33 +66,31 @@ def _visible_gpus() -> list[str]:
 
 
 class Crew:
-    """Runs jobs.
+    """Runs jobs, some at a time.
 
     Args:
-        devices: variables of each run at a time.
-        lock: held by the caller. The processes hold it too: if the caller is killed, it is not free
-            before they have noticed and ended.
+        devices: environment variables for each of the runs at a time.
+        held: descriptors of a lock that the processes hold too: if the caller is killed, the lock
+            stays taken until they have noticed and ended.
     """
 
-    def __init__(self, devices: Sequence[dict[str, str]], lock: FileLock) -> None:
+    def __init__(self, devices: Sequence[dict[str, str]], held: Sequence[int]) -> None:
         self._free: SimpleQueue[dict[str, str]] = SimpleQueue()
         for device in devices:
             self._free.put(device)
         self._n = len(devices)
         self._pool = ThreadPoolExecutor(self._n)
-        # private, but the only way to the descriptor
-        held = lock._context.lock_file_fd if os.name == "posix" else None
-        self._held = [] if held is None else [held]
+        self._held = held if os.name == "posix" else []
         self._children: set[subprocess.Popen[str]] = set()
         self._changing = threading.Lock()
         self._stopped = False
 
     def run(self, jobs: Sequence[Job], ended: Callable[[Job, int], None]) -> None:
-        """Runs all; at Ctrl-C, SIGTERM or an exception of `ended`, stops all.
+        """Runs all jobs; stops all at Ctrl-C, SIGTERM or an exception of `ended`.
 
         Args:
-            jobs: what is to be run, in this order.
-            ended: is told of each job that ended, and its exit status.
+            jobs: the jobs in the order of their starts.
+            ended: is called with each job that has ended and its exit status.
         """
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         coming, running = iter(jobs), dict[Future[int], Job]()
@@ -111,7 +107,7 @@ class Crew:
                     ended(running.pop(future), future.result())
                     start_next()  # not before: it may be the last
         except BaseException:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is being done
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # stopping already
             self._stop()
             raise
         finally:
@@ -125,7 +121,7 @@ class Crew:
                 child.send_signal(signal.SIGTERM)
 
     def _follow(self, job: Job) -> int:
-        """Runs a process to its end, keeps what it says and shows its epochs."""
+        """Runs a process to its end, writes its output to the log and prints its epochs."""
         device = self._free.get()
         try:
             child = self._start(job, device)

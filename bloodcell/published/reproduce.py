@@ -1,9 +1,10 @@
-"""`bloodcell reproduce`: the published experiments again, each beside its honest twin.
+"""`bloodcell reproduce`: the published experiments again, each also split by photograph.
 
-A run is a process of its own, so that one that fails takes no other with it. What is finished is
-kept, what is not goes on from its last checkpoint: the same command after a kill loses an epoch.
+Each run is a process of its own, so that a failure ends no other run. Finished runs are kept, and
+the others continue from their last checkpoints: after a kill, the same command repeats an epoch.
 """
 
+import argparse
 import json
 import time
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 import yaml
 from filelock import FileLock, Timeout
 
-from bloodcell.cli.words import split_off
 from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import BAD_INPUT, InputError, listed, require
 from bloodcell.evaluate.experiments import CONFIG, by_number
@@ -23,15 +23,15 @@ from bloodcell.published.crew import Crew, Job, list_devices
 from bloodcell.published.twins import report_twins
 from bloodcell.text import clock
 
-# a third of the pixels, and an end once five epochs have not helped
+# a third of the pixels, and an end once the validation loss has not fallen for five epochs
 _FAST = (
     *("--data.image_size", "128", "--trainer.max_epochs", "24"),
     *("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"),
     *("--trainer.callbacks.patience", "5"),
 )
-# for each published learning rate, one and a batch size that learn as much in so few epochs: 1e-5
-# times 49/16, as the flattened map has so many times fewer inputs and a step moves it less; more
-# than 1e-4 switches units off for good (RESULTS.md)
+# By published learning rate: the learning rate and batch size that learn as much in fewer epochs.
+# 1e-5 becomes 49/16 of it: the flattened map has as many times fewer inputs, so that a step changes
+# the output less. Over 1e-4, units switch off for good (RESULTS.md).
 _FAST_PACE = {1e-5: (3.0625e-5, 8), 5e-5: (5e-5, 16), 1e-4: (1e-4, 32)}
 _FAST_SAYS = (
     "128 pixels; 24 epochs, or 5 without a lower validation loss; learning rates and batch sizes "
@@ -45,14 +45,14 @@ _OWN = (
 
 
 class Request(NamedTuple):
-    """What is to be reproduced.
+    """The runs to make.
 
     Attributes:
-        seeds: how many of them, from 0.
-        splits: under which splits.
-        jobs: runs at a time; None is one for each GPU, or one.
+        seeds: number of seeds, from 0.
+        splits: as `data.split`.
+        jobs: runs at a time; None makes one for each GPU, or one.
         fast: small images and few epochs, for CPUs.
-        out: the folder of all that comes of it.
+        out: the folder of the runs, tables and figures.
         words: options of every `fit`.
     """
 
@@ -65,14 +65,21 @@ class Request(NamedTuple):
 
     @property
     def options(self) -> list[str]:
-        """What decides the results of all runs."""
+        """The options that decide the results of all runs."""
         return [*([_FAST_SAYS] if self.fast else []), *self.words]
 
     @property
     def suffix(self) -> str:
-        """What names end in, so that they say what they are."""
-        drawn = split_off(self.words, "--data.root")[1] == DRAWN
+        """The end of the runs' names, which tells how they differ from the published ones."""
+        drawn = self.value("--data.root") == DRAWN
         return f"{'-fast' if self.fast else ''}{f'-{DRAWN}' if drawn else ''}"
+
+    def value(self, flag: str) -> str | None:
+        """The last value that the options give a flag; None if they do not give it."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument(flag, dest="value", nargs="?")
+        value: str | None = parser.parse_known_args(self.words)[0].value
+        return value
 
 
 class Task(NamedTuple):
@@ -80,10 +87,10 @@ class Task(NamedTuple):
 
     Attributes:
         config: name of a shipped config.
-        lr: its learning rate.
+        lr: the config's learning rate.
         split: as `data.split`.
         seed: as `seed_everything`.
-        name: of its run, the same for all seeds.
+        name: the run's name, which is the same for all seeds.
     """
 
     config: str
@@ -96,66 +103,47 @@ class Task(NamedTuple):
         return f"{self.name}, seed {self.seed}"
 
 
-def reproduce(words: list[str]) -> None:
-    """Runs what is not finished yet, then writes and prints tables and figures.
+def reproduce(
+    seeds: int, splits: str, jobs: int | None, fast: bool, out: str | None, words: list[str]
+) -> None:
+    """Makes the runs that are not finished yet, then writes and prints tables and figures.
 
     Args:
-        words: what stands after the verb.
+        seeds: number of seeds, from 0.
+        splits: seed, photo, or both with a comma.
+        jobs: runs at a time; None makes one for each GPU, or one.
+        fast: small images and few epochs, for CPUs.
+        out: folder of the runs, tables and figures; None is reproduced or reproduced-fast.
+        words: options of every `fit`.
 
     Raises:
-        InputError: if a word cannot be used, or a run failed.
+        InputError: if an option cannot be used, or a run failed.
     """
-    request = read_request(words)
-    request.out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(request.out / ".lock")
+    for flag in (word.partition("=")[0] for word in words):
+        if flag in _OWN:
+            raise InputError(f"reproduce decides {flag} itself. Leave it out.")
+    if words and not words[0].startswith("--"):
+        raise InputError(f"reproduce takes options only (got: {words[0]}).")
+    chosen = list(dict.fromkeys(splits.split(",")))
+    rule = f"one of {' and '.join(_SPLITS)}, or both with a comma"
+    require(set(chosen) <= set(_SPLITS), "--splits", splits, rule)
+    place = Path(out or f"reproduced{'-fast' if fast else ''}")
+    request = Request(seeds, chosen, jobs, fast, place, words)
+    place.mkdir(parents=True, exist_ok=True)
+    held: list[int] = []
+    lock = FileLock(place / ".lock", on_acquired=held.append)
     try:
         with lock.acquire(timeout=0):
             _keep_options(request)
-            failed = _run_all(request, lock)
+            failed = _run_all(request, held)
     except Timeout:
         raise InputError(
-            f"--out {request.out}: another reproduce is at work there, or a run of one that was "
+            f"--out {place}: another reproduce is at work there, or a run of one that was "
             "killed, which ends with its epoch. Wait for it, or give --out another folder."
         ) from None
     if failed:
-        said = listed([f"{name} ({why})" for name, why in failed.items()])
-        raise InputError(f"failed: {said}. The same command tries them again.")
-
-
-def read_request(words: list[str]) -> Request:
-    """Reads the command line.
-
-    Raises:
-        InputError: naming the word that cannot be used.
-    """
-    rest, seeds = split_off(words, "--seeds")
-    rest, splits = split_off(rest, "--splits")
-    rest, jobs = split_off(rest, "--jobs")
-    rest, out = split_off(rest, "--out")
-    fast = "--fast" in rest
-    rest = [word for word in rest if word != "--fast"]
-    for word in rest:
-        flag = word.partition("=")[0]
-        if flag in _OWN:
-            raise InputError(f"reproduce decides {flag} itself. Leave it out.")
-    if rest and not rest[0].startswith("--"):
-        raise InputError(f"reproduce takes options only (got: {rest[0]}).")
-    chosen = (splits or ",".join(_SPLITS)).split(",")
-    rule = f"one of {' and '.join(_SPLITS)}, or both with a comma"
-    require(set(chosen) <= set(_SPLITS), "--splits", splits, rule)
-    return Request(
-        seeds=_positive("--seeds", seeds or "3"),
-        splits=list(dict.fromkeys(chosen)),
-        jobs=_positive("--jobs", jobs) if jobs else None,
-        fast=fast,
-        out=Path(out or f"reproduced{'-fast' if fast else ''}"),
-        words=rest,
-    )
-
-
-def _positive(flag: str, text: str) -> int:
-    require(text.isdecimal() and int(text) > 0, flag, text, "a whole number over 0")
-    return int(text)
+        names = listed([f"{name} ({why})" for name, why in failed.items()])
+        raise InputError(f"failed: {names}. The same command tries them again.")
 
 
 def _keep_options(request: Request) -> None:
@@ -164,56 +152,78 @@ def _keep_options(request: Request) -> None:
     begun = any(request.out.glob(f"lightning_logs/*/*/{CONFIG}"))
     then = json.loads(path.read_text()) if begun and path.is_file() else None
     if begun and then != now:
-        said = " ".join(then or ["not known"]) if then != [] else "none"
+        given = " ".join(then or ["not known"]) if then != [] else "none"
         raise InputError(
-            f"--out {request.out} holds runs with other options ({said}). Give the same, or --out "
+            f"--out {request.out} holds runs with other options ({given}). Give the same, or --out "
             "another folder."
         )
     with write_whole(path) as file:
         file.write(json.dumps(now, indent=1) + "\n")
 
 
-def _run_all(request: Request, lock: FileLock) -> dict[str, str]:
-    """Runs what is not finished, and reports also when it is stopped; returns what failed."""
+def _run_all(request: Request, held: list[int]) -> dict[str, str]:
+    """Makes the runs that are not finished, and reports even if it is stopped.
+
+    Args:
+        request: the runs to make.
+        held: descriptors of the folder's lock.
+
+    Returns:
+        Why runs failed, by their names.
+    """
     tasks = [
         Task(row.name, row.lr, split, seed, f"{row.name}-{split}{request.suffix}")
         for seed in range(request.seeds)  # so that one of each is there first
         for row in PUBLISHED
         for split in request.splits
     ]
-    left = [task for task in tasks if _find_run(request.out, task)[1] is None]
-    devices = list_devices(request.jobs, split_off(request.words, "--trainer.accelerator")[1])
+    left = {str(task): task for task in tasks if _find_run(request.out, task)[1] is None}
+    devices = list_devices(request.jobs, request.value("--trainer.accelerator"))
     print(
         f"{len(tasks)} runs in {request.out}: {len(tasks) - len(left)} finished, {len(left)} to "
         f"do, {len(devices)} at a time"
     )
-    failed: dict[str, str] = {}
-    start, ended = time.perf_counter(), 0
-
-    def judge(job: Job, status: int) -> None:
-        nonlocal ended
-        ended += 1
-        folder, scores = _find_run(request.out, named[job.name])
-        if scores:
-            test = scores["test"]
-            said = f"test {test['accuracy']:.4f}, by photograph {test['accuracy_by_photo']:.4f}"
-            said += f", {clock(scores['learning_time_seconds'])}"
-        elif status == BAD_INPUT and folder is None:  # no other run can be started
-            raise InputError(f"{job.name}: {job.complaint()}")
-        else:
-            failed[job.name] = said = f"exit status {status} and no scores, see {job.log}"
-        rest = (time.perf_counter() - start) / ended * (len(left) - ended)
-        print(f"{job.name}: {said} ({ended} of {len(left)}, about {clock(rest)} left)", flush=True)
-
-    named = {str(task): task for task in left}
+    progress = _Progress(request.out, left)
     try:
-        Crew(devices, lock).run([_job(request, task) for task in left], judge)
+        jobs = [_job(request, task) for task in left.values()]
+        Crew(devices, held).run(jobs, progress.end_run)
     except (KeyboardInterrupt, SystemExit):
         print("stopped: the same command keeps what is finished and goes on", flush=True)
         raise
     finally:
         report_twins(request.out, _title(request))
-    return failed
+    return progress.failed
+
+
+class _Progress:
+    """Prints the result of each run that ends, and how long the others will take.
+
+    Attributes:
+        failed: why runs failed, by their names.
+    """
+
+    def __init__(self, out: Path, left: dict[str, Task]) -> None:
+        self.failed: dict[str, str] = {}
+        self._out, self._left = out, left
+        self._start, self._ended = time.perf_counter(), 0
+
+    def end_run(self, job: Job, status: int) -> None:
+        """Judges a run by the scores it has left."""
+        self._ended += 1
+        folder, scores = _find_run(self._out, self._left[job.name])
+        if scores:
+            test = scores["test"]
+            result = f"test {test['accuracy']:.4f}, by photograph {test['accuracy_by_photo']:.4f}"
+            result += f", {clock(scores['learning_time_seconds'])}"
+        elif status == BAD_INPUT and folder is None:  # no other run can be started
+            raise InputError(f"{job.name}: {job.complaint()}")
+        else:
+            result = f"exit status {status} and no scores, see {job.log}"
+            self.failed[job.name] = result
+        n = len(self._left)
+        rest = (time.perf_counter() - self._start) / self._ended * (n - self._ended)
+        progress = f"{self._ended} of {n}, about {clock(rest)} left"
+        print(f"{job.name}: {result} ({progress})", flush=True)
 
 
 def _job(request: Request, task: Task) -> Job:
@@ -230,13 +240,13 @@ def _job(request: Request, task: Task) -> Job:
 
 
 def _pace(lr: float) -> tuple[str, ...]:
-    """Options of a fast run that was published with this learning rate."""
+    """Options of the fast run for a published learning rate."""
     ours, batch = _FAST_PACE[lr]
     return (*_FAST, "--model.lr", f"{ours:g}", "--data.batch_size", str(batch))
 
 
 def _title(request: Request) -> str:
-    """What must be known of all runs."""
+    """The options of all runs, for tables and figures."""
     fast = "FAST, not as published: " if request.fast else "with " if request.words else ""
     words = [Path(word).name.removeprefix("--") for word in request.options]
     return fast + " ".join(words)

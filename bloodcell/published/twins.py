@@ -1,4 +1,4 @@
-"""The published table, ours beside it, and what the same network is worth on unseen photographs."""
+"""Compares the published results with ours, and with those on unseen photographs."""
 
 import textwrap
 from pathlib import Path
@@ -34,11 +34,11 @@ Key = tuple[str, str]  # published name, split
 
 
 def report_twins(out: Path, title: str = "") -> None:
-    """Prints the table of what is finished, and writes `table.md` and the figures.
+    """Prints the table of the finished runs, and writes `table.md` and the figures.
 
     Args:
         out: a folder of runs of published experiments, all with the same options.
-        title: what must be known of all of them; empty if they are as published.
+        title: the options of all runs; empty if they are as published.
     """
     runs: dict[Key, list[Run]] = {}
     for run in read_runs(find_runs([str(out)]))[0]:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bloodcell.cli import manual
+from bloodcell.cli.arguments import TRAINER, VERBS
 from bloodcell.cli.configs import SHIPPED, find_config
 from bloodcell.cli.main import main
+from bloodcell.cli.parsing import parse, verb_page
+from bloodcell.cli.settings import check_words, read_settings, settings
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
 from bloodcell.train.task import Classifier
@@ -20,7 +22,7 @@ def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.mark.parametrize("verb", [[], *([verb] for verb in manual.VERBS)])
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)])
 def test_help_comes_without_the_heavy_libraries(verb: list[str]) -> None:
     code = (
         "import sys; from bloodcell.cli.main import main; main(sys.argv[1:]);"
@@ -34,15 +36,37 @@ def test_help_comes_without_the_heavy_libraries(verb: list[str]) -> None:
 
 
 def test_help_lists_every_setting_with_its_text() -> None:
-    page = manual.verb_page("fit")
+    page = verb_page("fit")
     for name, kind in (("data", BloodCells), ("model", Classifier)):
-        for argument in manual.read_arguments(
-            Path(sys.modules[kind.__module__].__file__ or ""), kind.__name__
-        ):
-            assert argument.text, f"{name}.{argument.name} has no text"
-            key = f"{name}.{argument.name}"
-            linked = key in ("data.seed", "model.class_names", "model.image_size")
+        path = Path(sys.modules[kind.__module__].__file__ or "")
+        for argument, setting in read_settings(path, kind.__name__).items():
+            key = f"{name}.{argument}"
+            assert setting.text, f"{key} has no text"
+            linked = key in ("data.seed", "model.seed", "model.class_names", "model.image_size")
             assert (f"--{key} " in page) != linked
+    for key in settings("run"):
+        assert f"--{key} " in page
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_lists_every_declared_option(verb: str) -> None:
+    page = verb_page(verb)
+    for names, how in VERBS[verb].options:
+        for name in names.split("/"):
+            assert (name if name.startswith("-") else how["metavar"]) in page
+    for default in (how.get("default") for _, how in VERBS[verb].options):
+        assert default in (None, [], 0.0) or f"(default: {default}" in " ".join(page.split())
+    if verb == "fit":
+        assert all(f"--trainer.{name} " in page for name in TRAINER)
+
+
+def test_help_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = []
+    for words in (["fit", "-h"], ["help", "fit"], ["fit", "--data.split", "foto", "--help"]):
+        main(words)
+        pages.append(capsys.readouterr().out)
+    assert pages[0].startswith("usage: bloodcell fit")
+    assert pages == [pages[0]] * 3
 
 
 def test_python_m_and_version() -> None:
@@ -70,21 +94,91 @@ def test_a_wrong_config(refused: Refused) -> None:
     assert (
         "--config d8_d9.yaml: no such file. Did you mean d8_d8.yaml? Shipped: best.yaml, " in said
     )
-    assert "--config stands without a name" in refused("fit", "--config")
+    assert "--config stands without a value" in refused("fit", "--config")
 
 
 def test_a_wrong_key(refused: Refused) -> None:
     assert "Did you mean 'model.dropout'?" in refused("fit", "--model.dropuot", "0.1")
     Path("bad.yaml").write_text("model:\n  hiden: [8]\n")
-    assert "Did you mean 'model.hidden'?" in refused("fit", "--config", "bad.yaml")
+    said = refused("fit", "--config", "bad.yaml")
+    assert "bad.yaml: model.hiden is no setting of fit. Did you mean 'model.hidden'?" in said
 
 
 def test_a_wrong_value(refused: Refused) -> None:
     said = refused("fit", "--data.split", "random")
-    assert "data.split" in said
-    assert "one of photo, seed, folds, train_folds. Got value: random." in said
+    rule = "it must be one of photo, seed, folds, train_folds."
+    assert f"data.split=random cannot be used: {rule}" in said
     assert "Did you mean" not in said
-    assert "model.lr" in refused("fit", "--model.lr", "fast")
+    assert "model.lr=fast cannot be used: it must be a number." in refused(
+        "fit", "--model.lr", "fast"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("fit --data.split foto", "one of photo, seed, folds, train_folds. Did you mean 'photo'?"),
+        ("fit --model.lr fast", "model.lr=fast cannot be used: it must be a number. See"),
+        (
+            "fit --data.batch_size automatic",
+            "it must be a whole number or auto. Did you mean 'auto",
+        ),
+        ("fit --data.fold 1.5", "data.fold=1.5 cannot be used: it must be a whole number."),
+        ("fit --model.freeze maybe", "model.freeze=maybe cannot be used: it must be true or false"),
+        ("fit --model.bn_momentum=x", "bn_momentum=x cannot be used: it must be a number or null"),
+        ("fit --model.hidden 8", "it must be a list of whole numbers, e.g. [8]."),
+        ("fit --rollbacks two", "rollbacks=two cannot be used: it must be a whole number."),
+        ("fit --trainer.max_epochs ten", "max_epochs=ten cannot be used: it must be a whole"),
+        ("fit --data.xyz 1", "data.xyz is no setting of fit."),
+        ("fit --data.splt seed", "data.splt is no setting of fit. Did you mean 'data.split'?"),
+        ("fit --seconds 1", "seconds is no setting of fit."),
+        ("fit d8.yaml", "fit takes options only (got: d8.yaml)."),
+        ("fit --config bad.yaml", "bad.yaml: model.lr=fast cannot be used: it must be a number"),
+        ("fit --config none.yaml", "none.yaml: data.photo is no setting of fit. Did you mean"),
+        ("benchmark --seconds soon", "seconds=soon cannot be used: it must be a number."),
+        ("benchmark --ckpt_path x", "ckpt_path is no setting of benchmark."),
+        ("validate --model.poool avg", "Did you mean 'model.pool'? See `bloodcell validate --help"),
+        ("test --data.crop nucleus", "data.crop=nucleus cannot be used: it must be one of none, c"),
+        ("verify run --data.crop nucleus", "data.crop=nucleus cannot be used"),
+        ("predict a.png --batch_size 0", "--batch_size=0 cannot be used: it must be a whole numb"),
+        ("predict a.png --field wide", "--field=wide cannot be used: it must be a number from 0.1"),
+        ("predict a.png --out", "--out stands without a value"),
+        ("reproduce --seeds 0", "--seeds=0 cannot be used: it must be a whole number over 0"),
+    ],
+)
+def test_refusals_before_torch_is_imported(words: str, message: str) -> None:
+    Path("bad.yaml").write_text("model: {lr: fast}\n")
+    Path("none.yaml").write_text("data: {photo: null}\n")
+    code = (
+        "import sys\nfrom bloodcell.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert not {'torch', 'lightning', 'jsonargparse'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("bloodcell: ")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model.lr 1e-3 --data.batch_size=auto --model.hidden [8,16] --model.hidden+ 4",
+        "--model.bn_momentum null --model.compile false --data.on_device true --model.lr -1",
+        "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val/loss",
+        "--trainer.limit_train_batches 0.5 --trainer.devices [0,1] --trainer.logger false",
+        "--trainer.precision 32-true --trainer.max_epochs=-1 --model.lr.deeper 3",
+    ],
+)
+def test_what_may_be_right_is_left_to_lightning(words: str) -> None:
+    check_words("fit", words.split())
+
+
+def test_the_last_of_an_option_given_twice_wins() -> None:
+    given, _ = parse("predict", ["a", "--out=x.csv", "--tta", "b", "--out", "y.csv"])
+    assert given.images == ["a", "b"]
+    assert given.out == "y.csv"
 
 
 def test_configs_are_found_by_name() -> None:
@@ -116,17 +210,18 @@ def test_flags_without_a_value_or_misspelt(refused: Refused) -> None:
     assert "--ckpt_path stands without a value" in refused("test", "--ckpt_path")
     assert "Did you mean 'config'?" in refused("fit", "--confg", "d8.yaml")
     assert "Did you mean 'trainer.max_epochs'?" in refused("fit", "--trainer.max_epoch", "3")
-    assert "a list, e.g. [8]" in refused("fit", "--model.hidden", "8")
+    said = refused("fit", "--model.hidden", "8")
+    assert "model.hidden=8 cannot be used: it must be a list of whole numbers, e.g. [8]." in said
 
 
 def test_all_choices_are_listed(refused: Refused) -> None:
     said = refused("fit", "--model.compile", "fast")
-    assert "Expected one of auto, false, default, reduce-overhead, max-autotune. Got" in said
+    assert "must be one of auto, false, default, reduce-overhead, max-autotune. See" in said
     assert said.endswith("See `bloodcell fit --help`.\n")
     said = refused("benchmark", "--data.on_device", "maybe")
-    assert "data.on_device: Expected one of auto, true, false. Got value: maybe" in said
+    assert "data.on_device=maybe cannot be used: it must be one of auto, true, false." in said
     assert said.endswith("See `bloodcell benchmark --help`.\n")
-    assert "Expected one of photo, seed, folds" in refused("fit", "--data.split", "none")
+    assert "must be one of photo, seed, folds" in refused("fit", "--data.split", "none")
 
 
 def test_help_all_lists_lightnings_options(capsys: pytest.CaptureFixture[str]) -> None:
