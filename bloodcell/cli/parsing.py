@@ -11,13 +11,8 @@ from bloodcell.cli.arguments import TRAINER, VERBS
 from bloodcell.cli.settings import settings
 from bloodcell.errors import InputError
 
-# set by the program
+# the program sets them
 _LINKED = ("data.seed", "model.seed", "model.class_names", "model.image_size")
-    "data.seed",
-    "model.seed",
-    "model.class_names",
-    "model.image_size",
-)  # the program sets them
 
 
 class _Parser(argparse.ArgumentParser):

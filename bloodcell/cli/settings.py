@@ -51,7 +51,7 @@ class Setting(NamedTuple):
 
     Attributes:
         kind: its type; names that only an import could resolve are `Any`.
-        default: its default as written; None if it has none.
+        default: its default in Python's notation; None if it has none.
         text: its description in the docstring.
     """
 
@@ -97,7 +97,7 @@ def read_settings(path: Path, class_name: str, method: str = "__init__") -> dict
     return {
         name: Setting(
             _evaluate(annotation, path),
-            ast.unparse(default) if default else None,
+            _written(default, path),
             texts.get(name, "").rstrip("."),
         )
         for name, annotation, default in arguments
@@ -233,6 +233,14 @@ def _evaluate(annotation: ast.expr | None, path: Path) -> Any:
         return eval(code, {"__builtins__": {}}, _Names(path))
     except (TypeError, AttributeError):  # of something that is only known as Any
         return Any
+
+
+def _written(default: ast.expr | None, path: Path) -> str | None:
+    """A default as a user writes it; constants of the module are replaced by their values."""
+    if default is None:
+        return None
+    value = _evaluate(default, path)
+    return ast.unparse(default) if value is Any else repr(value)
 
 
 def _fits(kind: Any, value: Any) -> bool:
