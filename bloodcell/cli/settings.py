@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Optional, Union, get_args, get_origin
 
 import docstring_parser
-import yaml
 
 from bloodcell.errors import InputError
 
@@ -182,6 +181,8 @@ def _check(verb: str, key: str, given: Any, readings: Sequence[Any], where: str 
 
 
 def _read(text: str) -> Any:
+    import yaml  # not for help pages
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

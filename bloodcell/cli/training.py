@@ -1,30 +1,25 @@
 """LightningCLI for the verbs that train and score."""
 
-import logging
 import os
 import signal
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import (  # type: ignore[attr-defined]  # undeclared
-    MisconfigurationException,
+from lightning.pytorch.utilities.exceptions import (
     SIGTERMException,
 )
 
 from bloodcell.cli.arguments import MAX_EPOCHS
 from bloodcell.cli.configs import Request, read_config, without_repeated
+from bloodcell.cli.lightning_errors import lightning_errors
 from bloodcell.cli.settings import SEED, RunOptions, settings
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.datasets.drawn import DRAWN
-from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason, require
-from bloodcell.memory import keep_memory
+from bloodcell.errors import InputError, reason, require
 from bloodcell.model.checkpoint import network_state, read_checkpoint, refusing
 from bloodcell.model.pretrained import IMAGENET, NONE, reach_hub, read_trained_on
 from bloodcell.train import resume, runs
@@ -37,17 +32,6 @@ from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import Keeping, callbacks, check, complete
 
 _PARTS = {"validate": "val", "test": "test"}  # of the verbs that score, what they score
-_QUIET = (  # warnings of Lightning that do not apply here
-    ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
-    ".*is smaller than the logging interval.*",  # everything is logged by epoch
-    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run writes where it was
-    ".*callbacks used to create the checkpoint need to be provided.*",  # a test needs none
-    ".*could not find the monitored key.*",  # an epoch without validation has none
-    ".*sync_dist=True.*",  # metrics synchronise themselves; the speed is counted for all devices
-    ".*Grad strides do not match bucket view strides.*",  # of 1x1 kernels: costs nothing here
-    ".*all_gather is deprecated.*",  # Lightning's own call
-    ".*LeafSpec.*",
-)
 
 
 class BloodcellCLI(LightningCLI):
@@ -299,51 +283,3 @@ def run(request: Request) -> bool:
     with lightning_errors(request.verb):
         BloodcellCLI(request).execute()
     return True
-
-
-@contextmanager
-def lightning_errors(verb: str) -> Iterator[None]:
-    """Silences what does not apply here, and turns errors of Lightning and the disk into ours.
-
-    Args:
-        verb: whose help page the messages refer to.
-
-    Raises:
-        InputError: if a setting cannot be used, or the disk is full.
-    """
-    for message in _QUIET:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    # the compiler's remark that there is no CUDA
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    keep_memory()
-    try:
-        yield
-    except (MisconfigurationException, ArgumentError) as error:
-        raise InputError(f"{_cause(error)}. See `bloodcell {verb} --help`.") from error
-    except SIGTERMException:
-        sys.exit(TERMINATED)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from stop
-        raise
-    except OSError as error:
-        if error.errno in NO_PLACE:
-            raise InputError(
-                f"{error.filename} cannot be used ({error.strerror}). Mend it or its permissions, "
-                "or write elsewhere: runs with --trainer.default_root_dir, drawn smears and "
-                "decoded images with the variable XDG_CACHE_HOME."
-            ) from error
-        if error.errno not in NO_ROOM:
-            raise
-        raise InputError(
-            f"no room to write {error.filename or 'into the run folder'} ({error.strerror}). "
-            "Free some space, or write elsewhere with --trainer.default_root_dir; a run with a "
-            "checkpoint goes on with --ckpt_path last."
-        ) from error
-
-
-def _cause(error: Exception) -> str:
-    """What an error says: of jsonargparse all, as it names the setting last."""
-    text = " ".join(str(error).split()).rstrip(". ")
-    return text if isinstance(error, ArgumentError) else reason(error)

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.text import Text
 
 from bloodcell.cli.configs import Request
-from bloodcell.cli.training import BloodcellCLI, lightning_errors
+from bloodcell.cli.lightning_errors import lightning_errors
+from bloodcell.cli.training import BloodcellCLI
 from bloodcell.evaluate.verified import Check, compare, compare_machines, read_claims
 from bloodcell.train.finish import collect_predictions
 from bloodcell.train.trainer import device_name

@@ -1,0 +1,76 @@
+"""Silences warnings of Lightning that do not apply here, and turns its errors into InputErrors."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jsonargparse import ArgumentError
+from lightning.pytorch.utilities.exceptions import (  # type: ignore[attr-defined]  # undeclared
+    MisconfigurationException,
+    SIGTERMException,
+)
+
+from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason
+from bloodcell.memory import keep_memory
+
+_QUIET = (  # warnings of Lightning that do not apply here
+    ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
+    ".*is smaller than the logging interval.*",  # everything is logged by epoch
+    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run writes where it was
+    ".*callbacks used to create the checkpoint need to be provided.*",  # a test needs none
+    ".*could not find the monitored key.*",  # an epoch without validation has none
+    ".*sync_dist=True.*",  # metrics synchronise themselves; the speed is counted for all devices
+    ".*Grad strides do not match bucket view strides.*",  # of 1x1 kernels: costs nothing here
+    ".*all_gather is deprecated.*",  # Lightning's own call
+    ".*LeafSpec.*",
+)
+
+
+@contextmanager
+def lightning_errors(verb: str) -> Iterator[None]:
+    """Silences what does not apply here, and turns errors of Lightning and the disk into ours.
+
+    Args:
+        verb: whose help page the messages refer to.
+
+    Raises:
+        InputError: if a setting cannot be used, or the disk is full.
+    """
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # the compiler's remark that there is no CUDA
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    keep_memory()
+    try:
+        yield
+    except (MisconfigurationException, ArgumentError) as error:
+        raise InputError(f"{_cause(error)}. See `bloodcell {verb} --help`.") from error
+    except SIGTERMException:
+        sys.exit(TERMINATED)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stop
+        raise
+    except OSError as error:
+        if error.errno in NO_PLACE:
+            raise InputError(
+                f"{error.filename} cannot be used ({error.strerror}). Mend it or its permissions, "
+                "or write elsewhere: runs with --trainer.default_root_dir, drawn smears and "
+                "decoded images with the variable XDG_CACHE_HOME."
+            ) from error
+        if error.errno not in NO_ROOM:
+            raise
+        raise InputError(
+            f"no room to write {error.filename or 'into the run folder'} ({error.strerror}). "
+            "Free some space, or write elsewhere with --trainer.default_root_dir; a run with a "
+            "checkpoint goes on with --ckpt_path last."
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    """What an error says: of jsonargparse all, as it names the setting last."""
+    text = " ".join(str(error).split()).rstrip(". ")
+    return text if isinstance(error, ArgumentError) else reason(error)
