@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bloodcell.datasets.drawn import contact_sheet
 
-PICTURE = Path(__file__).parents[1] / ".github" / "drawn_smears.jpeg"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "drawn_smears.jpeg"
 
 if __name__ == "__main__":
     contact_sheet(columns=6).save(PICTURE, quality=88)
