@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bloodcell.datasets.drawn import CLASS_NAMES
 from bloodcell.datasets.drawn.smears import draw_photograph
 
-PICTURE = Path(__file__).parents[1] / ".github" / "drawn_smears.jpeg"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "drawn_smears.jpeg"
 _WIDTH, _HEIGHT, _LABEL = 240, 180, 28  # pixels
 
 

@@ -130,6 +130,8 @@ def test_tensorboard_has_what_was_logged(finished: Path) -> None:
         tags |= set(events.Tags()["scalars"])
         images |= set(events.Tags()["images"])
     parts = {f"{part}/{what}" for part in ("train", "val", "test") for what in ("loss", "acc")}
+    scores = ("balanced_accuracy", "f1", "auroc", "ece")
+    parts |= {f"{part}/{what}" for part in ("val", "test") for what in scores}
     assert parts | {"test/acc_by_photo", "images_per_second", "lr-Adam", "epoch"} == tags
     figures = {f"figures/{name}" for name in ("curves", "confusion", "reliability", "worst")}
     assert images == {"train/first_batch"} | figures

@@ -37,7 +37,7 @@ def named(*, users: bool) -> list[Requirement]:
     project = settings["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
     if users:
-        del groups["dev"]
+        del groups["dev"], groups["docs"]
     else:
         groups["build"] = settings["build-system"]["requires"]
     found = [Requirement(text) for texts in groups.values() for text in texts]

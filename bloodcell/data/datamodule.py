@@ -257,17 +257,21 @@ class BloodCells(LightningDataModule):
         train = self.datasets["train"]
         return DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Every validation image once."""
-        return self._eval_loader("val")
+    def val_dataloader(self) -> Loader:
+        """Returns every validation image once."""
+        return Loader(self.datasets["val"], Batches(self._even("val"), self.batch_size))
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Every test image once."""
-        return self._eval_loader("test")
+    def test_dataloader(self) -> Loader:
+        """Returns every test image once."""
+        return Loader(self.datasets["test"], Batches(self._even("test"), self.batch_size))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Every test image once, in the order of `parts["test"]`."""
-        return self._eval_loader("test")
+        """Returns every test image once, in the order of `parts["test"]`.
+
+        Lightning rebuilds this loader, so it must be a plain DataLoader.
+        """
+        even, size = self._even("test"), self.batch_size
+        return DataLoader(self.datasets["test"], size, sampler=even, collate_fn=as_it_is)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device they were sent to."""
@@ -291,7 +295,5 @@ class BloodCells(LightningDataModule):
     def _devices(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _eval_loader(self, part: str) -> DataLoader[Batch]:
-        dataset = self.datasets[part]
-        even = EvenSampler(len(dataset), *self._devices())
-        return DataLoader(dataset, batch_size=self.batch_size, sampler=even, collate_fn=as_it_is)
+    def _even(self, part: str) -> EvenSampler:
+        return EvenSampler(len(self.datasets[part]), *self._devices())

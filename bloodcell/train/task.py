@@ -47,7 +47,7 @@ class Classifier(LightningModule):
         pool: `flatten` the trunk's map, as published, or `avg` over it.
         freeze: leave the trunk as it came and train the head only.
         lr: learning rate of Adam; an optimizer of your own has its own.
-        schedule: `constant`, or `cosine`: the rate rises over the first tenth of all steps, and
+        schedule: `constant`, or `cosine`, which rises over the first tenth of all steps and then
             falls to 0 along a cosine.
         weight_decay: share of each weight taken away at each step, times the rate.
         bn_momentum: weight of a batch in BatchNorm's running statistics, over 0 to 1; null: as the
