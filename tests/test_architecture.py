@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 
 PACKAGE = Path(__file__).parents[1] / "bloodcell"
 # from the lowest to the highest; a module imports from its own layer and from lower ones
@@ -21,9 +20,6 @@ LAYERS = (
 VERSION = "bloodcell.__version__"  # any module may read it: it stands above the lazy imports
 INTERNALS = "train.lightning_internals"
 MOST_INTERNALS = 3  # private names of Lightning
-# torch has no public name for either; the test below fails when a release takes one away
-CPU_FEATURES = {"_is_avx512_bf16_supported", "_is_amx_tile_supported"}
-PRIVATE = {"model.cpu": CPU_FEATURES}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 40  # lines; a function's docstring does not count
 NAMEDTUPLE = {"_asdict", "_fields", "_make", "_replace"}  # public, whatever their underscore
 FORBIDDEN = r"likewise|of which|no numbers?|that is none any more|what it was"
@@ -156,18 +152,13 @@ def test_private_names_of_other_packages_stay_in_one_file() -> None:
     ours = set().union(*map(defined, TREES.values()))
     found = {}
     for module, path in FILES.items():
-        names = foreign_names(path, ours) - PRIVATE.get(module, set())
+        names = foreign_names(path, ours)
         if "lightning" in path.read_text():
             names |= overridden(module)
         if names:
             found[module] = names
     assert len(found.pop(INTERNALS, set())) <= MOST_INTERNALS
     assert found == {}
-
-
-@pytest.mark.parametrize("name", sorted(CPU_FEATURES))
-def test_torch_still_has(name: str) -> None:
-    assert callable(getattr(torch.cpu, name))
 
 
 def test_no_forbidden_words() -> None:

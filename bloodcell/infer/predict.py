@@ -73,11 +73,10 @@ def predict(
     start = time.perf_counter()
     counts: Counter[str] = Counter()
     names = opened.description.class_names
+    console, quiet = Console(file=sys.stderr), not sys.stderr.isatty()
     with (
         ExitStack() as archives,
-        Progress(
-            console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
-        ) as bar,
+        Progress(console=console, transient=True, disable=quiet) as bar,
         open_writer(Path(out) if out else None, sys.stdout, names, cells is not None) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)

@@ -192,16 +192,19 @@ class Stopwatch(Callback):
         self._images, self._start = 0, _now(pl_module.device)
         if self._rounds == ROUNDS:
             trainer.should_stop = True
-            rates = {name: images / seconds for name, (images, seconds) in self._done.items()}
-            outside = 1 - rates["training"] / rates["network"]
-            assert isinstance(pl_module.training_pass, CompiledPass)
-            self.found = Speeds(
-                self._batch_size,
-                **rates,
-                not_network=outside,
-                compiled=pl_module.training_pass.mode,
-                memory_gib=self._memory,
-            )
+            self.found = self._summarise(pl_module)
+
+    def _summarise(self, model: Classifier) -> Speeds:
+        """Returns the rates of all stages, and the share of time outside the network."""
+        rates = {name: images / seconds for name, (images, seconds) in self._done.items()}
+        assert isinstance(model.training_pass, CompiledPass)
+        return Speeds(
+            self._batch_size,
+            **rates,
+            not_network=1 - rates["training"] / rates["network"],
+            compiled=model.training_pass.mode,
+            memory_gib=self._memory,
+        )
 
     def _add(self, name: str, images: int, device: torch.device) -> None:
         done = self._done.setdefault(name, [0.0, 0.0])

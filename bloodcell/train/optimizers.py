@@ -106,6 +106,13 @@ def check_settings(hp: Any) -> None:
     require(free, "model.schedule", hp["schedule"], rule)
 
 
+def drop_callables(hp: Any) -> None:
+    """Removes an optimizer or scheduler given as a function, which a checkpoint cannot hold."""
+    for name in ("optimizer", "scheduler"):
+        if callable(hp[name]):
+            hp[name] = None
+
+
 def _complete_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Adapts a state before it is loaded: old checkpoints lack keys, and `fused` may differ."""
     for now, group in zip(optimizer.param_groups, state["param_groups"], strict=True):

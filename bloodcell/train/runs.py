@@ -37,29 +37,37 @@ class RunLogger(TensorBoardLogger):
     def __init__(
         self, root: Path, name: str, resumed: Path | None = None, step: int | None = None
     ) -> None:
-        place = (resumed.parent.parent, resumed.parent.name) if resumed else (root, name)
-        version = resumed.name if resumed else None
-        super().__init__(str(place[0]), place[1], version, default_hp_metric=False, purge_step=step)
+        if resumed:
+            root, name = resumed.parent.parent, resumed.parent.name
+        self._claimed: int | str | None = resumed.name if resumed else None
+        super().__init__(str(root), name, default_hp_metric=False, purge_step=step)
 
-    def _get_next_version(self) -> int:
-        """Claims the next number by making its folder: two runs started at once get two."""
-        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # undeclared
-            return 0
-        folder = Path(self.root_dir)
-        taken = [int(p.name[8:]) for p in folder.glob("version_*") if p.name[8:].isdigit()]
-        version = max(taken, default=-1) + 1
-        while True:
-            try:
-                (folder / f"version_{version}").mkdir(parents=True)
-            except FileExistsError:
-                version += 1
-            else:
-                return version
+    @property
+    def version(self) -> int | str:
+        """Returns the version, which is claimed when it is first asked for."""
+        if self._claimed is None:
+            self._claimed = _claim_version(Path(self.root_dir))
+        return self._claimed
 
     @rank_zero_only
     def save(self) -> None:
         """Flushes; config.yaml already holds what TensorBoardLogger would write once more."""
         self.experiment.flush()
+
+
+def _claim_version(folder: Path) -> int:
+    """Makes the next `version_N` folder and returns N: two runs started at once get two."""
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # undeclared
+        return 0
+    taken = [int(p.name[8:]) for p in folder.glob("version_*") if p.name[8:].isdigit()]
+    version = max(taken, default=-1) + 1
+    while True:
+        try:
+            (folder / f"version_{version}").mkdir(parents=True)
+        except FileExistsError:
+            version += 1
+        else:
+            return version
 
 
 def last_of(trainer: Trainer) -> Path | None:

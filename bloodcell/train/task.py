@@ -91,17 +91,12 @@ class Classifier(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         optimizers.check_settings(self.hparams)
-        for name in ("optimizer", "scheduler"):  # a function can be called, but not be saved
-            if callable(self.hparams[name]):
-                self.hparams[name] = None
-        self.seed = seed
+        optimizers.drop_callables(self.hparams)
         self.own_optimizer, self.own_scheduler = optimizer, scheduler
-        self.class_names = class_names
-        self.image_size = image_size
-        self.freeze_trunk = freeze
+        self.class_names, self.image_size, self.seed = class_names, image_size, seed
+        self.freeze_trunk, self.smoothing = freeze, smoothing
         self.lr, self.weight_decay = lr, weight_decay
         self.schedule: Schedule = schedule
-        self.smoothing = smoothing
         self.compile_how: Compile = compile
         self.pretrained_config = read_pretrained_config(backbone, weights)
         self.network = self._build()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bloodcell.datasets.drawn import CLASS_NAMES
+from bloodcell.datasets.kaggle import CLASS_NAMES
 
 WIDTH, HEIGHT = 320, 240
 # pixels of the scene beyond each side of the picture: a turned view has no empty corners

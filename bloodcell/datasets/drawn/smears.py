@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from bloodcell.datasets.drawn import CLASS_NAMES
 from bloodcell.datasets.drawn.scene import HEIGHT, MARGIN, WIDTH, Floats, draw_scene, seeded_rng
+from bloodcell.datasets.kaggle import CLASS_NAMES
 
 Box = tuple[float, float, float, float]
 
