@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jsonargparse import ArgumentError
-from lightning.pytorch.utilities.exceptions import (  # type: ignore[attr-defined]  # undeclared
-    MisconfigurationException,
-    SIGTERMException,
-)
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason
 from bloodcell.memory import keep_memory

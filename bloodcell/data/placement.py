@@ -5,7 +5,7 @@ index on that device. Otherwise batches are gathered from the memory map and str
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -80,9 +80,10 @@ class Streamed:
     def __init__(self, images: Tensor, device: torch.device) -> None:
         self._rows = images.permute(0, 2, 3, 1)  # (N, H, W, 3), contiguous
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
-        self._used = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        cuda: Any = torch.cuda  # whose constructors have no types
+        self._stream = cuda.Stream(device)
+        self._copied = [cuda.Event() for _ in range(2)]
+        self._used = [cuda.Event() for _ in range(2)]
         self._here: list[Tensor] = [torch.empty(0)] * 2
         self._there: list[Tensor] = [torch.empty(0)] * 2
         self._turn = 0

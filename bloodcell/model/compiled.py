@@ -4,7 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import warnings
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,8 @@ class CompiledPass:
             self._shape = images.shape
             self._try(images)
         if self._compiled is None or images.shape != self._shape:
-            return self._network(images)  # type: ignore[no-any-return]
-        return self._compiled(images)  # type: ignore[no-any-return]
+            return cast(Tensor, self._network(images))
+        return cast(Tensor, self._compiled(images))
 
     def _try(self, images: Tensor) -> None:
         """Compiles forward and backward pass; leaves network and random state as they were."""

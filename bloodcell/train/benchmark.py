@@ -26,6 +26,7 @@ from bloodcell.errors import InputError, require
 from bloodcell.evaluate.speeds import Speeds, print_speeds, write_speeds
 from bloodcell.files import cache_folder
 from bloodcell.model.compiled import CompiledPass
+from bloodcell.train.runs import data_of
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import device_name
 
@@ -128,11 +129,12 @@ class BenchmarkTrainer(Trainer):
             torch.cuda.reset_peak_memory_stats()
         data.batch_size = size
         stopwatch = Stopwatch(seconds)
-        self.callbacks.append(stopwatch)  # type: ignore[attr-defined]  # undeclared
+        callbacks: list[Callback] = vars(self)["callbacks"]  # Lightning declares no type for it
+        callbacks.append(stopwatch)
         try:
             self.fit(model, data)
         finally:
-            self.callbacks.remove(stopwatch)  # type: ignore[attr-defined]
+            callbacks.remove(stopwatch)
         if stopwatch.found is None:
             raise InputError("the benchmark was stopped before it had measured anything.")
         return stopwatch.found
@@ -238,7 +240,7 @@ def measure_cache_build(data: BloodCells) -> float:
 
 def _make_stages(trainer: Trainer, model: Classifier, batch: Batch) -> dict[str, Callable[[], int]]:
     """The other stages: each a function that does one step of it and returns its images."""
-    data: BloodCells = trainer.datamodule  # type: ignore[attr-defined]  # undeclared
+    data = data_of(trainer)
     context = trainer.precision_plugin.forward_context
     network = copy.deepcopy(model.network)  # trained on noise, it must not be the model's own
     answering = copy.deepcopy(network).eval()

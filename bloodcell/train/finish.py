@@ -232,13 +232,15 @@ def draw_figures(
         "reliability": draw_reliability(f"{title}, test part", said),
         "worst": draw_worst(f"{title}, test part", worst, list(images.numpy())),
     }
+    logger: Any = trainer.logger
     for what, figure in figures.items():
         save(figure, folder / f"{what}.png")
         with Image.open(folder / f"{what}.png") as image:
             pixels = np.asarray(image.convert("RGB"))
-        writer = trainer.logger.experiment  # type: ignore[union-attr]
-        writer.add_image(f"figures/{what}", pixels, trainer.global_step, dataformats="HWC")
-    trainer.logger.save()  # type: ignore[union-attr]
+        logger.experiment.add_image(
+            f"figures/{what}", pixels, trainer.global_step, dataformats="HWC"
+        )
+    logger.save()
 
 
 def _log_hyperparameters(
@@ -250,8 +252,9 @@ def _log_hyperparameters(
     names = {"test/loss": "loss", "test/acc": "accuracy", "test/acc_by_photo": "accuracy_by_photo"}
     plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in chosen.items()}
     metrics = {tag: test[key] for tag, key in names.items()}
-    trainer.logger.log_hyperparams(plain, metrics, trainer.global_step)  # type: ignore[union-attr]
-    trainer.logger.save()  # type: ignore[union-attr]
+    logger: Any = trainer.logger
+    logger.log_hyperparams(plain, metrics, trainer.global_step)
+    logger.save()
 
 
 def _report(folder: Path, name: str, scores: dict[str, Any], known: list[Note]) -> None:

@@ -139,6 +139,6 @@ class StopGently(Callback):
             raise SIGTERMException
         if number == signal.SIGINT and (again or not self._trains):
             raise KeyboardInterrupt
-        if self._leader and not again:
+        if self._leader and not again and sys.__stderr__:
             with contextlib.suppress(OSError):  # print could be interrupted by itself
-                os.write(sys.__stderr__.fileno(), _SAYS.encode())  # type: ignore[union-attr]
+                os.write(sys.__stderr__.fileno(), _SAYS.encode())

@@ -3,12 +3,10 @@
 from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.plugins.environments import (  # type: ignore[attr-defined]  # undeclared
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 
 from bloodcell import machine
 from bloodcell.errors import InputError, require
