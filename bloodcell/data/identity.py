@@ -1,4 +1,4 @@
-"""Identifies the files of a data set: which have changed, and which were trained on."""
+"""Identifies the files of a data set, to detect changed files and training images."""
 
 import json
 import zlib
@@ -13,7 +13,7 @@ from bloodcell.data.source import Source
 from bloodcell.data.table import Table
 from bloodcell.errors import InputError, listed
 
-_MOST_FACTS = 2**30  # bytes: of millions of files
+_MOST_FACTS = 2**30  # bytes, enough for millions of files
 
 
 def pack_facts(table: Table) -> Tensor:
@@ -23,11 +23,11 @@ def pack_facts(table: Table) -> Tensor:
 
 
 def changed_files(table: Table, packed: Tensor) -> list[str]:
-    """Lists the files that were changed, removed or added since the facts were packed.
+    """Returns the files that were changed, removed or added since the facts were packed.
 
     Args:
-        table: the table of now.
-        packed: what `pack_facts` returned for the table of then.
+        table: the current table.
+        packed: the result of `pack_facts` for the earlier table.
     """
     data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
     then = dict(json.loads(data.decode("utf-8", "surrogatepass")))
@@ -36,7 +36,7 @@ def changed_files(table: Table, packed: Tensor) -> list[str]:
 
 
 def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
-    """Computes keys that identify images wherever the data set lies.
+    """Returns keys that identify images independently of the data set's location.
 
     Args:
         table: the table of the images.
@@ -44,8 +44,8 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
         rows: numbers of rows of the table.
 
     Returns:
-        (n,) int64, a hash of each image's official part, its path from the class folder on, and its
-        size in bytes.
+        (n,) int64, a hash of each image's official part, its path from the class folder on, and
+        its size in bytes.
     """
     keys = []
     for i in rows:
@@ -58,12 +58,13 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
 
 
 def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> None:
-    """Compares the data with those of a checkpoint.
+    """Checks that the data are those of a checkpoint.
 
     Args:
-        table: the table of now.
-        source: the files of now.
-        state: `fingerprint` and, but for the oldest checkpoints, `facts` of the table of then.
+        table: the current table.
+        source: the current files.
+        state: `fingerprint` and `facts` of the checkpoint's table; the oldest checkpoints lack
+            `facts`.
 
     Raises:
         InputError: if files, classes, photographs or cells have changed.

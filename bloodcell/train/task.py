@@ -58,7 +58,7 @@ class Classifier(LightningModule):
         optimizer: a class of torch.optim, such as AdamW, instead of Adam with Keras' epsilon, with
             its options: `--model.optimizer AdamW --model.optimizer.lr 1e-3`.
         scheduler: a class of torch.optim.lr_scheduler, such as CosineAnnealingLR, instead of
-            `schedule`; it steps once per epoch. ReduceLROnPlateau needs `monitor`, a logged metric.
+            `schedule`; it steps once per epoch. ReduceLROnPlateau follows the metric `monitor`.
         seed: seed of dropout; the command line uses seed_everything.
 
     Attributes:
