@@ -30,7 +30,7 @@ _PEAK = 16  # radius in pixels within which a peak is the maximum
 _REACH = 28  # radius in pixels of the region that belongs to a peak's cell
 _APART = 30  # minimum distance of two cells in pixels; the lobes of a nucleus are closer
 _MOST_ENLARGED = 4  # maximum enlargement; smaller pictures show too little detail
-# minimum height of a peak, relative to the highest and absolute; peaks of TRAIN reach 0.18
+# minimum height of a peak, relative to the highest and absolute; in TRAIN, it is 0.18 or higher
 _LEAST_SHARE, _LEAST = 0.4, 0.08
 _NOTHING = 1e-3  # above the rounding errors of a uniform picture
 
