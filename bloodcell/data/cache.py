@@ -40,10 +40,10 @@ class Entry(NamedTuple):
     """A decoded data set on disk.
 
     Attributes:
-        folder: its folder.
+        folder: folder of the entry.
         root: the source of the images.
         images: number of images.
-        size: side of their square in pixels.
+        size: side of the square images in pixels.
         bytes: size on disk.
         used: time of the last use as a Unix time.
     """
@@ -93,20 +93,14 @@ def open_cached(
 
 
 def fingerprint(source: Source, names: Sequence[str], input_format: InputFormat) -> str:
-    """Returns the name of an entry: a hash of all files, their stamps and the decoding code.
-
-    Args:
-        source: the source of the images.
-        names: names of all images of the data set.
-        input_format: the format of the network's input.
-    """
+    """Returns the name of an entry: a hash of all files, the format and the decoding code."""
     lines = [f"{name} {source.sizes[name]} {source.stamps[name]}" for name in names]
     text = "\n".join([_METHOD, str(source.root), str(input_format), *lines])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def list_entries() -> list[Entry]:
-    """Lists the entries of the cache, the most recently used first."""
+    """Returns the entries of the cache, most recently used first."""
     entries = []
     for path in (cache_folder() / "pixels").glob(f"*/{_PIXELS}"):
         if path.parent.suffix == _PARTIAL:
@@ -120,7 +114,7 @@ def list_entries() -> list[Entry]:
 
 
 def empty() -> int:
-    """Deletes all entries except those that are being built, and returns the freed bytes."""
+    """Deletes all entries except those that are being built; returns the freed bytes."""
     before = sum(entry.bytes for entry in list_entries())
     for lock in (cache_folder() / "pixels").glob("*.lock"):
         _remove(lock.with_suffix(""))

@@ -1,4 +1,4 @@
-"""The network's input: a whole picture, or the square around its white cell."""
+"""Converts pictures into the network's input: the whole picture, or a square around a cell."""
 
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple

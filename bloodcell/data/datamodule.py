@@ -125,7 +125,7 @@ class BloodCells(LightningDataModule):
 
     @cached_property
     def parts(self) -> dict[str, list[int]]:
-        """Row numbers of train, val and test."""
+        """The row numbers of train, val and test."""
         hp = self.hparams
         return make_parts(self.table, self.split, hp["fold"], self.seed, hp["val_share"])
 
@@ -233,12 +233,7 @@ class BloodCells(LightningDataModule):
         return Loader(self.datasets["train"], batches)
 
     def batch_files(self, epoch: int, batch_idx: int) -> list[str]:
-        """Returns the file names of a training batch on all devices.
-
-        Args:
-            epoch: number of the epoch, from 0.
-            batch_idx: number of the batch within the epoch, from 0.
-        """
+        """Returns the file names of a training batch on all devices; both numbers start at 0."""
         world, _ = self._devices()
         names = []
         for rank in range(world):

@@ -142,7 +142,7 @@ def allocate(count: int, size: int) -> Pixels:
 
     Args:
         count: number of images.
-        size: side of their square in pixels.
+        size: side of the square images in pixels.
 
     Returns:
         (count, size, size, 3), not initialised.

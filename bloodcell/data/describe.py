@@ -12,14 +12,7 @@ AUTO = "auto"  # value of data.batch_size
 
 
 def describe(table: Table, source: Source, split: str, parts: dict[str, list[int]]) -> str:
-    """Returns a description of the data and its split, with a warning if the split leaks.
-
-    Args:
-        table: the table of the images.
-        source: the files of the images.
-        split: `data.split`.
-        parts: numbers of the table's rows in train, val and test.
-    """
+    """Returns a description of the data and its split, with a warning if the split leaks."""
     counts = " | ".join(
         f"{part} {len(rows):,} files of {count_photos(table, rows):,} photographs"
         for part, rows in parts.items()

@@ -17,18 +17,13 @@ _MOST_FACTS = 2**30  # bytes, enough for millions of files
 
 
 def pack_facts(table: Table) -> Tensor:
-    """Compresses the facts of a table into uint8 (n,), for a checkpoint."""
+    """Returns the compressed facts of a table, uint8 (n,), for a checkpoint."""
     text = json.dumps(table.facts).encode("utf-8", "surrogatepass")
     return torch.tensor(list(zlib.compress(text)), dtype=torch.uint8)
 
 
 def changed_files(table: Table, packed: Tensor) -> list[str]:
-    """Returns the files that were changed, removed or added since the facts were packed.
-
-    Args:
-        table: the current table.
-        packed: the result of `pack_facts` for the earlier table.
-    """
+    """Returns the files that changed, or were removed or added, since `packed` was made."""
     data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
     then = dict(json.loads(data.decode("utf-8", "surrogatepass")))
     now = dict(table.facts)
@@ -37,11 +32,6 @@ def changed_files(table: Table, packed: Tensor) -> list[str]:
 
 def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
     """Returns keys that identify images independently of the data set's location.
-
-    Args:
-        table: the table of the images.
-        source: the files of the images.
-        rows: numbers of rows of the table.
 
     Returns:
         (n,) int64, a hash of each image's official part, its path from the class folder on, and

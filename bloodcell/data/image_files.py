@@ -41,11 +41,7 @@ def walk_images(root: Path) -> Iterator[Path]:
 
 
 def open_archive(path: Path, label: str) -> zipfile.ZipFile:
-    """Opens a zip archive.
-
-    Args:
-        path: the file.
-        label: name of the archive in error messages.
+    """Opens a zip archive; error messages name it by `label`.
 
     Raises:
         InputError: if the archive is damaged, or contains a path that leaves it.

@@ -22,7 +22,7 @@ Parts = dict[str, list[int]]
 def make_parts(
     table: Table, split: Split, fold: int = 0, seed: int = 0, val_share: float = 1 / N_FOLDS
 ) -> Parts:
-    """Divides the rows of a table into train, val and test.
+    """Splits the rows of a table into train, val and test.
 
     Args:
         table: the data set.

@@ -17,12 +17,7 @@ MOST = 512  # is enough to keep a GPU busy; with more, an epoch would have few s
 
 
 def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
-    """Finds and sets the batch size if `data.batch_size` is `auto`.
-
-    Args:
-        trainer: the trainer, which supplies the device and the precision.
-        model: the model to train; it is not changed.
-        data: the data; its batch size is set.
+    """Finds and sets the batch size of the data if `data.batch_size` is `auto`.
 
     Raises:
         InputError: if several devices train, or not even one image fits.
@@ -37,13 +32,9 @@ def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
 
 
 def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) -> int:
-    """Returns the largest batch size, a power of two, whose training step fits into memory.
+    """Returns the largest power of two, up to `most`, that fits into memory as a batch size.
 
-    Args:
-        trainer: the trainer, which supplies the device and the precision.
-        model: the model to train; it is not changed.
-        data: the data, which supplies the image size.
-        most: upper limit of the batch size, 1 or more.
+    A copy of the model is trained on the trainer's device in its precision.
 
     Raises:
         InputError: if not even one image fits.

@@ -52,9 +52,6 @@ _WARM_UP = 8  # steps that are not measured, including the compilation
 def check_benchmark(config: Any) -> None:
     """Checks the settings of `benchmark` before any data is read.
 
-    Args:
-        config: the settings of the verb.
-
     Raises:
         InputError: if a setting is out of range.
     """

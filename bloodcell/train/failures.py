@@ -22,14 +22,7 @@ _KNOWN = {
 def explain(
     error: BaseException, trainer: Trainer, model: Classifier, data: BloodCells
 ) -> str | None:
-    """Returns advice about a known error of PyTorch or Lightning; None for any other error.
-
-    Args:
-        error: the exception.
-        trainer: the trainer that was running.
-        model: the trained model.
-        data: the training data.
-    """
+    """Returns advice about a known error of PyTorch or Lightning; None for any other error."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _has(text, _CPU_IS_FULL):
         error.__traceback__ = None  # its frames keep the tensors of the step in memory

@@ -45,14 +45,7 @@ from bloodcell.train.trainer import device_name
 
 
 def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str) -> None:
-    """Tests the best checkpoint once, and writes and prints the results.
-
-    Args:
-        trainer: the trainer, after `fit`.
-        model: the trained model.
-        data: the data it was trained on.
-        name: the run's name.
-    """
+    """Tests the best checkpoint once after `fit`, and writes and prints the results."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # undeclared
         if trainer.is_global_zero:
             print("fast_dev_run: train and validation ran; nothing was written.")
@@ -155,15 +148,7 @@ def _score_test(predictions: Predictions, loss: float) -> dict[str, Any]:
 def print_scores(
     trainer: Trainer, model: Classifier, data: BloodCells, part: str, scored: str
 ) -> None:
-    """Prints the scores of `validate` or `test`.
-
-    Args:
-        trainer: the trainer, after `validate` or `test`.
-        model: the evaluated model.
-        data: the data it was evaluated on.
-        part: `val` or `test`.
-        scored: description of the evaluated model for the table.
-    """
+    """Prints the scores of a part after its evaluation; `scored` describes the model."""
     if not trainer.is_global_zero:
         return
     said = collect_predictions(model, data, part)
@@ -210,15 +195,7 @@ def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
 def draw_figures(
     trainer: Trainer, data: BloodCells, folder: Path, name: str, said: Predictions
 ) -> None:
-    """Draws the run's figures into its folder and into TensorBoard.
-
-    Args:
-        trainer: the trainer, after the test.
-        data: the tested data.
-        folder: the run folder.
-        name: the run's name.
-        said: the predictions for the test part.
-    """
+    """Draws figures of the test predictions into the run folder and into TensorBoard."""
     worst = worst_photographs(said)
     tested = data.datasets["test"]
     place = {data.table.rows[row].path: n for n, row in enumerate(tested.rows.tolist())}

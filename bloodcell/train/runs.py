@@ -154,11 +154,6 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
 def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> None:
     """Checks that a checkpoint is not scored on images it was trained on.
 
-    Args:
-        checkpoint: content of the checkpoint.
-        data: the data to score it on.
-        part: val or test.
-
     Raises:
         InputError: if the part contains training images of the checkpoint.
     """

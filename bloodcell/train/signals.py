@@ -26,10 +26,7 @@ def between_steps(trainer: Trainer, batches: int) -> bool:
     """Returns whether another training step follows, so that a checkpoint may be written.
 
     False if the epoch ends, a validation is due, or gradients are still being accumulated.
-
-    Args:
-        trainer: the Trainer, in `on_train_batch_end`.
-        batches: number of batches of this epoch that are done.
+    `batches` is the number of finished batches of this epoch, in `on_train_batch_end`.
     """
     accumulates = batches % trainer.accumulate_grad_batches != 0
     every: float | None = trainer.val_check_batch

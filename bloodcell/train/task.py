@@ -26,7 +26,7 @@ from bloodcell.train.optimizers import Schedule
 from bloodcell.train.outputs import Outputs
 
 SO_FAR = "epoch_so_far"  # key in a checkpoint
-_DROPOUT = 2**40  # rows of no table: dropout draws what augmentation does not
+_DROPOUT = 2**40  # row numbers above those of augmentation, for independent draws
 
 
 class Classifier(LightningModule):
@@ -237,7 +237,7 @@ class Classifier(LightningModule):
             self.network.trunk.requires_grad_(not self.freeze_trunk)
 
     def summary(self) -> str:
-        """Describes the network in one line."""
+        """Returns a description of the network in one line."""
         hp, source = self.hparams, self.pretrained_config.source
         sizes = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return (
@@ -274,7 +274,7 @@ class Classifier(LightningModule):
         self._kept.append(Outputs(batch["row"], batch["target"], logits.float(), features))
 
     def _loss(self, logits: Tensor, batch: Batch, part: str, metrics: Metrics) -> Tensor:
-        """Returns the mean loss; the metrics stay on the device until the epoch ends."""
+        """Returns the mean loss and updates the metrics without synchronising the device."""
         logits, target = logits.float(), batch["target"]
         count = (target != NOT_COUNTED).sum()
         total = F.cross_entropy(

@@ -52,10 +52,7 @@ class Keeping(NamedTuple):
 
 
 def check(given: Any) -> None:
-    """Checks settings that would otherwise fail only during the run.
-
-    Args:
-        given: the `trainer` group of the settings.
+    """Checks settings of the Trainer that would otherwise fail only during the run.
 
     Raises:
         InputError: if there is no GPU and one is requested, or a part would have no batches.
@@ -111,13 +108,7 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
 
 
 def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Callback]:
-    """Returns the callbacks of a run.
-
-    Args:
-        given: the `trainer` group of the settings.
-        keeping: settings of checkpoints and rollbacks; None for a verb that does not train.
-        stop: the callback that handles signals.
-    """
+    """Returns the callbacks of a run; `keeping` is None for a verb that does not train."""
     chosen: list[Callback] = [] if given.enable_progress_bar is False else [Bar()]
     if keeping is None:
         return chosen
@@ -134,11 +125,7 @@ def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Cal
 
 
 def best_precision(accelerator: str) -> str:
-    """Returns the fastest safe precision: bf16 if the hardware supports it, fp16 on older GPUs.
-
-    Args:
-        accelerator: the Trainer's argument.
-    """
+    """Returns the fastest safe precision: bf16 if the hardware supports it, fp16 on older GPUs."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
     if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
