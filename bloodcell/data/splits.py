@@ -45,7 +45,7 @@ def make_parts(
     """
     if not 0 <= fold < N_FOLDS:
         raise InputError(f"data.fold={fold} is not one of the {N_FOLDS} folds: give 0 to 4.")
-    n_val = round(1 / val_share)  # number of folds, of which one is used for validation
+    n_val = round(1 / val_share)  # number of folds; one of them is for validation
     # other folders, such as the Kaggle set's TEST_SIMPLE, contain duplicates of images
     pool = [i for i, row in enumerate(table.rows) if row.official in ("", *PARTS)]
     if split == "seed":
