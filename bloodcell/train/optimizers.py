@@ -107,7 +107,7 @@ def check_settings(hp: Any) -> None:
 
 
 def drop_callables(hp: Any) -> None:
-    """Removes an optimizer or scheduler given as a function, which a checkpoint cannot hold."""
+    """Removes functions from the settings, because a checkpoint cannot store them."""
     for name in ("optimizer", "scheduler"):
         if callable(hp[name]):
             hp[name] = None

@@ -44,7 +44,7 @@ class RunLogger(TensorBoardLogger):
 
     @property
     def version(self) -> int | str:
-        """Returns the version, which is claimed when it is first asked for."""
+        """The run folder's number or name; the first access creates a new run's folder."""
         if self._claimed is None:
             self._claimed = _claim_version(Path(self.root_dir))
         return self._claimed
@@ -56,7 +56,7 @@ class RunLogger(TensorBoardLogger):
 
 
 def _claim_version(folder: Path) -> int:
-    """Makes the next `version_N` folder and returns N: two runs started at once get two."""
+    """Creates the next free `version_N` folder and returns N; no two runs get the same one."""
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # undeclared
         return 0
     taken = [int(p.name[8:]) for p in folder.glob("version_*") if p.name[8:].isdigit()]
