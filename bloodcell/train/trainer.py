@@ -86,7 +86,7 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
     precision = str(given.precision or best_precision(given.accelerator))
     chosen: dict[str, Any] = {"precision": precision, "logger": False}
     if given.benchmark is None and not given.deterministic:
-        chosen["benchmark"] = True  # pays, because all batches have the same shape
+        chosen["benchmark"] = True  # all batches have the same shape
     # TF32 is allowed with mixed precision only; 32-bit precision is exact float32
     half = precision.startswith(("16", "bf16"))
     torch.set_float32_matmul_precision("high" if half else "highest")
