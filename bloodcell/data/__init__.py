@@ -1,1 +1,1 @@
-"""From images on disk to batches: source, table, splits, decoded pixels, augmentation."""
+"""Turns images on disk into batches: source, table, splits, decoded pixels, augmentation."""

@@ -1,7 +1,7 @@
-"""Augmentation of whole batches, where the batch lies.
+"""Augments whole batches on the device that holds them.
 
-Every draw is a function of (seed, epoch, row) alone. So a resumed run sees what an uninterrupted
-one does, any number of devices sees the same pixels, and a batch can be rebuilt to look at it.
+Every random number depends only on (seed, epoch, row). So resumed and uninterrupted runs see the
+same pixels, on any number of devices, and a batch can be reproduced for inspection.
 """
 
 import math
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 Augment = Literal["none", "flips", "full"]
 
-_TRANSFORMS = 2**41  # rows of no table: they draw what augmentation and dropout do not
+_TRANSFORMS = 2**41  # row numbers above those of augmentation and dropout, for independent draws
 _GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as int64
-# of `full`; shift, shear and what lies outside are as in the copies of the Kaggle set
-_SHIFT, _SHEAR, _SCALE = 0.1, 0.2, 0.15  # share of the side; tangent; +- of 1
-_BRIGHTNESS, _CONTRAST, _COLOUR = 0.25, 0.3, 0.1  # +- of 1; log of a power; +- of each channel
+# ranges of `full`; shift, shear and black fill are as in the augmented copies of the Kaggle set
+_SHIFT, _SHEAR, _SCALE = 0.1, 0.2, 0.15  # share of the side; tangent; relative change
+_BRIGHTNESS, _CONTRAST, _COLOUR = 0.25, 0.3, 0.1  # relative; log of gamma; relative
 
 
 def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: int) -> Tensor:
@@ -26,21 +26,21 @@ def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: 
     Args:
         images: (B, 3, H, W), 0 to 255, any type.
         rows: (B,) int64, the row of each image in the table.
-        how: `none`; `flips`: left-right and top-bottom, each with probability one half; or
-            `full`: these, any rotation, shift, scale, shear, brightness, contrast and colour, with
-            black where the image ends.
+        how: `none`; `flips`: horizontal and vertical flips, each with probability 0.5; or `full`:
+            also random rotation, shift, scale, shear, brightness, contrast and colour, with black
+            outside of the image.
         seed: the run's seed.
-        epoch: from 0.
+        epoch: number of the epoch, from 0.
 
     Returns:
-        (B, 3, H, W), 0 to 255; float32 in channels-last memory if `full`, else of the same type.
+        (B, 3, H, W), 0 to 255; float32 in channels-last memory for `full`, else the input's type.
     """
     if how == "none":
         return images
     if how == "full":
         draws = random_uniform(rows, seed, epoch, count=12)
         warped = _warp(_recolour(images.float(), draws[:, 7:]), draws[:, :7])
-        return warped.contiguous(memory_format=torch.channels_last)  # grid_sample's is not
+        return warped.contiguous(memory_format=torch.channels_last)  # grid_sample's output is not
     bits = random_bits(rows, seed, epoch)
     for axis, bit in ((3, 1), (2, 2)):
         turned = (bits & bit).bool()[:, None, None, None]
@@ -51,17 +51,17 @@ def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: 
 def transform_batch(
     images: Tensor, transforms: nn.Module, seed: int, epoch: int, step: int
 ) -> Tensor:
-    """Applies transforms of torchvision to a batch; what is drawn elsewhere stays as it is.
+    """Applies torchvision transforms to a batch without changing the global random state.
 
     Args:
         images: (B, 3, H, W) uint8.
-        transforms: what to apply; it draws from torch's generators.
+        transforms: the transforms, which use torch's random generators.
         seed: the run's seed.
-        epoch: from 0.
+        epoch: number of the epoch, from 0.
         step: number of the batch within the epoch, over all devices, from 0.
 
     Returns:
-        What they return, in channels-last memory.
+        The transformed batch in channels-last memory.
     """
     drawn = int(random_bits(torch.tensor([_TRANSFORMS + step]), seed, epoch))
     devices = [images.device] if images.is_cuda else []
@@ -72,7 +72,7 @@ def transform_batch(
 
 
 def random_bits(rows: Tensor, seed: int, epoch: int) -> Tensor:
-    """Draws 63 random bits a row, as a hash of (seed, epoch, row).
+    """Returns 63 random bits for each row, as a hash of (seed, epoch, row).
 
     The mixing function is the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable
     pseudorandom number generators", OOPSLA 2014), applied once for each of the three numbers.
@@ -80,7 +80,7 @@ def random_bits(rows: Tensor, seed: int, epoch: int) -> Tensor:
     Args:
         rows: (B,) int64.
         seed: the run's seed.
-        epoch: from 0.
+        epoch: number of the epoch, from 0.
 
     Returns:
         (B,) int64, not negative.
@@ -92,24 +92,24 @@ def random_bits(rows: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 def random_uniform(rows: Tensor, seed: int, epoch: int, count: int) -> Tensor:
-    """Draws numbers from -1 to 1 for each row, from the SplitMix64 stream that its bits start.
+    """Returns uniform random numbers from -1 to 1, from a SplitMix64 stream for each row.
 
     Args:
         rows: (B,) int64.
         seed: the run's seed.
-        epoch: from 0.
-        count: how many numbers a row.
+        epoch: number of the epoch, from 0.
+        count: number of random numbers for each row.
 
     Returns:
         (B, count) float32.
     """
     steps = torch.arange(1, count + 1, device=rows.device) * _GOLDEN
     bits = _mix(random_bits(rows, seed, epoch)[:, None] + steps)
-    return _shift(bits, 40).float() / 2**23 - 1  # 24 bits: what a float32 holds exactly
+    return _shift(bits, 40).float() / 2**23 - 1  # 24 bits, which float32 represents exactly
 
 
 def _recolour(images: Tensor, draws: Tensor) -> Tensor:
-    """Changes contrast, brightness and the channels, and leaves black black; draws (B, 5)."""
+    """Changes contrast, brightness and colour; black stays black. `draws` is (B, 5)."""
     contrast, brightness, colour = draws[:, :1], draws[:, 1:2], draws[:, 2:]
     gain = 255 * (1 + _BRIGHTNESS * brightness) * (1 + _COLOUR * colour)  # (B, 3)
     curve = (images / 255) ** (_CONTRAST * contrast).exp()[:, :, None, None]
@@ -117,17 +117,17 @@ def _recolour(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def _warp(images: Tensor, draws: Tensor) -> Tensor:
-    """Rotates, shears, scales, flips and shifts each image about its centre; draws (B, 7)."""
+    """Rotates, shears, scales, flips and shifts each image about its centre. `draws` is (B, 7)."""
     angle = math.pi * draws[:, 0]
     cos, sin = angle.cos(), angle.sin()
     shear = _SHEAR * draws[:, 1]
     scale = 1 + _SCALE * draws[:, 2]
     flip_x, flip_y = (torch.where(draws[:, k] < 0, -scale, scale) for k in (3, 4))
-    # rotation @ [[1, shear], [0, 1]] @ diag(flips): where each pixel of the result comes from
+    # rotation @ [[1, shear], [0, 1]] @ diag(flips) maps output pixels to input pixels
     x_row = torch.stack([cos * flip_x, (cos * shear - sin) * flip_y], 1)
     y_row = torch.stack([sin * flip_x, (sin * shear + cos) * flip_y], 1)
     linear = torch.stack([x_row, y_row], 1)
-    shift = 2 * _SHIFT * draws[:, 5:7, None]  # the side is 2 long in affine_grid's coordinates
+    shift = 2 * _SHIFT * draws[:, 5:7, None]  # the side has length 2 in affine_grid's coordinates
     grid = F.affine_grid(torch.cat([linear, shift], 2), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
@@ -139,5 +139,5 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shift(x: Tensor, by: int) -> Tensor:
-    """Shifts right and fills with zeros; torch's own shift repeats the sign."""
+    """Shifts right and fills with zeros; torch's shift operator copies the sign bit."""
     return (x >> by) & ((1 << (64 - by)) - 1)

@@ -1,4 +1,4 @@
-"""Datasets and samplers: which images make up a batch, on any number of devices."""
+"""Datasets, samplers and loaders that form batches on any number of devices."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -11,15 +11,15 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from bloodcell.data.placement import Gather
 from bloodcell.errors import InputError
 
-NOT_COUNTED = -100  # target of a padding row: cross-entropy and torchmetrics leave it out
+NOT_COUNTED = -100  # target of padding rows, which the loss and the metrics ignore
 
 
 class Batch(TypedDict):
-    """What the network is fed.
+    """A batch of images.
 
     Attributes:
         image: (B, 3, H, W) uint8 in channels-last memory.
-        target: (B,) int64, the label, or `NOT_COUNTED` for a row that only fills up a device.
+        target: (B,) int64, the label; `NOT_COUNTED` for padding rows.
         row: (B,) int64, the image's row in the table.
     """
 
@@ -29,15 +29,15 @@ class Batch(TypedDict):
 
 
 def as_batch(batch: Any, place: tuple[int, int, int] = (0, 1, 0)) -> Batch:
-    """Names the parts of a batch that comes as a tuple (image, target) from any DataLoader.
+    """Converts a tuple (image, target) from any DataLoader into a `Batch`.
 
     Args:
-        batch: such a tuple, or a `Batch`, which is returned as it is.
-        place: how many images came before on this device, the number of devices, and its rank.
-            From these the rows are numbered as Lightning shares out a data set in its order.
+        batch: such a tuple, or a `Batch`, which is returned unchanged.
+        place: number of earlier images on this device, world size and rank. They determine `row`
+            for a data set that Lightning distributes in order.
 
     Returns:
-        The batch; `row` is made up where there was none.
+        The batch.
     """
     if isinstance(batch, dict):
         return cast(Batch, batch)
@@ -48,15 +48,14 @@ def as_batch(batch: Any, place: tuple[int, int, int] = (0, 1, 0)) -> Batch:
 
 
 class ImageDataset(Dataset[Batch]):
-    """Some of the decoded images, fetched a batch at a time.
+    """The images of one part, fetched in whole batches.
 
     Args:
-        gather: picks images by their place among all decoded ones.
-        places: (n,) int64, which of them belong to this part.
-        targets: (n,) int64.
-        rows: (n,) int64, the row of each in the table.
-        pin: whether a GPU will take the numbers of a batch, which it does without waiting if they
-            are in pinned memory.
+        gather: returns images by their index among all decoded images.
+        places: (n,) int64, the index of each image of this part.
+        targets: (n,) int64, the label of each image.
+        rows: (n,) int64, the row of each image in the table.
+        pin: whether to pin the small tensors of a batch, for asynchronous copies to a GPU.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class ImageDataset(Dataset[Batch]):
         return len(self.places)
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Fetches a batch; positions from `len(self)` on wrap round and are not counted."""
+        """Returns a batch; positions from `len(self)` on are padding and wrap around."""
         position = torch.tensor(positions)
         inside = position % len(self)
         place, row = self.places[inside], self.rows[inside]
@@ -80,15 +79,15 @@ class ImageDataset(Dataset[Batch]):
 
 
 class EvenSampler(Sampler[int]):
-    """Gives each device every n-th position, all devices equally many.
+    """Yields every n-th position on each of n devices, and the same number on all of them.
 
-    Positions past the end fill up the last round. The dataset marks them as not counted, so that
-    an evaluation counts every image exactly once on any number of devices, and none waits forever.
+    Positions past the end pad the last round, so that no device waits forever. The dataset marks
+    them as not counted, so that an evaluation counts every image exactly once.
 
     Args:
         length: number of images.
         world: number of devices.
-        rank: which of them this is.
+        rank: rank of this device.
     """
 
     def __init__(self, length: int, world: int, rank: int) -> None:
@@ -102,15 +101,15 @@ class EvenSampler(Sampler[int]):
 
 
 class Batches(BatchSampler):
-    """Positions, a batch at a time, that can begin in the middle of an epoch.
+    """A BatchSampler that can start in the middle of an epoch.
 
     Args:
-        sampler: positions in order.
-        batch_size: of them in each batch but the last.
+        sampler: yields the positions.
+        batch_size: number of positions in each batch except the last.
 
     Attributes:
-        given: batches of this epoch that were asked for.
-        skip: batches that the next epoch leaves out at its start.
+        given: number of batches of this epoch that were yielded or skipped.
+        skip: number of batches that the next epoch skips at its start.
     """
 
     def __init__(self, sampler: Sampler[Any], batch_size: int) -> None:
@@ -125,11 +124,11 @@ class Batches(BatchSampler):
 
 
 class Loader(DataLoader[Batch]):
-    """A DataLoader that a run can go on with in the middle of an epoch.
+    """A DataLoader without worker processes that can resume in the middle of an epoch.
 
     Args:
-        dataset: whose batches are fetched whole, by the process that asks.
-        batches: which.
+        dataset: the dataset, which returns whole batches.
+        batches: yields the positions of each batch.
     """
 
     def __init__(self, dataset: ImageDataset, batches: Batches) -> None:
@@ -137,14 +136,14 @@ class Loader(DataLoader[Batch]):
         self._batches = batches
 
     def state_dict(self) -> dict[str, int]:
-        """How far the epoch has come, by batches of which size."""
+        """Returns the number of batches of this epoch so far, the batch size and the devices."""
         return {"batches": self._batches.given, **self._sizes()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Lets the next epoch begin there.
+        """Makes the next epoch skip the batches that were already used.
 
         Raises:
-            InputError: if batches are cut otherwise now.
+            InputError: if the batch size or the number of devices has changed.
         """
         now, then = self._sizes(), {key: state[key] for key in self._sizes()}
         if now != then:
@@ -161,5 +160,5 @@ class Loader(DataLoader[Batch]):
 
 
 def as_it_is(batch: Any) -> Any:
-    """Returns what a dataset fetched whole: there is nothing to collate."""
+    """Returns a batch unchanged, because the dataset has already collated it."""
     return batch

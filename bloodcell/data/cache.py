@@ -1,8 +1,8 @@
 """The decoded cache: the images of a data set, decoded once into one array on disk.
 
-An entry is a folder with `pixels.npy`, (n, size, size, 3) uint8, and `entry.json`, which names the
-images that cannot be read. It is built beside its place and moved there when it is complete, so a
-killed build is never used. Processes map the array into memory and share its pages.
+An entry is a folder with `pixels.npy`, (n, size, size, 3) uint8, and `entry.json`, which lists the
+images that cannot be read. It is built in a temporary folder that is renamed when complete, so an
+interrupted build is never used. Processes map the array into memory and share its pages.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from bloodcell.files import cache_folder
 
 _PIXELS, _ENTRY, _PARTIAL = "pixels.npy", "entry.json", ".partial"
 _DECODING = ("decode.py", "crop.py", "locate.py")
-# what decides the pixels, besides the files and the format
+# everything that determines the pixels, besides the files and the format
 _METHOD = "\n".join(
     [
         *(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _DECODING),
@@ -40,12 +40,12 @@ class Entry(NamedTuple):
     """A decoded data set on disk.
 
     Attributes:
-        folder: its folder.
+        folder: folder of the entry.
         root: the source of the images.
         images: number of images.
-        size: side of their square in pixels.
+        size: side of the square images in pixels.
         bytes: size on disk.
-        used: time of the last use, in seconds since 1970.
+        used: time of the last use as a Unix time.
     """
 
     folder: Path
@@ -63,17 +63,17 @@ def open_cached(
     limit_gib: float,
     home: Path | None = None,
 ) -> tuple[Pixels, dict[str, str]]:
-    """Opens the decoded images of a source; decodes them first if they are not in the cache.
+    """Opens the decoded images of a source, and decodes them first if they are not in the cache.
 
     Args:
         source: the source of the images.
         names: names of all images of the data set.
         input_format: the format of the network's input.
         limit_gib: limit of all entries in GiB; a new entry replaces the least recently used ones.
-        home: folder of the entries; None: the program's cache.
+        home: folder of the entries; None for the program's cache.
 
     Returns:
-        Pixels (n, size, size, 3) in the order of `names`, memory-mapped and read-only; and the
+        The pixels (n, size, size, 3) in the order of `names`, memory-mapped and read-only, and the
         names of images that cannot be read, each with the reason.
 
     Raises:
@@ -83,7 +83,7 @@ def open_cached(
     home.mkdir(parents=True, exist_ok=True)
     folder = home / fingerprint(source, names, input_format)
     shape = (len(names), input_format.size, input_format.size, 3)
-    with FileLock(folder.with_suffix(".lock")):  # one of several processes decodes
+    with FileLock(folder.with_suffix(".lock")):  # only one of several processes decodes
         opened = _open(folder, shape)
         if opened is None or _readable_again(opened[1], source, input_format):
             _make_room(home, 3 * len(names) * input_format.size**2, limit_gib)
@@ -93,20 +93,14 @@ def open_cached(
 
 
 def fingerprint(source: Source, names: Sequence[str], input_format: InputFormat) -> str:
-    """Returns the name of an entry: a hash of all files, their stamps and the way of decoding.
-
-    Args:
-        source: the source of the images.
-        names: names of all images of the data set.
-        input_format: the format of the network's input.
-    """
+    """Returns the name of an entry: a hash of all files, the format and the decoding code."""
     lines = [f"{name} {source.sizes[name]} {source.stamps[name]}" for name in names]
     text = "\n".join([_METHOD, str(source.root), str(input_format), *lines])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def list_entries() -> list[Entry]:
-    """Lists the entries of the cache, the most recently used first."""
+    """Returns the entries of the cache, most recently used first."""
     entries = []
     for path in (cache_folder() / "pixels").glob(f"*/{_PIXELS}"):
         if path.parent.suffix == _PARTIAL:
@@ -120,7 +114,7 @@ def list_entries() -> list[Entry]:
 
 
 def empty() -> int:
-    """Deletes all entries except those that are being built, and returns the freed bytes."""
+    """Deletes all entries except those that are being built; returns the freed bytes."""
     before = sum(entry.bytes for entry in list_entries())
     for lock in (cache_folder() / "pixels").glob("*.lock"):
         _remove(lock.with_suffix(""))
@@ -128,7 +122,7 @@ def empty() -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Removes an entry and the rest of a killed build, unless it is being built."""
+    """Removes an entry and the remains of an interrupted build, unless it is being built."""
     with contextlib.suppress(Timeout), FileLock(folder.with_suffix(".lock"), timeout=0):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(folder.with_suffix(_PARTIAL), ignore_errors=True)
@@ -153,7 +147,7 @@ def _open(folder: Path, shape: tuple[int, ...]) -> tuple[Pixels, dict[str, str]]
 
 
 def _readable_again(unreadable: dict[str, str], source: Source, input_format: InputFormat) -> bool:
-    """Tells whether an image can be read now that could not: a disk may have been missing."""
+    """Returns whether an unreadable image has become readable, e.g. after a disk was mounted."""
     if not unreadable:
         return False
     again = np.empty((len(unreadable), input_format.size, input_format.size, 3), np.uint8)
@@ -185,14 +179,14 @@ def _make_room(home: Path, needed: int, limit_gib: float) -> None:
 def _build(
     folder: Path, source: Source, names: Sequence[str], input_format: InputFormat
 ) -> tuple[Pixels, dict[str, str]]:
-    partial = folder.with_suffix(_PARTIAL)  # if it exists, a killed build left it: we hold the lock
+    partial = folder.with_suffix(_PARTIAL)  # the lock is held, so any such folder is stale
     for old in (partial, folder):
         shutil.rmtree(old, ignore_errors=True)
     partial.mkdir()
     try:
         shape = (len(names), input_format.size, input_format.size, 3)
         pixels = np.lib.format.open_memmap(partial / _PIXELS, "w+", np.uint8, shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk fails here, not with a crash later
+        if hasattr(os, "posix_fallocate"):  # a full disk fails here, not as a later crash
             with (partial / _PIXELS).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, (partial / _PIXELS).stat().st_size)
         unreadable = decode_into(pixels, source, names, input_format)

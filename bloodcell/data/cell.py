@@ -1,4 +1,4 @@
-"""The place of a white cell in a picture."""
+"""The position of a white cell in a picture."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ class Cell(NamedTuple):
     Attributes:
         x: distance of its centre from the left edge, in pixels.
         y: distance of its centre from the upper edge, in pixels.
-        side: side of the square that is cut out around it, in pixels.
+        side: side of the square that is cropped around it, in pixels.
     """
 
     x: float

@@ -1,4 +1,4 @@
-"""The network's input: a whole picture, or the square around its white cell."""
+"""Converts pictures into the network's input: the whole picture, or a square around a cell."""
 
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Crop = Literal["none", "cell"]
 Pixels = NDArray[np.uint8]
 
-_LARGEST = 2048  # pixels of the longer side; larger pictures are reduced before cells are sought
+_LARGEST = 2048  # pixels of the longer side; larger pictures are reduced before cells are detected
 
 
 class InputFormat(NamedTuple):
@@ -23,8 +23,8 @@ class InputFormat(NamedTuple):
 
     Attributes:
         size: side of the square in pixels.
-        crop: `none` resizes the whole picture to the square; `cell` cuts the square out around the
-            white cell.
+        crop: `none` resizes the whole picture to the square; `cell` crops a square around the white
+            cell.
     """
 
     size: int
@@ -32,12 +32,12 @@ class InputFormat(NamedTuple):
 
 
 def show(image: Image.Image, input_format: InputFormat | None) -> Pixels:
-    """Makes the network's input from a picture.
+    """Converts a picture into the network's input.
 
     Args:
-        image: RGB.
+        image: the picture in RGB.
         input_format: the format of the input. None keeps the whole picture, reduced if it is
-            large, for an exported model that finds the cell itself.
+            large, for an exported model that locates the cell itself.
 
     Returns:
         (size, size, 3), or (H, W, 3) without a format.
@@ -59,16 +59,16 @@ def show(image: Image.Image, input_format: InputFormat | None) -> Pixels:
 
 
 def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[Cell, Pixels]]:
-    """Finds the white cells of a picture and cuts a square out around each.
+    """Finds the white cells of a picture and crops a square around each.
 
     Args:
-        image: RGB.
+        image: the picture in RGB.
         size: side of the squares in pixels.
         field: field of view relative to the Kaggle set's: 2 means twice as wide.
 
     Returns:
-        For each cell its place, in pixels of the picture, and its square (size, size, 3); the cell
-        that stands out most comes first.
+        For each cell its position, in pixels of the picture, and its square (size, size, 3); the
+        most prominent cell comes first.
 
     Raises:
         ValueError: if the picture has too few pixels for this field of view.

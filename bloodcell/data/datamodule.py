@@ -1,4 +1,4 @@
-"""The LightningDataModule: a folder of images becomes batches."""
+"""The LightningDataModule, which turns a folder of images into batches."""
 
 import warnings
 from functools import cached_property
@@ -29,42 +29,42 @@ from bloodcell.data.table import PARTS, Table, build_table
 from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError
 
-_PARTS_OF = {"validate": ("val",), "test": ("test",), "predict": ("test",)}  # by stage
+_PARTS_OF = {"validate": ("val",), "test": ("test",), "predict": ("test",)}  # stage: parts
 
 
 class BloodCells(LightningDataModule):
-    """Photographs of blood cells in class folders, grouped by photograph.
+    """Images of blood cells in class folders, grouped by the photograph they were made from.
 
     Batches are dicts of `image` (B, 3, H, W) uint8, `target` (B,) and `row` (B,), for any
-    LightningModule. On several devices an evaluation fills up the last batches with rows whose
-    target is -100, which cross-entropy leaves out; give the Trainer `use_distributed_sampler=False`
-    there, as the samplers know the devices.
+    LightningModule. On several devices, evaluations pad the last batches with rows whose target is
+    -100, which cross-entropy ignores. The samplers distribute the images, so give the Trainer
+    `use_distributed_sampler=False`.
 
     Args:
         root: a folder of class folders, a .zip of one, `kaggle` (downloaded once) or `drawn`.
-        split: `photo` keeps a photograph in one part; `seed` draws files, as published, and leaks;
-            `folds` tests one fifth of the photographs, `train_folds` one of those that `photo`
-            trains on: what a recipe is chosen by.
-        fold: which fifth `folds` or `train_folds` tests, 0 to 4.
-        val_share: of the photographs that are not tested, how many validate: 0.5, 0.33, 0.25, 0.2
-            ... 0.05, for one in 2 to 20. `seed` has its own.
-        photos: CSV with columns file, photo and, if known, cell, for data of your own.
-        image_size: side in pixels, 32 to 1024, of the square that the network is shown.
-        crop: `none` squeezes the whole picture to it; `cell` finds the white cell and takes what
-            lies around it, a square 0.4 of the picture's longer side wide.
-        batch_size: images a step on each device; `auto`: the largest power of two that fits into
-            the GPU, 512 at most, or 32 on a CPU.
-        augment: `none`; `flips`: left-right and top-bottom, at random; or `full`: also any
+        split: `photo` keeps all files of a photograph in one part; `seed` splits files at random,
+            as published, and leaks; `folds` is 5-fold cross-validation over the photographs,
+            `train_folds` the same within the training and validation parts of `photo`.
+        fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
+        val_share: share of the photographs outside the test part that are used for validation: one
+            in 2 to 20, i.e. 0.5, 0.33, 0.25, 0.2 ... 0.05. `seed` ignores it.
+        photos: CSV file for your own data, with the columns file, photo and, if known, cell.
+        image_size: side of the network's square input in pixels, 32 to 1024.
+        crop: `none` resizes the whole picture to a square; `cell` crops a square around the white
+            cell, 0.4 of the picture's longer side wide.
+        batch_size: batch size on each device; `auto`: the largest power of two up to 512 that fits
+            into the GPU's memory, or 32 on a CPU.
+        augment: `none`; `flips`: random horizontal and vertical flips; or `full`: also random
             rotation, shift, scale, shear, brightness, contrast and colour.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
-        cache_gib: limit of the decoded images kept on disk, for all data sets together; 0 decodes
-            into memory at each start.
-        on_device: all decoded images in the training device's memory, where batches are picked:
-            `auto` if they take at most half of a GPU's free memory, true, or false to stream them.
-        transforms: transforms of torchvision.transforms.v2, by class path, which change each
-            training batch (B, 3, H, W) uint8 on the device, before `augment`; a random one draws
-            once for the whole batch, as decided by seed, epoch and step.
-        seed: decides split, order and augmentation; the command line takes it from seed_everything.
+        cache_gib: limit of the decoded images on disk in GiB, for all data sets together; 0
+            decodes into memory at each start.
+        on_device: true keeps all decoded images in the training device's memory, false streams
+            batches, `auto` keeps them if they need at most half of a GPU's free memory.
+        transforms: torchvision.transforms.v2 transforms, by class path, applied to each training
+            batch (B, 3, H, W) uint8 on the device before `augment`. Random transforms draw once per
+            batch and depend on seed, epoch and step.
+        seed: seed of split, order and augmentation; the command line uses seed_everything.
 
     Attributes:
         datasets: the images of each part that is set up.
@@ -92,11 +92,11 @@ class BloodCells(LightningDataModule):
         self.save_hyperparameters(logger=False)
         check_settings(self.hparams)
         if any(isinstance(one, nn.Module) for one in self.hparams["transforms"]):
-            self.hparams["transforms"] = []  # a checkpoint holds plain types only
+            self.hparams["transforms"] = []  # a checkpoint contains only plain types
         self.split: Split = split
         self.image_size = image_size
         self.input_format = InputFormat(image_size, crop)
-        self.batch_size = 32 if batch_size == "auto" else batch_size  # until it is found
+        self.batch_size = 32 if batch_size == "auto" else batch_size  # until `auto` is resolved
         self.augment: Augment = augment
         self.unreadable: Unreadable = unreadable
         self.cache_gib = cache_gib
@@ -108,38 +108,38 @@ class BloodCells(LightningDataModule):
 
     @cached_property
     def source(self) -> Source:
-        """Where the images lie; downloaded or drawn if they are not there."""
+        """The source of the images, which are downloaded or drawn if necessary."""
         return open_source(self.hparams["root"])
 
     @cached_property
     def table(self) -> Table:
-        """All images, with class, photograph and official part."""
+        """The table of all images, with class, photograph and official part."""
         photos = self.hparams["photos"]
         return build_table(self.source, Path(photos) if photos else None)
 
     @cached_property
     def class_names(self) -> list[str]:
-        """The classes, in the order of the network's outputs; a named set needs no images."""
+        """The classes in output order; a named data set needs no images for them."""
         named = named_datasets().get(self.hparams["root"])
         return list(named.class_names if named else self.table.class_names)
 
     @cached_property
     def parts(self) -> dict[str, list[int]]:
-        """Row numbers of train, val and test."""
+        """The row numbers of train, val and test."""
         hp = self.hparams
         return make_parts(self.table, self.split, hp["fold"], self.seed, hp["val_share"])
 
     def prepare_data(self) -> None:
-        """Downloads or draws the images and decodes them into the cache, on one process."""
+        """Downloads or draws the images and decodes them into the cache, in one process."""
         if not self.datasets and self._most_of_a_dry_run() == 0 and self.cache_gib:
             self._decode([], keep=True)
 
     def setup(self, stage: str) -> None:
-        """Opens the decoded images; without a cache, decodes those that will be used.
+        """Opens the decoded images; without a cache, decodes the images of the stage.
 
         Args:
-            stage: `fit` needs all parts, so that a bad test image stops a run at its start;
-                `validate` needs its own, `test` and `predict` the test part.
+            stage: `fit` uses all parts, so that an unreadable test image stops a run at its start;
+                `validate` uses the validation part, `test` and `predict` the test part.
         """
         wanted = _PARTS_OF.get(stage, PARTS)
         if all(part in self.datasets for part in wanted):
@@ -155,7 +155,7 @@ class BloodCells(LightningDataModule):
         missing = {name: bad[name] for name in (self.table.rows[i].path for i in sorted(left_out))}
         check_readable(missing, len(rows), self.unreadable)
         self.left_out = len(left_out)
-        with warnings.catch_warnings():  # read-only is what it should be: batches are copies
+        with warnings.catch_warnings():  # the array is read-only on purpose; batches are copies
             warnings.filterwarnings("ignore", ".*array is not writable.*")
             images = torch.from_numpy(pixels)
         images = images.permute(0, 3, 1, 2)  # (N, H, W, 3) -> (N, 3, H, W)
@@ -174,15 +174,15 @@ class BloodCells(LightningDataModule):
             self.datasets[part] = ImageDataset(gather, places, targets, numbers, cuda)
 
     def _most_of_a_dry_run(self) -> int:
-        """Images of each part that `fast_dev_run` will use; 0 if this is none."""
-        trainer: Any = self.trainer  # which declares few of its attributes
+        """Returns the number of images of each part for `fast_dev_run`; 0 for a normal run."""
+        trainer: Any = self.trainer  # it declares few of its attributes
         if not trainer or not trainer.fast_dev_run:
             return 0
         world: int = trainer.world_size
         return int(trainer.limit_train_batches or 1) * self.batch_size * world
 
     def _decode(self, rows: list[int], keep: bool) -> tuple[Pixels, list[int], dict[str, str]]:
-        """The pixels, the row of the table each belongs to, and the names of unreadable files."""
+        """Returns pixels, the table row of each image, and unreadable files with the reasons."""
         if keep and self.cache_gib:
             rows = list(range(len(self.table.rows)))
             names = [row.path for row in self.table.rows]
@@ -194,16 +194,16 @@ class BloodCells(LightningDataModule):
         return pixels, rows, bad
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint must hold about its data.
+        """Returns the identity of the data for a checkpoint.
 
         Returns:
-            `fingerprint` of the table, `facts` (the files, as `pack_facts` returns them) and
-            `trained_on` (the keys of the training images, as `image_keys` returns them).
+            `fingerprint` of the table, `facts` (the files, from `pack_facts`) and `trained_on` (the
+            keys of the training images, from `image_keys`).
         """
         return dict(self._state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses to go on with a training on other data than it began with.
+        """Checks that a resumed run uses the data it began with.
 
         Raises:
             InputError: if files, classes, photographs or cells have changed.
@@ -212,7 +212,7 @@ class BloodCells(LightningDataModule):
             self.check_unchanged(state_dict)
 
     def check_unchanged(self, state: dict[str, Any]) -> None:
-        """Refuses data other than those of a checkpoint, whose state `state_dict` returned."""
+        """Raises InputError if the data differ from the `state_dict` of a checkpoint."""
         check_unchanged(self.table, self.source, state)
 
     @cached_property
@@ -224,21 +224,16 @@ class BloodCells(LightningDataModule):
         }
 
     def image_keys(self, part: str) -> Tensor:
-        """Returns the key of each image of a part (train, val or test), as `image_keys` does."""
+        """Returns the key of each image of a part (train, val or test)."""
         return image_keys(self.table, self.source, self.parts[part])
 
     def train_dataloader(self) -> Loader:
-        """Batches in an order that is a function of (seed, epoch)."""
+        """Returns the training batches, in an order that depends only on (seed, epoch)."""
         batches = Batches(self._shuffled(*self._devices()), self.batch_size)
         return Loader(self.datasets["train"], batches)
 
     def batch_files(self, epoch: int, batch_idx: int) -> list[str]:
-        """Names the images of a training batch, on all devices.
-
-        Args:
-            epoch: from 0.
-            batch_idx: within it, from 0.
-        """
+        """Returns the file names of a training batch on all devices; both numbers start at 0."""
         world, _ = self._devices()
         names = []
         for rank in range(world):
@@ -252,21 +247,21 @@ class BloodCells(LightningDataModule):
 
     def _shuffled(self, world: int, rank: int) -> DistributedSampler[Batch]:
         trainer: Any = self.trainer
-        # Lightning looks for another kind of sampler when it switches shuffling off
+        # Lightning cannot switch off shuffling for this sampler, as overfit_batches requires
         shuffle = not (trainer and trainer.overfit_batches)
         train = self.datasets["train"]
         return DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
 
     def val_dataloader(self) -> Loader:
-        """Returns every validation image once."""
+        """Returns the batches of the validation part, each image once."""
         return Loader(self.datasets["val"], Batches(self._even("val"), self.batch_size))
 
     def test_dataloader(self) -> Loader:
-        """Returns every test image once."""
+        """Returns the batches of the test part, each image once."""
         return Loader(self.datasets["test"], Batches(self._even("test"), self.batch_size))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Returns every test image once, in the order of `parts["test"]`.
+        """Returns the batches of the test part, in the order of `parts["test"]`.
 
         Lightning rebuilds this loader, so it must be a plain DataLoader.
         """
@@ -274,12 +269,12 @@ class BloodCells(LightningDataModule):
         return DataLoader(self.datasets["test"], size, sampler=even, collate_fn=as_it_is)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augments training batches on the device they were sent to."""
+        """Augments training batches on the device."""
         trainer = self.trainer
         if trainer and trainer.training:
             if self.transforms:
                 world, rank = self._devices()
-                step = (trainer.fit_loop.batch_idx + 1) * world + rank  # of the batch to come
+                step = (trainer.fit_loop.batch_idx + 1) * world + rank  # of the next batch
                 batch["image"] = transform_batch(
                     batch["image"], self.transforms, self.seed, trainer.current_epoch, step
                 )
@@ -289,7 +284,7 @@ class BloodCells(LightningDataModule):
         return batch
 
     def summary(self) -> str:
-        """Describes the data and its split in some lines, and warns of a split that leaks."""
+        """Returns a description of the data and its split, with a warning if the split leaks."""
         return describe(self.table, self.source, self.split, self.parts)
 
     def _devices(self) -> tuple[int, int]:

@@ -21,29 +21,29 @@ from bloodcell.data.source import Source
 from bloodcell.errors import InputError, listed, reason
 
 Unreadable = Literal["stop", "skip"]
-# exceptions of reading and decoding one image
+# exceptions of reading and decoding an image
 READ_ERRORS = (
     *(ValueError, OSError, EOFError, RuntimeError, MemoryError),
     *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
 )
-IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; larger fills the memory
-MOST_PIXELS = 89_000_000  # of one image; Pillow warns from there on
-# formats of photographs; EPS, which Pillow also reads, would start Ghostscript
+IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; larger images fill memory
+MOST_PIXELS = 89_000_000  # of one image; Pillow warns above
+# formats of photographs; EPS is excluded because Pillow would start Ghostscript
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_ROOM = 1.1  # free memory needed, as a share of the array: decoding needs a little besides
+_ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
 
 
 def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
-    """Decodes one image file, upright and in RGB.
+    """Decodes an image file to RGB and rotates it upright.
 
     Args:
         data: the file's bytes, in any colour mode.
-        most_pixels: an image with more pixels is refused before it is decoded, because a small
-            file can hold an image that fills the memory.
+        most_pixels: larger images are rejected before decoding, because a small file can contain
+            an image that fills the memory.
 
     Raises:
-        ValueError: if the file is empty, not an image, cut off or too large.
+        ValueError: if the file is empty, not an image, truncated or too large.
     """
     if not data:
         raise ValueError("empty file")
@@ -55,7 +55,7 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
                     f"{most_pixels / 1e6:.0f} million allowed"
                 )
             upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # convert would cut 16 bits a pixel at 255
+            if upright.mode.startswith("I"):  # convert would clip 16-bit values at 255
                 upright = upright.point(lambda value: value / 257).convert("L")
             return upright.convert("RGB")
     except UnidentifiedImageError as error:
@@ -65,17 +65,17 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
 
 
 def decode(data: bytes, input_format: InputFormat | None) -> Pixels:
-    """Decodes one image file into the network's input.
+    """Decodes an image file into the network's input.
 
     Args:
         data: the file's bytes.
-        input_format: the format of the input; None: the whole picture in its own size.
+        input_format: the format of the input; None for the whole picture, reduced if it is large.
 
     Returns:
         (size, size, 3), or (H, W, 3) without a format.
 
     Raises:
-        ValueError: if the file is not an image or is cut off.
+        ValueError: if the file is empty, not an image, truncated or too large.
     """
     return show(open_rgb(data), input_format)
 
@@ -83,7 +83,7 @@ def decode(data: bytes, input_format: InputFormat | None) -> Pixels:
 def decode_into(
     pixels: Pixels, source: Source, names: Sequence[str], input_format: InputFormat
 ) -> dict[str, str]:
-    """Decodes images into an array, in threads: Pillow releases Python's lock.
+    """Decodes images into an array, in threads, because Pillow releases the GIL.
 
     Args:
         pixels: (n, size, size, 3), filled in the order of `names`.
@@ -115,12 +115,12 @@ def decode_into(
 
 
 def check_readable(bad: dict[str, str], total: int, unreadable: Unreadable) -> None:
-    """Refuses images that cannot be read, or lists them on the standard error.
+    """Raises InputError for images that cannot be read, or lists them on standard error.
 
     Args:
         bad: names of images that cannot be read, each with the reason.
         total: number of all images.
-        unreadable: `stop` refuses, `skip` lists.
+        unreadable: `stop` raises the error, `skip` lists the images.
 
     Raises:
         InputError: if `bad` is not empty and `unreadable` is `stop`.
@@ -142,13 +142,13 @@ def allocate(count: int, size: int) -> Pixels:
 
     Args:
         count: number of images.
-        size: side of their square in pixels.
+        size: side of the square images in pixels.
 
     Returns:
         (count, size, size, 3), not initialised.
 
     Raises:
-        InputError: if less memory is free than they need.
+        InputError: if there is too little free memory.
     """
     needed = count * size * size * 3
     free = _free_memory()
@@ -162,7 +162,7 @@ def allocate(count: int, size: int) -> Pixels:
 
 
 def _free_memory() -> int | None:
-    """Returns the bytes that can be allocated without swapping; None if not known."""
+    """Returns the bytes that can be allocated without swapping; None if unknown."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return None

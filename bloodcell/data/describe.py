@@ -1,4 +1,4 @@
-"""Checks the settings of the data, and describes the data in words."""
+"""Checks the settings of the data, and describes the data."""
 
 from typing import Any
 
@@ -8,18 +8,11 @@ from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.data.table import Table
 from bloodcell.errors import require
 
-AUTO = "auto"  # of data.batch_size
+AUTO = "auto"  # value of data.batch_size
 
 
 def describe(table: Table, source: Source, split: str, parts: dict[str, list[int]]) -> str:
-    """Describes the data and its split, and warns of a split that leaks.
-
-    Args:
-        table: the table of the images.
-        source: the files of the images.
-        split: `data.split`.
-        parts: numbers of the table's rows in train, val and test.
-    """
+    """Returns a description of the data and its split, with a warning if the split leaks."""
     counts = " | ".join(
         f"{part} {len(rows):,} files of {count_photos(table, rows):,} photographs"
         for part, rows in parts.items()
@@ -45,7 +38,7 @@ def check_settings(hp: Any) -> None:
     """Checks the settings of the data.
 
     Raises:
-        InputError: if one is out of range.
+        InputError: if a setting is out of range.
     """
     rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
     require(hp["image_size"] in IMAGE_SIZES, "data.image_size", hp["image_size"], rule)

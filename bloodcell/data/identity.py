@@ -1,4 +1,4 @@
-"""Identifies the files of a data set: which have changed, and which were trained on."""
+"""Identifies the files of a data set, to detect changed files and training images."""
 
 import json
 import zlib
@@ -13,22 +13,17 @@ from bloodcell.data.source import Source
 from bloodcell.data.table import Table
 from bloodcell.errors import InputError, listed
 
-_MOST_FACTS = 2**30  # bytes: of millions of files
+_MOST_FACTS = 2**30  # bytes, enough for millions of files
 
 
 def pack_facts(table: Table) -> Tensor:
-    """Compresses the facts of a table into uint8 (n,), for a checkpoint."""
+    """Returns the compressed facts of a table, uint8 (n,), for a checkpoint."""
     text = json.dumps(table.facts).encode("utf-8", "surrogatepass")
     return torch.tensor(list(zlib.compress(text)), dtype=torch.uint8)
 
 
 def changed_files(table: Table, packed: Tensor) -> list[str]:
-    """Lists the files that were changed, removed or added since the facts were packed.
-
-    Args:
-        table: the table of now.
-        packed: what `pack_facts` returned for the table of then.
-    """
+    """Returns the files that changed, or were removed or added, since `packed` was made."""
     data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
     then = dict(json.loads(data.decode("utf-8", "surrogatepass")))
     now = dict(table.facts)
@@ -36,16 +31,11 @@ def changed_files(table: Table, packed: Tensor) -> list[str]:
 
 
 def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
-    """Computes keys that identify images wherever the data set lies.
-
-    Args:
-        table: the table of the images.
-        source: the files of the images.
-        rows: numbers of rows of the table.
+    """Returns keys that identify images independently of the data set's location.
 
     Returns:
-        (n,) int64, a hash of each image's official part, its path from the class folder on, and its
-        size in bytes.
+        (n,) int64, a hash of each image's official part, its path from the class folder on, and
+        its size in bytes.
     """
     keys = []
     for i in rows:
@@ -58,12 +48,13 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
 
 
 def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> None:
-    """Compares the data with those of a checkpoint.
+    """Checks that the data are those of a checkpoint.
 
     Args:
-        table: the table of now.
-        source: the files of now.
-        state: `fingerprint` and, but for the oldest checkpoints, `facts` of the table of then.
+        table: the current table.
+        source: the current files.
+        state: `fingerprint` and `facts` of the checkpoint's table; the oldest checkpoints lack
+            `facts`.
 
     Raises:
         InputError: if files, classes, photographs or cells have changed.

@@ -1,6 +1,6 @@
-"""Image files: found below a folder or in a zip archive, and read safely.
+"""Finds image files in a folder or a zip archive, and reads them safely.
 
-Files may come from a stranger: links form loops, archives hold paths that leave them, and a file
+Files are not trusted: links may form loops, archives may contain paths that leave them, and a file
 may be a pipe that never ends.
 """
 
@@ -13,22 +13,21 @@ from pathlib import Path, PurePosixPath
 from bloodcell.errors import InputError, reason
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MOST_BYTES = 300_000_000  # of one image file: 89 million pixels, not compressed
-# what opening an archive may raise
+MOST_BYTES = 300_000_000  # of one image file: 89 million uncompressed pixels
+# exceptions of opening an archive
 _ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
 
 
 def is_image(name: str) -> bool:
-    """Tells whether a path, with forward slashes, has an image's suffix and no hidden part."""
+    """Returns whether a path, with forward slashes, has an image suffix and no hidden part."""
     path = PurePosixPath(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and not any(map(_is_hidden, path.parts))
 
 
 def walk_images(root: Path) -> Iterator[Path]:
-    """Yields the image files below a folder, one after another, sorted within each folder.
+    """Yields the image files below a folder, sorted within each folder.
 
-    Links are followed; a folder that can be reached in several ways is read once. Hidden files and
-    folders are left out.
+    Links are followed, but each folder is read only once. Hidden files and folders are skipped.
     """
     visited: set[str] = set()
     for folder, below, names in os.walk(root, followlinks=True):
@@ -42,14 +41,10 @@ def walk_images(root: Path) -> Iterator[Path]:
 
 
 def open_archive(path: Path, label: str) -> zipfile.ZipFile:
-    """Opens a zip archive.
-
-    Args:
-        path: the file.
-        label: how an error message calls it.
+    """Opens a zip archive; error messages name it by `label`.
 
     Raises:
-        InputError: if it is damaged, or a path in it leaves it.
+        InputError: if the archive is damaged, or contains a path that leaves it.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -70,7 +65,7 @@ def open_archive(path: Path, label: str) -> zipfile.ZipFile:
 
 
 def archived_images(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Lists the image files of an archive, in its order."""
+    """Returns the image files of an archive, in its order."""
     return [one for one in archive.infolist() if not one.is_dir() and is_image(one.filename)]
 
 
@@ -78,8 +73,8 @@ def read_file(path: Path) -> bytes:
     """Reads an image file.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is not a regular file, or too large for an image.
+        OSError: if the file cannot be read.
+        ValueError: if the file is not a regular file, or too large for an image.
     """
     with open(path, "rb", opener=_open_without_waiting) as file:
         status = os.fstat(file.fileno())
@@ -93,15 +88,15 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     """Reads an image file of an archive.
 
     Raises:
-        ValueError: if it is too large for an image (a small archive can hold it), or packed by
-            another method than deflate.
+        ValueError: if the file is too large for an image, which a small archive can contain, or
+            compressed by a method other than deflate.
     """
     _check_size(entry.file_size)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("compressed in a way that can unfold without limit: pack it with deflate")
     with archive.open(entry) as file:
-        data = file.read(entry.file_size)  # no more than the archive declares
-        file.read(1)  # at the end of the file, zipfile compares the checksum
+        data = file.read(entry.file_size)  # at most the declared size
+        file.read(1)  # zipfile checks the CRC at the end of the file
     return data
 
 
@@ -115,4 +110,4 @@ def _check_size(size: int) -> None:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would block
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a pipe would block

@@ -1,14 +1,13 @@
-"""Finds the white cells of a picture and cuts them out, without anything trained.
+"""Finds the white cells of a picture and crops them, without a trained model.
 
-The dye of a nucleus absorbs red light and lets blue light pass; haemoglobin does the reverse. So
-where the optical density of red exceeds that of blue, relative to the clear slide, there is a white
-cell or a platelet, whatever the lamp and the camera. The peaks of this difference, smoothed over
-the size of a nucleus, are the white cells; platelets are too small to leave a peak.
+The dye of a nucleus absorbs red light and transmits blue light; haemoglobin does the reverse. So a
+pixel whose optical density, relative to the clear slide, is higher in red than in blue belongs to a
+white cell or a platelet, for any lamp and camera. The peaks of this difference, smoothed over the
+size of a nucleus, are the white cells; platelets are too small to form a peak.
 
-All lengths are shares of the picture's longer side. In the Kaggle set, taken through a 100x lens,
-that is the length of about 8 red cells. `field` is the field of view relative to the Kaggle set's:
-2 means twice as wide. All operations exist in ONNX, so an exported model finds the cell in the same
-way.
+All lengths are relative to the picture's longer side, which is the length of about 8 red cells in
+the Kaggle set, taken through a 100x lens. `field` is the field of view relative to the Kaggle
+set's: 2 means twice as wide. All operations exist in ONNX, so exported models use the same method.
 """
 
 import math
@@ -21,35 +20,34 @@ from torch.nn import functional as F
 
 from bloodcell.data.cell import Cell
 
-SHARE = 0.4  # side of the square that is cut out, of the longer side: the largest cells fit
+SHARE = 0.4  # side of the cropped square, relative to the longer side; fits the largest cells
 
-_SIDE = 160  # pixels of the longer side, when cells are sought
-_DARK = 25.0  # of 255: below is not the slide but the black beside a turned or shifted copy
-_LEAST_LIGHT = 8.0  # of 255: darker values have no reliable density
-_SMOOTHED = 17  # pixels; two passes together are about as wide as a nucleus
-_PEAK = 16  # pixels around a peak that have no higher value
-_REACH = 28  # pixels around a peak that belong to its cell
-_APART = 30  # least distance of two cells in pixels: the lobes of one nucleus are nearer
-_MOST_ENLARGED = 4  # largest factor of enlargement: smaller pictures show too little
-# least height of a peak, relative to the highest and absolute; photographs of TRAIN have .18
+_SIDE = 160  # pixels of the longer side for the detection of cells
+_DARK = 25.0  # 0 to 255; darker pixels are the black border of a rotated or shifted copy
+_LEAST_LIGHT = 8.0  # 0 to 255; darker values have no reliable density
+_SMOOTHED = 17  # filter width in pixels; two passes are about as wide as a nucleus
+_PEAK = 16  # radius in pixels within which a peak is the maximum
+_REACH = 28  # radius in pixels of the region that belongs to a peak's cell
+_APART = 30  # minimum distance of two cells in pixels; the lobes of a nucleus are closer
+_MOST_ENLARGED = 4  # maximum enlargement; smaller pictures show too little detail
+# minimum height of a peak, relative to the highest and absolute; in TRAIN, it is 0.18 or higher
 _LEAST_SHARE, _LEAST = 0.4, 0.08
-_NOTHING = 1e-3  # more than the rounding errors of a plain picture
+_NOTHING = 1e-3  # above the rounding errors of a uniform picture
 
 
 def find_cell(images: Tensor) -> Tensor:
-    """Finds the white cell of each picture; of several cells, the one that stands out most.
+    """Finds the white cell of each picture; of several cells, the most prominent one.
 
     Args:
         images: (B, 3, H, W), 0 to 255, float.
 
     Returns:
-        (B, 2), x and y of the cell's centre in pixels, or of the picture's centre if nothing in it
-        is purple.
+        (B, 2), x and y of the cell's centre in pixels; the picture's centre if nothing is purple.
     """
     height, width = images.shape[2:]
     purple = _find_purple(images, _SIDE)
     smooth = _smooth(purple)
-    # column and row of the maximum separately: in ONNX, one cannot divide by the width
+    # column and row of the maximum separately, because ONNX cannot divide by the width
     x, y = smooth.amax(2).argmax(2), smooth.amax(3).argmax(2)  # (B, 1)
     centre = _move_to_middle(purple, torch.cat([x, y], 1).float())
     middle = torch.cat([torch.full_like(x, width), torch.full_like(y, height)], 1) / 2
@@ -58,7 +56,7 @@ def find_cell(images: Tensor) -> Tensor:
 
 
 def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
-    """Finds all white cells of a picture; the one that stands out most comes first.
+    """Finds all white cells of a picture; the most prominent one comes first.
 
     Args:
         image: (3, H, W), 0 to 255, float.
@@ -81,7 +79,7 @@ def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
     tiles: set[tuple[int, int]] = set()
     for place in strengths.argsort(descending=True, stable=True).tolist():
         row, column = places[place].tolist()
-        if (tile := (row // _PEAK, column // _PEAK)) in tiles:  # one point of a flat peak
+        if (tile := (row // _PEAK, column // _PEAK)) in tiles:  # another pixel of a flat peak
             continue
         tiles.add(tile)
         x, y = ((_middle_near(purple, column, row) + 0.5) * (longer / side)).tolist()
@@ -91,7 +89,7 @@ def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
 
 
 def cut(images: Tensor, centres: Tensor, size: int) -> Tensor:
-    """Cuts a square out of each picture, `SHARE` of its longer side wide.
+    """Crops a square from each picture, `SHARE` of its longer side wide.
 
     Args:
         images: (B, 3, H, W), 0 to 255, float.
@@ -101,13 +99,13 @@ def cut(images: Tensor, centres: Tensor, size: int) -> Tensor:
     Returns:
         (B, 3, size, size), 0 to 255, black outside of the picture.
     """
-    # the whole picture is resized first, with a filter against aliasing
+    # the whole picture is resized first, with antialiasing
     scaled = _resize(images, max(1, round(size / SHARE)))
     return _sample(scaled, images.shape[2], images.shape[3], centres, size, SHARE)
 
 
 def cut_all(image: Tensor, centres: Tensor, size: int, field: float) -> Tensor:
-    """Cuts several squares out of one picture.
+    """Crops several squares from one picture.
 
     Args:
         image: (3, H, W), 0 to 255, float.
@@ -142,7 +140,7 @@ def _resize(images: Tensor, side: int) -> Tensor:
     height, width = images.shape[2:]
     longer = torch.sym_max(height, width)
     sizes = [torch.sym_max(length * side // longer, 1) for length in (height, width)]
-    # SymInt, while a model is exported, is not in the signature
+    # during export, the sizes are SymInt, which the signature lacks
     return F.interpolate(images, cast(list[int], sizes), mode="bilinear", antialias=True)
 
 
@@ -152,7 +150,7 @@ def _find_purple(images: Tensor, side: int) -> Tensor:
     slide = (small.amax(1, keepdim=True) > _DARK).float()
     brightness = small.mean(1, keepdim=True)
     bright = slide
-    for _ in range(2):  # pixels above the mean brightness, twice: there is no cell
+    for _ in range(2):  # pixels above the mean brightness, twice, are free of cells
         bright = bright * (brightness >= _mean(brightness, bright)).float()
     light = _mean(small, bright).clamp(min=_LEAST_LIGHT)  # (B, 3, 1, 1)
     density = -(small.clamp(min=_LEAST_LIGHT) / light).log()
@@ -171,13 +169,13 @@ def _smooth(purple: Tensor) -> Tensor:
 
 
 def _over_squares(pool: Callable[..., Tensor], values: Tensor, side: int) -> Tensor:
-    """Pools over the square around each pixel: columns, then rows, for an eighth of the work."""
+    """Pools over the square around each pixel: first columns, then rows, which is faster."""
     columns = pool(values, (side, 1), 1, (side // 2, 0))
     return pool(columns, (1, side), 1, (0, side // 2))
 
 
 def _middle_near(purple: Tensor, column: int, row: int) -> Tensor:
-    """Does what `_move_to_middle` does for one point, (2,), on its surroundings alone."""
+    """Applies `_move_to_middle` to one point, using only its surroundings; returns (2,)."""
     left, top = max(0, column - _REACH), max(0, row - _REACH)
     around = purple[:, :, top : row + _REACH + 1, left : column + _REACH + 1]
     corner = torch.tensor([left, top])
@@ -185,7 +183,7 @@ def _middle_near(purple: Tensor, column: int, row: int) -> Tensor:
 
 
 def _move_to_middle(purple: Tensor, centres: Tensor) -> Tensor:
-    """Moves centres (B, 2) to the centre of mass of the purple around them."""
+    """Moves each centre, (B, 2), to the centre of mass of the purple around it."""
     height, width = purple.shape[2:]
     dx = (torch.arange(width, device=purple.device) - centres[:, :1])[:, None, :]
     dy = (torch.arange(height, device=purple.device) - centres[:, 1:])[:, :, None]

@@ -1,7 +1,7 @@
-"""Where the decoded images lie, and so where batches are picked from them.
+"""Keeps the decoded images on the training device or on the host, and gathers batches from them.
 
-If the whole array fits on the training device it is copied there once, and a batch is a gather by
-index on that device. Otherwise batches are gathered from the memory map and streamed.
+If the whole array fits on the training device, it is copied there once and batches are gathered by
+index on the device. Otherwise batches are gathered from the memory map and streamed.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from bloodcell.errors import InputError
 
 OnDevice = Literal["auto", True, False]
 Gather = Callable[[Tensor], Tensor]
-"""Maps places (B,) int64, on the host, to images (B, 3, H, W) uint8 in channels-last memory."""
+"""Maps indices (B,) int64 on the host to images (B, 3, H, W) uint8 in channels-last memory."""
 
-_SHARE = 0.5  # of the device's free memory; the rest is the network's
-_SHARE_AT_MOST = 0.9  # where the user insists
-_CHUNK = 256 * 2**20  # bytes copied at a time
+_SHARE = 0.5  # of the device's free memory; the rest is for the network
+_SHARE_AT_MOST = 0.9  # of the device's free memory, with data.on_device=true
+_CHUNK = 256 * 2**20  # bytes per copy
 
 
 def place_images(images: Tensor, device: torch.device, on_device: OnDevice) -> Gather:
-    """Puts the images where batches are to be picked from.
+    """Copies the images to the device if requested, and returns the function that gathers batches.
 
     Args:
         images: (N, 3, H, W) uint8 on the host, in channels-last memory.
-        device: where the network trains.
-        on_device: `auto` copies all images to a CUDA device if they take at most half of its free
-            memory, and leaves them where they are on any other; True always copies, False never.
+        device: the training device.
+        on_device: `auto` copies all images to a CUDA device if they need at most half of its free
+            memory, but never to other devices; True always copies, False never.
     """
     auto = device.type == "cuda" and images.nbytes <= _SHARE * _free(device)
     if on_device is True or (on_device == "auto" and auto):
@@ -37,10 +37,10 @@ def place_images(images: Tensor, device: torch.device, on_device: OnDevice) -> G
 
 
 def check_room(images: Tensor, device: torch.device, on_device: OnDevice) -> None:
-    """Makes sure that images that must be on the device fit there.
+    """Checks that the images fit on the device if `on_device` is True.
 
     Raises:
-        InputError: if they do not.
+        InputError: if they do not fit.
     """
     if on_device is not True or device.type != "cuda":
         return
@@ -59,18 +59,18 @@ def _free(device: torch.device) -> int:
 def _resident(images: Tensor, device: torch.device) -> Gather:
     held = torch.empty_like(images, device=device)
     step = max(1, _CHUNK // images[0].nbytes)
-    for start in range(0, len(images), step):  # in parts: the driver stages what it copies
+    for start in range(0, len(images), step):  # in chunks, to limit the staging buffer
         held[start : start + step].copy_(images[start : start + step])
-    pinned = device.type == "cuda"  # elsewhere, what is not copied yet could be read
+    pinned = device.type == "cuda"  # other devices might read the indices too early
     return lambda place: held[place.to(device, non_blocking=pinned)]
 
 
 class Streamed:
     """Gathers batches on the host and copies them to a CUDA device while it computes.
 
-    Both sides have two buffers. While the device computes on one batch, the next is gathered and
-    copied, on a stream of its own; the host waits before it is two batches ahead. A batch is valid
-    until the next but one is asked for.
+    Host and device have two buffers each. While the device computes on one batch, the next one is
+    gathered and copied on a separate stream; the host is at most one batch ahead. A batch is valid
+    until the second call after it.
 
     Args:
         images: (N, 3, H, W) uint8 on the host, in channels-last memory.
@@ -89,16 +89,16 @@ class Streamed:
         self._turn = 0
 
     def __call__(self, place: Tensor) -> Tensor:
-        """Returns the images at these places, on the device."""
+        """Returns the images with these indices on the device."""
         current = torch.cuda.current_stream(self._device)
-        self._used[self._turn].record(current)  # all that computes on the batch before is asked
+        self._used[self._turn].record(current)  # all work on the previous batch is queued
         turn = self._turn = 1 - self._turn
         self._copied[turn].synchronize()
         if len(self._here[turn]) < len(place):
             shape = (len(place), *self._rows.shape[1:])
             self._here[turn] = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
             self._there[turn] = torch.empty(shape, dtype=torch.uint8, device=self._device)
-            self._stream.wait_stream(current)  # its memory may have been another tensor's
+            self._stream.wait_stream(current)  # its memory may still be in use by another tensor
         here, there = self._here[turn][: len(place)], self._there[turn][: len(place)]
         torch.index_select(self._rows, 0, place, out=here)
         with torch.cuda.stream(self._stream):

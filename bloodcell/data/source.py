@@ -24,10 +24,10 @@ class Source:
 
     Attributes:
         root: the folder or the archive.
-        sizes: bytes of every image file, by its name relative to the root, with forward slashes.
-        stamps: a number for each image file that changes with its content. In a folder it is the
-            time of the last change of the inode in ns, which no tool can set back; in an archive,
-            the CRC.
+        sizes: size of each image file in bytes, by its name relative to the root, with forward
+            slashes.
+        stamps: a number for each image file that changes with its content: in a folder, the ctime
+            in ns, which tools cannot reset; in an archive, the CRC.
         photos: the photo table that belongs to the images; None if there is none.
     """
 
@@ -38,7 +38,7 @@ class Source:
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Callable[[str], bytes]]:
-        """Opens the source and gives a function that reads one file by name, from any thread."""
+        """Opens the source and yields a thread-safe function that reads one file by name."""
         if self.root.is_file():
             with zipfile.ZipFile(self.root) as archive:
                 yield lambda name: read_entry(archive, archive.getinfo(name))
@@ -54,13 +54,13 @@ def open_source(root: str, setting: str = "data.root") -> Source:
         setting: the setting that named the root, for error messages.
 
     Raises:
-        InputError: if the root does not exist, the archive is damaged or holds paths that leave
-            it, or a named data set cannot be had.
+        InputError: if the root does not exist, the archive is damaged or contains paths that leave
+            it, or a named data set cannot be prepared.
     """
     if dataset := named_datasets().get(root):
         return _from_folder(*dataset.prepare())
-    # without `.` and `..`: the root's own name may be the split or class folder of a photo table
-    path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  keeps symlinks' names
+    # resolves `.` and `..`, because the root's name may be a split or class folder in a photo table
+    path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  keeps the names of links
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():

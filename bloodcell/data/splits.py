@@ -1,8 +1,8 @@
-"""Splits: the rows of the table for training, validation and test.
+"""Splits the rows of the table into train, val and test.
 
-No photograph and no cell is in two parts, except with `seed`. It repeats the published protocol,
-which leaks: without any training, the nearest neighbour by colour histogram scores 99.96 % on a
-random split of the Kaggle set's TRAIN files, and 47.0 % when they are split by photograph.
+No photograph and no cell is in two parts, except with `seed`, which repeats the published protocol
+and leaks: without training, the nearest neighbour by colour histogram scores 99.96 % on a random
+split of the Kaggle set's TRAIN files, and 47.0 % on a split by photograph.
 """
 
 from collections.abc import Iterable
@@ -22,30 +22,31 @@ Parts = dict[str, list[int]]
 def make_parts(
     table: Table, split: Split, fold: int = 0, seed: int = 0, val_share: float = 1 / N_FOLDS
 ) -> Parts:
-    """Divides the rows of a table into train, val and test.
+    """Splits the rows of a table into train, val and test.
 
     Args:
         table: the data set.
-        split: `photo` takes the official parts. A missing part is taken from train, grouped by
-            cell, and train loses the cells of the other parts. `seed` draws files at random, 64 %,
-            16 % and 20 %. `folds` tests one fifth of all photographs, grouped by cell, and
-            validates with `val_share` of the others. `train_folds` does the same with the training
-            and validation parts of `photo`, so it never sees that split's test part.
-        fold: number of the fifth that `folds` or `train_folds` tests, 0 to 4.
+        split: `photo` uses the official parts. A missing part is split off train, grouped by cell,
+            and cells of the other parts are removed from train. `seed` splits files at random into
+            64 %, 16 % and 20 %. `folds` tests one fifth of all photographs, grouped by cell, and
+            validates on `val_share` of the others. `train_folds` does the same within the training
+            and validation parts of `photo`, so it never uses that split's test part.
+        fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
         seed: seed of every random choice.
-        val_share: share of the photographs outside the test part that validate; `seed` ignores it.
+        val_share: share of the photographs outside the test part that are used for validation;
+            `seed` ignores it.
 
     Returns:
         Row numbers of each part, ascending.
 
     Raises:
-        InputError: if a part lacks a class, a class has too few photographs to divide, or `fold`
-            is not 0 to 4.
+        InputError: if a part lacks a class, a class has too few photographs to split, or `fold` is
+            not 0 to 4.
     """
     if not 0 <= fold < N_FOLDS:
         raise InputError(f"data.fold={fold} is not one of the {N_FOLDS} folds: give 0 to 4.")
-    n_val = round(1 / val_share)  # number of folds; one of them validates
-    # other folders, such as the Kaggle set's TEST_SIMPLE, repeat images of a part
+    n_val = round(1 / val_share)  # number of folds; one of them is for validation
+    # other folders, such as the Kaggle set's TEST_SIMPLE, contain duplicates of images
     pool = [i for i, row in enumerate(table.rows) if row.official in ("", *PARTS)]
     if split == "seed":
         parts = _files_at_random(pool, seed)
@@ -64,13 +65,13 @@ def make_parts(
 
 
 def shared_photos(table: Table, parts: Parts) -> int:
-    """Counts the test photographs that are in the training part too."""
+    """Returns the number of test photographs that are also in the training part."""
     seen = {table.rows[i].photo for i in parts["train"]}
     return len({table.rows[i].photo for i in parts["test"]} & seen)
 
 
 def count_photos(table: Table, rows: Iterable[int]) -> int:
-    """Counts the photographs of these rows."""
+    """Returns the number of photographs of these rows."""
     return len({table.rows[i].photo for i in rows})
 
 
@@ -90,7 +91,7 @@ def _official(table: Table, pool: list[int], seed: int, n_val: int) -> Parts:
 
 
 def _one_part(table: Table, rows: list[int], seed: int, n_parts: int, which: int = 0) -> list[int]:
-    """Takes fold `which` of `n_parts`, grouped by cell and stratified by class."""
+    """Returns the rows of fold `which` of `n_parts`, grouped by cell and stratified by class."""
     first = {table.rows[i].photo: i for i in reversed(rows)}
     photos = sorted(first)
     classes = np.array([table.rows[first[photo]].class_name for photo in photos])

@@ -1,4 +1,4 @@
-"""The table of a data set: a row per image with class, official part, photograph and cell."""
+"""The table of a data set, with class, official part, photograph and cell of each image."""
 
 import hashlib
 from collections import Counter
@@ -14,7 +14,7 @@ from bloodcell.datasets.named import find_shipped_photos, named_datasets
 from bloodcell.errors import InputError, listed
 
 PARTS = ("train", "val", "test")
-# names of the folders of an official split, in lower case, and their parts
+# names of official split folders, in lower case, and their parts
 _SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -32,11 +32,11 @@ class Row:
 
     Attributes:
         path: name within the source, with forward slashes.
-        class_name: name of its class folder.
-        official: its part in the official split: train, val or test; empty if there is none; or a
-            folder of a named data set whose images belong to no part.
-        photo: name of the photograph it was made from.
-        cell: name of the white cell it shows.
+        class_name: name of the class folder.
+        official: part in the official split: train, val or test; empty without an official split;
+            or the name of a folder of a named data set that belongs to no part.
+        photo: name of the photograph that the image was made from.
+        cell: name of the white cell in the image.
     """
 
     path: str
@@ -51,13 +51,12 @@ class Table:
     """All images of a data set.
 
     Attributes:
-        rows: a row per image, sorted by path.
+        rows: the rows, sorted by path.
         class_names: the classes, sorted; the label of a class is its index.
         unmapped: number of images that no photo table contains; each counts as a photograph.
-        fingerprint: 16 hexadecimal digits that change with every file's place, size, photograph
-            and cell.
-        facts: for each row, its name (official part, class, file) and the rest of its line in the
-            fingerprint (size, photograph, cell).
+        fingerprint: hash of `facts`, 16 hexadecimal digits.
+        facts: for each row, a name (official part, class, file) and its properties (size,
+            photograph, cell).
     """
 
     rows: tuple[Row, ...]
@@ -74,20 +73,20 @@ class Table:
 
 
 def build_table(source: Source, photo_table: Path | None = None) -> Table:
-    """Makes the table of a source.
+    """Builds the table of a source.
 
-    Folders are read as `.../[train|val|test]/CLASS/.../image`. If any image is below a split
-    folder, images elsewhere do not count (the Kaggle archive's original photographs).
+    The expected layout is `.../[train|val|test]/CLASS/.../image`. If there is a training folder,
+    images outside the split folders are ignored (the Kaggle archive's original photographs).
 
     Args:
         source: the images.
         photo_table: CSV file for `photos.read`. None: the photo table of the source or, for a copy
-            of a named data set, the table that the package ships. Without a table, and for images
-            that a shipped table lacks, each image counts as a photograph.
+            of a named data set, the table shipped with the package. An image that no table
+            contains counts as a photograph.
 
     Raises:
         InputError: if there are no images, fewer than two classes or photographs with two classes,
-            or if the photo table does not contain every image once.
+            or if the given photo table does not contain every image once.
     """
     placed = _places(source)
     classes = sorted({class_name for _, class_name in placed.values()})
@@ -97,7 +96,7 @@ def build_table(source: Source, photo_table: Path | None = None) -> Table:
             "that holds the class folders, at least two."
         )
     own = photo_table or source.photos
-    # with the root's own name, because the root may be images/TRAIN itself
+    # paths include the root's name, because the root may be images/TRAIN itself
     paths = {name: f"{source.root.name}/{name}" for name in placed}
     table = photos.read(own) if own else find_shipped_photos(paths.values())
     keys = {name: photos.find(table, path) for name, path in paths.items()}
@@ -149,7 +148,7 @@ def _check_one_class(rows: Iterable[Row]) -> None:
 
 
 def _places(source: Source) -> dict[str, tuple[str, str]]:
-    """Reads the official part and the class of each image from its folders."""
+    """Returns the official part and the class of each image, from its folders."""
     parts_of = _SPLIT_FOLDERS | {
         folder: folder for one in named_datasets().values() for folder in one.repeated
     }
@@ -163,13 +162,13 @@ def _places(source: Source) -> dict[str, tuple[str, str]]:
     parts = Counter(part for part, _ in split.values())
     if parts["train"]:
         return split
-    if split:  # e.g. TEST alone: without a training part, its images are a data set of their own
+    if split:  # e.g. only TEST: without a training part, the images have no official split
         return {name: ("", class_name) for name, (_, class_name) in split.items()}
     return {name: ("", class_name) for name, class_name in _class_folders(source).items()}
 
 
 def _class_folders(source: Source) -> dict[str, str]:
-    """Takes the names of the first level at which the folders differ as the classes."""
+    """Returns the class of each image, its folder at the first level where the folders differ."""
     folders = {name: name.split("/")[:-1] for name in source.sizes if "/" in name}
     if not folders:
         raise InputError(_no_images(source))

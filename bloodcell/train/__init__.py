@@ -1,1 +1,1 @@
-"""Training: the LightningModule and what happens around a run."""
+"""Training: the LightningModule, the Trainer's callbacks, and the run folders."""

@@ -1,4 +1,4 @@
-"""Which batch size fits into a GPU's memory, found by trying."""
+"""Finds the largest batch size that fits into a GPU's memory by trying."""
 
 import copy
 import gc
@@ -12,17 +12,12 @@ from bloodcell.data.describe import AUTO
 from bloodcell.errors import InputError, require
 from bloodcell.train.task import Classifier
 
-ON_CPU = 32  # as published; on a CPU a larger one is no faster
-MOST = 512  # beyond, a GPU is busy with less, and an epoch has few steps
+ON_CPU = 32  # the published size; larger batches are not faster on a CPU
+MOST = 512  # is enough to keep a GPU busy; with more, an epoch would have few steps
 
 
 def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
-    """Finds the batch size, where it was left open.
-
-    Args:
-        trainer: whose device and precision are used.
-        model: what is to be trained; it is not changed.
-        data: its batch size is set.
+    """Finds and sets the batch size of the data if `data.batch_size` is `auto`.
 
     Raises:
         InputError: if several devices train, or not even one image fits.
@@ -37,13 +32,9 @@ def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
 
 
 def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) -> int:
-    """The largest power of two, up to a number, of which a whole training step fits.
+    """Returns the largest power of two, up to `most`, that fits into memory as a batch size.
 
-    Args:
-        trainer: likewise.
-        model: likewise.
-        data: says the size of the images.
-        most: 1 or more.
+    A copy of the model is trained on the trainer's device in its precision.
 
     Raises:
         InputError: if not even one image fits.
@@ -60,13 +51,13 @@ def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) ->
 
 
 def _fits(trainer: Trainer, model: Classifier, image_size: int, size: int) -> bool:
-    """Whether a step of training, on black images, finds the memory it needs."""
+    """Returns whether a training step on black images fits into the device's memory."""
     device = trainer.strategy.root_device
     try:
         network = copy.deepcopy(model.network).to(device).train()
         optimizer = torch.optim.Adam(network.parameters(), lr=0.0)
         shape = (size, 3, image_size, image_size)
-        # twice, as the next batch is there before the last one's memory is free
+        # memory for two batches: the next one is loaded before the current one is freed
         images = torch.zeros((2, *shape), dtype=torch.uint8, device=device)[0]
         with trainer.precision_plugin.forward_context():
             logits = network(images.to(memory_format=torch.channels_last))
@@ -84,5 +75,5 @@ def _fits(trainer: Trainer, model: Classifier, image_size: int, size: int) -> bo
 
 
 def is_gpu(trainer: Trainer) -> bool:
-    """Whether it trains on something that has memory of its own."""
+    """Returns whether the training device is not the CPU, so that it has its own memory."""
     return trainer.strategy.root_device.type != "cpu"

@@ -1,7 +1,7 @@
-"""How fast each stage is, and how much of a training step is not the network's.
+"""Measures the speed of each stage, and the share of a training step spent outside the network.
 
-Everything is measured inside of one real `fit`, in turns, so that a machine whose speed varies
-gives all stages their share of good and bad moments.
+All stages are measured in turns within one real `fit`, so that changes in the machine's speed
+affect all of them alike.
 """
 
 import copy
@@ -30,7 +30,7 @@ from bloodcell.train.runs import data_of
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import device_name
 
-BENCHMARKED = {  # arguments of its Trainer: nothing but steps, until it has seen enough
+BENCHMARKED = {  # arguments of the Trainer: only training steps, until `Stopwatch` ends the fit
     "devices": 1,
     "max_epochs": -1,
     "min_epochs": 0,
@@ -45,19 +45,16 @@ BENCHMARKED = {  # arguments of its Trainer: nothing but steps, until it has see
     "enable_progress_bar": False,
     "enable_checkpointing": False,
 }
-DECODED = 2_000  # images are enough to tell the speed of decoding
+DECODED = 2_000  # images decoded to measure the speed of decoding
 ROUNDS = 5
-_WARM_UP = 8  # steps; a compiler's first is left out too
+_WARM_UP = 8  # steps that are not measured, including the compilation
 
 
 def check_benchmark(config: Any) -> None:
-    """Refuses what cannot be measured, before anything is read.
-
-    Args:
-        config: the settings of the verb.
+    """Checks the settings of `benchmark` before any data is read.
 
     Raises:
-        InputError: naming the setting.
+        InputError: if a setting is out of range.
     """
     sizes = config.batch_sizes
     rule = "a list of batch sizes over 0, e.g. [32,128]"
@@ -70,7 +67,7 @@ def check_benchmark(config: Any) -> None:
 
 
 class BenchmarkTrainer(Trainer):
-    """Lightning's Trainer with one more verb."""
+    """Lightning's Trainer with the additional verb `benchmark`."""
 
     def benchmark(
         self,
@@ -80,15 +77,15 @@ class BenchmarkTrainer(Trainer):
         seconds: float = 15.0,
         out: str | None = None,
     ) -> None:
-        """Measures images per second of each stage.
+        """Measures the images per second of each stage and prints them.
 
         Args:
-            model: what is trained; its weights are spoilt.
-            datamodule: what it is trained on.
-            batch_sizes: each is measured, e.g. [32,128]; [] for `data.batch_size` alone.
-            seconds: how long each stage is measured; compiling comes on top.
-            out: a JSON file for the figures, besides the table; it is written anew after each batch
-                size, so that nothing measured is lost.
+            model: the model to train; its weights are changed.
+            datamodule: the data to train on.
+            batch_sizes: batch sizes to measure, e.g. [32,128]; [] for `data.batch_size` alone.
+            seconds: measuring time of each stage, without the compilation.
+            out: a JSON file for the results; it is rewritten after each batch size, so that an
+                interrupted benchmark keeps its results.
         """
         batch_sizes = batch_sizes or [datamodule.batch_size]
         most = len(datamodule.parts["train"])
@@ -122,8 +119,8 @@ class BenchmarkTrainer(Trainer):
         print_speeds(title, cache_build, found)
 
     def _measure(self, model: Classifier, data: BloodCells, size: int, seconds: float) -> Speeds:
-        torch.compiler.reset()  # it keeps few versions of one function
-        gc.collect()  # networks of the batch size before
+        torch.compiler.reset()  # the compiler caches only a few versions of a function
+        gc.collect()  # frees the networks of the previous batch size
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -141,13 +138,13 @@ class BenchmarkTrainer(Trainer):
 
 
 class Stopwatch(Callback):
-    """Measures while a fit runs, and ends it.
+    """Measures all stages during a fit, then ends the fit.
 
     Args:
-        seconds: how long each stage is measured, over all rounds.
+        seconds: measuring time of each stage, over all rounds.
 
     Attributes:
-        found: the result, once the fit has ended.
+        found: the result; None until the fit has ended.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -156,7 +153,7 @@ class Stopwatch(Callback):
         self._start = 0.0
         self._memory: float | None = None
         self._stages: dict[str, Callable[[], int]] = {}
-        self._done: dict[str, list[float]] = {}  # of each stage, images and seconds
+        self._done: dict[str, list[float]] = {}  # images and seconds of each stage
         self.found: Speeds | None = None
 
     def on_train_batch_end(
@@ -167,7 +164,7 @@ class Stopwatch(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Ends a slice of training when its time is over, and gives the other stages theirs."""
+        """Measures the other stages whenever a time slice of training is over."""
         assert isinstance(pl_module, Classifier)
         self._steps += 1
         self._images += len(batch["target"])
@@ -215,20 +212,20 @@ class Stopwatch(Callback):
 
 
 def _now(device: torch.device) -> float:
-    """The time when all that was asked of the device is done."""
+    """Returns the time after the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def measure_cache_build(data: BloodCells) -> float:
-    """Builds a cache beside the real one and removes it.
+    """Builds a temporary cache of the first `DECODED` images and removes it.
 
     Args:
-        data: its first `DECODED` images are decoded.
+        data: the data.
 
     Returns:
-        Images a second.
+        Decoded images per second.
     """
     names = [row.path for row in data.table.rows][:DECODED]
     cache_folder().mkdir(parents=True, exist_ok=True)
@@ -239,16 +236,16 @@ def measure_cache_build(data: BloodCells) -> float:
 
 
 def _make_stages(trainer: Trainer, model: Classifier, batch: Batch) -> dict[str, Callable[[], int]]:
-    """The other stages: each a function that does one step of it and returns its images."""
+    """Returns, for each other stage, a function that runs one step and returns its image count."""
     data = data_of(trainer)
     context = trainer.precision_plugin.forward_context
-    network = copy.deepcopy(model.network)  # trained on noise, it must not be the model's own
+    network = copy.deepcopy(model.network)  # a copy, because it is trained on noise
     answering = copy.deepcopy(network).eval()
     training_pass = CompiledPass(network, model.compile_how, model.device, math.inf)
     optimizer = trainer.optimizers[0]
     parameters = [p for p in network.parameters() if p.requires_grad]
     alone = type(optimizer)(parameters, **optimizer.defaults)
-    scaler = torch.amp.GradScaler(enabled=trainer.precision == "16-mixed")  # fp16 needs one too
+    scaler = torch.amp.GradScaler(enabled=trainer.precision == "16-mixed")  # needed for fp16
     pixels = torch.randint_like(batch["image"], 0, 256)
     targets = torch.randint_like(batch["target"], 0, len(data.class_names))
 

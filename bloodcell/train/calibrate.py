@@ -21,7 +21,7 @@ from bloodcell.train.task import Classifier
 def add_calibration(
     trainer: Trainer, model: Classifier, data: BloodCells, path: Path
 ) -> dict[str, Any]:
-    """Fits a temperature, makes a gallery, and writes both into the checkpoint.
+    """Fits a temperature, builds a gallery, and writes both into the checkpoint.
 
     Args:
         trainer: the trainer, right after it tested the checkpoint.
@@ -30,9 +30,10 @@ def add_calibration(
         path: the checkpoint file, which is replaced.
 
     Returns:
-        For `scores.json`: `calibration` with the temperature, the number of files and photographs
-        it was fitted on and, for validation and test, log loss and expected calibration error
-        before and after; `gallery` with its size, its threshold and the share of images beyond it.
+        Two entries for `scores.json`. `calibration` holds the temperature, the numbers of files
+        and photographs it was fitted on and, for validation and test, log loss and expected
+        calibration error before and after calibration. `gallery` holds its size, its threshold and
+        the share of images beyond the threshold.
     """
     assert model.outputs is not None
     test = model.outputs
@@ -72,7 +73,7 @@ def add_calibration(
 def _make_gallery(
     trainer: Trainer, model: Classifier, data: BloodCells, val: Outputs, test: Outputs
 ) -> Gallery:
-    """Takes the first file of each training photograph, and sets the threshold."""
+    """Builds the gallery from the first file of each training photograph and sets its threshold."""
     first: dict[str, int] = {}
     for place, row in enumerate(data.datasets["train"].rows.tolist()):
         first.setdefault(data.table.rows[row].photo, place)
@@ -97,11 +98,11 @@ def run_network(
     """Runs the network over images of a part, in the trainer's precision, without augmentation.
 
     Args:
-        trainer: its device and precision are used.
-        model: its network is used, and stays on its device.
+        trainer: the trainer, which supplies the device and the precision.
+        model: the model; its network is moved back to its device afterwards.
         data: the data, with the part decoded.
         part: train, val or test.
-        places: places of the images within the part; None takes all.
+        places: positions of the images within the part; None for all images.
     """
     dataset = data.datasets[part]
     wanted = list(range(len(dataset)) if places is None else places)

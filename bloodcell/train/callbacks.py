@@ -1,4 +1,4 @@
-"""Callbacks that show a run: history, progress bar, first batch."""
+"""Callbacks that report the progress of a run: history, progress bar, first batch."""
 
 import csv
 import math
@@ -21,8 +21,8 @@ from bloodcell.train.runs import run_folder_of
 class History(Callback):
     """Writes a line to `metrics.csv` after each epoch, and logs the training metrics.
 
-    A resumed run appends its lines to those of the epochs before. Lightning logs an epoch after its
-    checkpoint is written, so a run stopped in between would lack that epoch in TensorBoard.
+    A resumed run appends to the existing lines. Lightning itself logs an epoch only after its
+    checkpoint is written, so a run that stopped in between would lack that epoch in TensorBoard.
     """
 
     def __init__(self) -> None:
@@ -31,22 +31,22 @@ class History(Callback):
         self._validation: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns time and images of the epoch so far, and the metrics of its validation."""
+        """Returns the elapsed time, image count and validation metrics of the current epoch."""
         seconds = time.perf_counter() - self._start
         return {"seconds": seconds, "images": self._images, "validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores time, images and metrics."""
+        """Restores the elapsed time, the image count and the validation metrics."""
         self._start = self._trained = time.perf_counter() - state_dict["seconds"]
         self._images, self._validation = state_dict["images"], state_dict["validation"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restores the validation metrics of a resumed epoch, which may become the best."""
+        """Restores the validation metrics of a resumed epoch, which may be the best one."""
         found = {key: torch.tensor(value) for key, value in self._validation.items()}
         trainer.callback_metrics.update(found)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the epoch and of its training part."""
+        """Starts the timers of the epoch and of its training steps."""
         self._start = self._trained = time.perf_counter()
         self._images = 0
         self._validation = {}
@@ -66,14 +66,14 @@ class History(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Counts images and notes the time, so that validation is not counted as training."""
+        """Counts images and records the time, so that the training speed excludes validation."""
         self._images += len(batch["target"]) * trainer.world_size
         if trainer.is_last_batch and pl_module.device.type == "cuda":
-            torch.cuda.synchronize()  # the host runs ahead of the device
+            torch.cuda.synchronize()  # waits for the device, which works asynchronously
         self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the line."""
+        """Writes the epoch to `metrics.csv` and logs its training metrics."""
         speed = self._images / (self._trained - self._start)
         folder = run_folder_of(trainer)
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -81,7 +81,7 @@ class History(Callback):
             self._report(trainer, folder, values, speed)
         logged = {key: value for key, value in values.items() if key.startswith("train/")}
         logged |= {"images_per_second": speed, "epoch": trainer.current_epoch}
-        step = trainer.global_step - 1  # Lightning logs an epoch at its last step, counted from 0
+        step = trainer.global_step - 1  # the last step, counted from 0, as Lightning does
         for logger in trainer.loggers:
             logger.log_metrics(logged, step)
 
@@ -116,7 +116,7 @@ class History(Callback):
 
 
 class Bar(RichProgressBar):
-    """A progress bar without metrics, which `History` prints after each epoch."""
+    """A progress bar without metrics; `History` prints them after each epoch."""
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -125,7 +125,7 @@ class Bar(RichProgressBar):
         return {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts epochs from 1, as the lines of `History` do."""
+        """Numbers epochs from 1, as `History` does."""
         super().on_train_epoch_start(trainer, pl_module)
         if self.progress is not None and self.train_progress_bar_id is not None:
             words = f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
@@ -133,12 +133,12 @@ class Bar(RichProgressBar):
 
 
 class FirstBatch(Callback):
-    """Writes the first training batch to TensorBoard, as the network gets it."""
+    """Writes the first training batch, after augmentation, to TensorBoard."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Draws the grid once."""
+        """Writes the batch as a grid of images before the first step."""
         if trainer.global_step == batch_idx == 0 and isinstance(trainer.logger, TensorBoardLogger):
             grid = make_grid(batch["image"].cpu().byte(), nrow=8)
             trainer.logger.experiment.add_image("train/first_batch", grid, 0)

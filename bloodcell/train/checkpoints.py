@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the best, and the last, from which it goes on as if never stopped."""
+"""Writes the best checkpoint of a run, and the last one, which resumes the run exactly."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from bloodcell.train.finite import Finite
 from bloodcell.train.runs import last_of, run_folder_of
 from bloodcell.train.signals import StopGently, between_steps
 
-CLOCK_EVERY = 32  # batches: devices must agree that it is time, which synchronises them
+CLOCK_EVERY = 32  # batches between checks of the time, which synchronise several devices
 
 
 _LOWER = {"loss", "error", "ece"}
@@ -30,14 +30,14 @@ _HIGHER = {"acc", "accuracy", "f1", "auroc", "recall", "precision"}
 
 
 def read_monitor(text: str) -> tuple[str, Literal["min", "max"]]:
-    """Reads which metric chooses the best checkpoint, and whether low or high values are good.
+    """Returns the metric that selects the best checkpoint, and whether to minimise or maximise it.
 
     Args:
         text: the name of a logged metric. Losses, errors and ECE are best when low; accuracy, F1,
             AUROC, recall and precision when high. Other names need `min:` or `max:` before them.
 
     Raises:
-        InputError: if the name does not tell, and no `min:` or `max:` does.
+        InputError: if neither the name nor a prefix tells which values are better.
     """
     for mode in ("min", "max"):
         if text.startswith(f"{mode}:"):
@@ -52,8 +52,8 @@ def read_monitor(text: str) -> tuple[str, Literal["min", "max"]]:
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint to a temporary file in its folder, syncs it, and renames it.
 
-    Lightning writes to the system's folder for temporary files. If that is another disk, the rename
-    becomes a copy, which can be cut off.
+    Lightning writes to the system's temporary folder. If that is on another disk, the rename
+    becomes a copy, which can be interrupted.
     """
 
     def save_checkpoint(
@@ -66,10 +66,10 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class KeepBest(ModelCheckpoint):
-    """Keeps `best.ckpt`, of the epoch with the best value of a logged metric.
+    """Writes `best.ckpt` after the epoch with the best value of a logged metric.
 
     Args:
-        monitor: the metric, as `read_monitor` takes it.
+        monitor: the metric, in the form that `read_monitor` accepts.
     """
 
     def __init__(self, monitor: str) -> None:
@@ -84,7 +84,7 @@ class KeepBest(ModelCheckpoint):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks the name in the sanity check already, before an epoch is trained."""
+        """Checks the name of the metric after the sanity check, before any epoch is trained."""
         super().on_validation_end(trainer, pl_module)
         if trainer.sanity_checking and str(self.monitor).startswith("val/"):
             self._check_logged(trainer)
@@ -102,7 +102,7 @@ class KeepBest(ModelCheckpoint):
         require(self.monitor in logged, "--monitor", self.monitor, rule)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best score, with paths in the folder that the run lies in now."""
+        """Restores the best score, with the paths changed to the run's current folder."""
         folder, moved = str(self.dirpath), dict(state_dict)
 
         def here(path: str) -> str:
@@ -116,16 +116,16 @@ class KeepBest(ModelCheckpoint):
 
 
 class KeepLast(Checkpoint):
-    """Writes `last.ckpt` after each epoch, at intervals within one, and when a run is stopped.
+    """Writes `last.ckpt` after each epoch, at intervals within it, and when a run is stopped.
 
-    Within an epoch it is written between two optimizer steps where no validation is due. While a
-    run trains, `before.ckpt` is the previous `last.ckpt`, in case the disk damages the newer one.
+    Within an epoch, it is written between two optimizer steps if no validation is due. During
+    training, `before.ckpt` is the previous `last.ckpt`, in case the newer file is damaged.
 
     Args:
-        finite: checks that loss and weights are finite before they are written.
-        stop: tells when the run is about to stop.
-        every_n_steps: interval in optimizer steps within an epoch; None for no such checkpoints.
-        every_minutes: interval in minutes within an epoch; None for no such checkpoints.
+        finite: checks that loss and weights are finite before each checkpoint.
+        stop: indicates that the run is about to stop.
+        every_n_steps: interval in optimizer steps within an epoch; None disables it.
+        every_minutes: interval in minutes within an epoch; None disables it.
     """
 
     def __init__(
@@ -151,12 +151,12 @@ class KeepLast(Checkpoint):
         self._ended = state_dict["ended"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Trains no further if the run has ended and only its test is missing."""
+        """Stops training at once if the run has ended and only its test is missing."""
         self._saved_at, self._saved = trainer.global_step, time.monotonic()
         folder = run_folder_of(trainer)
         tested = trainer.strategy.broadcast(folder is not None and (folder / SCORES).is_file())
         if tested and folder and trainer.is_global_zero:
-            (folder / SCORES).unlink()  # scores of an earlier end: the run now trains further
+            (folder / SCORES).unlink()  # outdated, because the run is trained further
         elif self._ended and not tested:
             trainer.should_stop = True
 
@@ -192,7 +192,7 @@ class KeepLast(Checkpoint):
         print(f"\nStopped in {when}. To go on:\n  {words}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Removes `before.ckpt`: `last.ckpt` is complete."""
+        """Removes `before.ckpt`, which is no longer needed."""
         last = last_of(trainer)
         if last and trainer.is_global_zero:
             last.with_stem(BEFORE).unlink(missing_ok=True)
@@ -213,7 +213,7 @@ class KeepLast(Checkpoint):
         if last is None:
             return
         self._finite.look(trainer, pl_module)
-        for logger in trainer.loggers:  # logs must not be lost if the process dies
+        for logger in trainer.loggers:  # flushes the logs, in case the process is killed
             logger.save()
         if trainer.is_global_zero and last.is_file():
             _keep_before(last)
@@ -226,6 +226,6 @@ def _keep_before(last: Path) -> None:
     before.unlink(missing_ok=True)
     try:
         os.link(last, before)
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no hard links
         with beside(before) as partial:
             shutil.copyfile(last, partial)

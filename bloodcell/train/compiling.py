@@ -12,11 +12,11 @@ from bloodcell.model.compiled import Compile, CompiledPass
 def compile_for(
     trainer: Trainer, network: nn.Module, how: Compile, image_size: int
 ) -> CompiledPass:
-    """Returns the training pass of a network, compiled where that pays.
+    """Returns the training pass of a network, compiled if `how` selects it.
 
     Args:
-        trainer: the trainer, once training starts; it knows the batch size and number of steps.
-        network: the network; its weights are shared.
+        trainer: the trainer, which supplies the batch size and the number of steps.
+        network: the network; the returned pass shares its weights.
         how: `model.compile`.
         image_size: side of the images in pixels.
     """

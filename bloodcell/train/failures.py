@@ -1,4 +1,4 @@
-"""What to do about memory that runs out, and processes that are lost."""
+"""Advice for errors of PyTorch and Lightning, such as too little memory or a lost process."""
 
 import torch
 from lightning.pytorch import Trainer
@@ -8,7 +8,7 @@ from bloodcell.errors import reason
 from bloodcell.train.batch_size import is_gpu, largest
 from bloodcell.train.task import Classifier
 
-# words of PyTorch, which has no exceptions of their own for these
+# parts of messages for which PyTorch has no exception classes
 _CPU_IS_FULL = ("can't allocate memory", "not enough memory")
 _NO_ANSWER = ("by peer", "Broken pipe", "Timed out", "timed out", "TCPStore", "heartbeat")
 _KNOWN = {
@@ -22,17 +22,10 @@ _KNOWN = {
 def explain(
     error: BaseException, trainer: Trainer, model: Classifier, data: BloodCells
 ) -> str | None:
-    """Says what to do about an error that was not the user's; None of any other.
-
-    Args:
-        error: what was raised.
-        trainer: that ran.
-        model: what it trained.
-        data: what it trained on.
-    """
+    """Returns advice about a known error of PyTorch or Lightning; None for any other error."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _has(text, _CPU_IS_FULL):
-        error.__traceback__ = None  # whose frames hold the tensors of the step
+        error.__traceback__ = None  # its frames keep the tensors of the step in memory
         return _explain_full(trainer, model, data)
     for words, advice in _KNOWN.items():
         if words in text:

@@ -1,4 +1,4 @@
-"""The end of a run: tests the best checkpoint, writes the scores, prints the table."""
+"""Finishes a run: tests the best checkpoint, writes the scores, prints the table."""
 
 import os
 from pathlib import Path
@@ -45,14 +45,7 @@ from bloodcell.train.trainer import device_name
 
 
 def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str) -> None:
-    """Tests the best checkpoint once, writes `predictions.csv` and `scores.json`, and reports.
-
-    Args:
-        trainer: the trainer, after `fit`.
-        model: the trained model.
-        data: the data it was trained on.
-        name: the run's name.
-    """
+    """Tests the best checkpoint once after `fit`, and writes and prints the results."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # undeclared
         if trainer.is_global_zero:
             print("fast_dev_run: train and validation ran; nothing was written.")
@@ -63,7 +56,7 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         return
     folder = Path(trainer.strategy.broadcast(trainer.logger.log_dir))
     best = folder / "checkpoints" / "best.ckpt"
-    if not trainer.strategy.broadcast(best.is_file()):  # one answer for all devices
+    if not trainer.strategy.broadcast(best.is_file()):  # the same decision on all ranks
         if trainer.is_global_zero:
             print(f"{folder} has no best checkpoint to test: no epoch was validated and saved.")
         return
@@ -81,7 +74,7 @@ def _write_results(
     loss = float(trainer.callback_metrics["test/loss"])
     equipped = add_calibration(trainer, model, data, best)
     write_predictions(folder, predictions)
-    predictions = read_predictions(folder)  # rounded: `verify` finds the same scores
+    predictions = read_predictions(folder)  # rounded, so that `verify` computes the same scores
     checkpoint = read_checkpoint("best.ckpt", best)
     scores = {
         "name": name,
@@ -110,12 +103,12 @@ def _write_results(
         *notes.on_data(data),
     ]
     draw_figures(trainer, data, folder, name, predictions)
-    write_scores(folder, scores)  # the last: a run that has them is finished
+    write_scores(folder, scores)  # last, because a run with scores counts as finished
     _report(folder, name, scores, known)
 
 
 def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
-    """Counts files and photographs of each part, for `scores.json`."""
+    """Counts the files and photographs of each part for `scores.json`."""
     rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
     files = {part: len(of) for part, of in rows.items()}
     photos = {part: count_photos(data.table, of) for part, of in rows.items()}
@@ -129,7 +122,7 @@ def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
 
 
 def _read_epochs(folder: Path, best_epoch: int) -> dict[str, Any]:
-    """Reads the losses of the best epoch and the learning time, for `scores.json`."""
+    """Returns the losses of the best epoch and the training time for `scores.json`."""
     epochs = history.read_history(folder / history.FILE_NAME)
     best = next(epoch for epoch in epochs if epoch.epoch == best_epoch)
     return {
@@ -155,15 +148,7 @@ def _score_test(predictions: Predictions, loss: float) -> dict[str, Any]:
 def print_scores(
     trainer: Trainer, model: Classifier, data: BloodCells, part: str, scored: str
 ) -> None:
-    """Prints the scores of `validate` or `test`.
-
-    Args:
-        trainer: after it ran.
-        model: what was scored.
-        data: what it was scored on.
-        part: `val` or `test`.
-        scored: what was scored, in words.
-    """
+    """Prints the scores of a part after its evaluation; `scored` describes the model."""
     if not trainer.is_global_zero:
         return
     said = collect_predictions(model, data, part)
@@ -182,7 +167,7 @@ def print_scores(
 
 
 def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predictions:
-    """Joins the probabilities of the last evaluation with files and photographs of the table."""
+    """Returns the probabilities of the last evaluation with their files and photographs."""
     assert model.outputs is not None
     numbers, probability = model.outputs.row, model.outputs.probability
     rows = [data.table.rows[i] for i in numbers.tolist()]
@@ -198,7 +183,7 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
 
 
 def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
-    """Predicts the same images by their nearest training images in colour: the baseline."""
+    """Returns the baseline: each image gets the class of the nearest training image in colour."""
     asked = data.datasets["test"]
     nearest = nearest_labels(data.datasets["train"], asked).tolist()
     paths = (data.table.rows[row].path for row in asked.rows.tolist())
@@ -210,15 +195,7 @@ def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
 def draw_figures(
     trainer: Trainer, data: BloodCells, folder: Path, name: str, said: Predictions
 ) -> None:
-    """Draws the run's figures into its folder and into TensorBoard.
-
-    Args:
-        trainer: after the test.
-        data: what was tested.
-        folder: the run's.
-        name: the run's.
-        said: the predictions of the test part.
-    """
+    """Draws figures of the test predictions into the run folder and into TensorBoard."""
     worst = worst_photographs(said)
     tested = data.datasets["test"]
     place = {data.table.rows[row].path: n for n, row in enumerate(tested.rows.tolist())}
@@ -246,7 +223,7 @@ def draw_figures(
 def _log_hyperparameters(
     trainer: Trainer, model: Classifier, data: BloodCells, test: dict[str, float]
 ) -> None:
-    """Fills TensorBoard's HPARAMS tab: a line a run, with its test scores."""
+    """Logs the settings and the test scores to TensorBoard's HPARAMS tab."""
     chosen = {**model.hparams, **data.hparams, "weights": model.pretrained_config.source}
     chosen["classes"] = len(chosen.pop("class_names"))
     names = {"test/loss": "loss", "test/acc": "accuracy", "test/acc_by_photo": "accuracy_by_photo"}

@@ -1,4 +1,4 @@
-"""Losses and weights that are no numbers: noticed, and told with the images that were seen."""
+"""Detects a loss or weights that are NaN or infinite, and reports the images of the batch."""
 
 import os
 from typing import Any
@@ -13,32 +13,32 @@ from bloodcell.train.optimizers import FULL_RATE
 from bloodcell.train.runs import data_of, last_of
 from bloodcell.train.task import Classifier
 
-EVERY = 64  # batches: reading a number from a GPU makes the host wait for it
-_RATES = ("lr", "initial_lr", FULL_RATE)  # in an optimizer's groups: halved by a rollback
+EVERY = 64  # batches between checks, because reading a value from a GPU blocks the host
+_RATES = ("lr", "initial_lr", FULL_RATE)  # keys of parameter groups that a rollback halves
 _NEVER = torch.iinfo(torch.int64).max
 
 
 class Finite(Callback):
-    """Stops a run whose loss is no finite number, or takes it back to its last checkpoint.
+    """Stops a run whose loss is NaN or infinite, or rolls it back to its last checkpoint.
 
     Args:
-        rollbacks: how often it may be taken back, each time with half the learning rate.
+        rollbacks: maximum number of rollbacks; each halves the learning rate.
     """
 
     def __init__(self, rollbacks: int = 0) -> None:
         self._most, self._used = rollbacks, 0
-        self._first = torch.tensor(_NEVER)  # batch of this epoch; it stays on the device
+        self._first = torch.tensor(_NEVER)  # first bad batch of this epoch, on the device
 
     def state_dict(self) -> dict[str, Any]:
-        """How often the run was taken back."""
+        """Returns the number of rollbacks so far."""
         return {"used": self._used}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it up."""
+        """Restores the number of rollbacks."""
         self._used = state_dict["used"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins anew: nothing was wrong."""
+        """Resets the record of the first bad batch."""
         self._first = torch.tensor(_NEVER, device=pl_module.device)
 
     def on_train_batch_end(
@@ -49,7 +49,7 @@ class Finite(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Notes the first batch whose loss is no number; looks at the note now and then."""
+        """Records the first batch whose loss is NaN or infinite, and checks the record at times."""
         fine = torch.isfinite(outputs["loss"])
         self._first = torch.where(fine, _NEVER, batch_idx).minimum(self._first.to(fine.device))
         costs_nothing = pl_module.device.type == "cpu" and trainer.world_size == 1
@@ -57,15 +57,15 @@ class Finite(Callback):
             self._mend(trainer, pl_module, self._wrong_loss(trainer))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks before time is spent on a validation."""
+        """Checks loss and weights before a validation."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes sure that the validation loss is a number, before the best checkpoint is chosen.
+        """Checks the validation loss before the best checkpoint is chosen.
 
         Raises:
-            InputError: if it is none.
+            InputError: if it is NaN or infinite.
         """
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not torch.isfinite(loss):
@@ -73,10 +73,10 @@ class Finite(Callback):
             raise InputError(f"{said} {_way_out(trainer)}")
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes sure that loss and weights are finite, or takes the run back.
+        """Checks loss and weights, and rolls the run back if they are not finite.
 
         Raises:
-            InputError: if they are not, and it cannot be taken back.
+            InputError: if they are not finite and no rollback is possible.
         """
         self._mend(trainer, pl_module, self._wrong_loss(trainer) or _wrong_weight(trainer))
 
@@ -90,7 +90,7 @@ class Finite(Callback):
         trainer.print(f"{said} Back to the last checkpoint, with model.lr={_lr(trainer):g}.")
 
     def _wrong_loss(self, trainer: Trainer) -> str:
-        """Which step's loss is no number; nothing if all is well."""
+        """Describes the first step whose loss is NaN or infinite; empty if there is none."""
         first = int(trainer.strategy.reduce(self._first, reduce_op="min"))
         if first == _NEVER:
             return ""
@@ -103,7 +103,7 @@ def _wrong_weight(trainer: Trainer) -> str:
     network = trainer.lightning_module
     values = (*network.parameters(), *network.buffers())
     wrong = not all(bool(torch.isfinite(one).all()) for one in values)
-    if not trainer.strategy.reduce_boolean_decision(wrong, all=False):  # one answer for all ranks
+    if not trainer.strategy.reduce_boolean_decision(wrong, all=False):  # same on all ranks
         return ""
     return f"a weight of the network is no finite number in {_epoch(trainer)}."
 
@@ -126,10 +126,10 @@ def _way_out(trainer: Trainer) -> str:
 
 
 def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Takes weights and optimizer back to the last checkpoint; False if there is none.
+    """Restores weights and optimizer from the last checkpoint; returns False if there is none.
 
-    The run goes on with the next batch, not with that of the checkpoint: those in between did
-    harm once.
+    Training continues with the next batch and does not repeat the batches since the checkpoint,
+    because they led to the failure.
     """
     path = last_of(trainer)
     if path is None or not path.is_file():
@@ -137,18 +137,18 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
     checkpoint = torch.load(path, map_location=pl_module.device, weights_only=True)
     pl_module.load_state_dict(checkpoint["state_dict"])
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        # of what is used now: a checkpoint may be older than the last rollback
+        # halves the current rates: the checkpoint may be older than the last rollback
         halved = [
             {key: group[key] / 2 for key in _RATES if key in group}
             for group in optimizer.param_groups
         ]
         optimizer.load_state_dict(state)
-        optimizer.zero_grad(set_to_none=True)  # of the batches before, which are added up
+        optimizer.zero_grad(set_to_none=True)  # discards accumulated gradients
         for group, rates in zip(optimizer.param_groups, halved, strict=True):
             group.update(rates)
     for config in trainer.lr_scheduler_configs:
         scheduler: Any = config.scheduler
-        if hasattr(scheduler, "base_lrs"):  # one that watches a metric has none
+        if hasattr(scheduler, "base_lrs"):  # ReduceLROnPlateau has none
             scheduler.base_lrs = [rate / 2 for rate in scheduler.base_lrs]
     assert isinstance(pl_module, Classifier)
     for one in pl_module.train_metrics.sums():

@@ -1,4 +1,4 @@
-"""Says near its beginning how long a run will take."""
+"""Estimates, near the start of a run, how long it will take."""
 
 import time
 from typing import Any
@@ -8,14 +8,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bloodcell.data.batches import Batch
 from bloodcell.text import clock
 
-_SKIPPED = 5  # batches: the first ones compile and fill memory
+_SKIPPED = 5  # batches: compilation and memory allocation slow the first ones down
 _TIMED = 20
-_SHORT = 60  # seconds: less needs no forecast
-_VALIDATION = 1 / 3  # of the time that training takes for as many images: there is no way back
+_SHORT = 60  # seconds; shorter estimates are not printed
+_VALIDATION = 1 / 3  # time of a validation batch relative to a training batch: no backward pass
 
 
 class Forecast(Callback):
-    """Times a few batches, and tells how long all that are left will take."""
+    """Times a few batches, and prints the estimated time of the remaining ones."""
 
     def __init__(self) -> None:
         self._batches = 0
@@ -23,7 +23,7 @@ class Forecast(Callback):
         self._said = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins anew: what was timed is not training alone."""
+        """Restarts the measurement, because a validation interrupted it."""
         self._batches = 0
 
     def on_train_batch_end(
@@ -34,8 +34,8 @@ class Forecast(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Starts the clock, or reads it and says what follows."""
-        self._batches += 1  # since the start, or since the validation that came between
+        """Starts the timer, or reads it and prints the estimate."""
+        self._batches += 1  # since the start or the last validation
         if self._batches == _SKIPPED:
             self._start = time.perf_counter()
         elif self._batches == _SKIPPED + _TIMED and not self._said:
@@ -50,14 +50,14 @@ class Forecast(Callback):
 
 
 def batches_left(trainer: Trainer, done: int) -> float:
-    """How many training batches take as long as what is left, validations included.
+    """Returns the remaining work in training batches, including the validations.
 
     Args:
-        trainer: while it trains.
-        done: batches of this epoch.
+        trainer: the trainer, during training.
+        done: number of batches of this epoch that are done.
 
     Returns:
-        0 if the run has no end.
+        The number of batches; 0 if the run has no end.
     """
     epochs, steps = trainer.max_epochs, trainer.max_steps
     each = float(trainer.num_training_batches)

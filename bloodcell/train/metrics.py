@@ -1,4 +1,4 @@
-"""Loss and scores while a run trains, on any number of devices."""
+"""Loss and scores during training, on any number of devices."""
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,15 @@ from torchmetrics.classification import (
 
 from bloodcell.data.batches import NOT_COUNTED
 
-_THRESHOLDS = 200  # of the ROC curves: their memory does not grow with the number of images
-_BINS = 15  # of the calibration error
+_THRESHOLDS = 200  # of the ROC curves, so that memory does not grow with the number of images
+_BINS = 15  # of the expected calibration error
 
 
 class Mean(Metric):
-    """Mean over all images, however their batches are cut; NaN stays NaN.
+    """Mean over all images, independent of the batch size; NaN values make the mean NaN.
 
-    torchmetrics' own MeanMetric leaves NaN out, or (1.9, `nan_strategy="disable"`) the weights, and
-    its accuracy makes the host wait for a GPU at each step.
+    MeanMetric of torchmetrics 1.9 ignores NaN or, with `nan_strategy="disable"`, the weights; its
+    accuracy synchronises the host with the GPU at each step.
     """
 
     total: Tensor
@@ -32,30 +32,30 @@ class Mean(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, count: Tensor) -> None:
-        """Adds the sum over some images, and their number."""
+        """Adds the sum over some images, and the number of these images."""
         self.total += total
         self.count += count
 
     def compute(self) -> Tensor:
-        """Returns the mean, NaN of no images."""
+        """Returns the mean, or NaN without images."""
         return self.total / self.count
 
 
 class BalancedAccuracy(MulticlassRecall):
-    """Mean recall of the classes that occur; torchmetrics counts the others as 0."""
+    """Mean recall of the classes that occur; torchmetrics counts absent classes as 0."""
 
     tp: Tensor
     fn: Tensor
 
     def compute(self) -> Tensor:
-        """Returns the balanced accuracy, 0 to 1, or NaN of no images."""
+        """Returns the balanced accuracy, 0 to 1, or NaN without images."""
         return super().compute()[self.tp + self.fn > 0].mean()
 
 
 class MeanAUROC(MulticlassAUROC):
     """Mean area under the ROC curve of each class against the rest.
 
-    A class that has no images, or all of them, has no curve and is left out.
+    A class with no images, or with all images, has no ROC curve and is left out.
     """
 
     confmat: Tensor
@@ -74,9 +74,9 @@ class Metrics(nn.Module):
         n_classes: number of classes; None for the training part, which has no scores.
 
     Attributes:
-        means: `loss` and `acc`, updated at each step without waiting for the device.
+        means: `loss` and `acc`, updated at each step without synchronising the device.
         scores: `balanced_accuracy`, `f1` (macro), `auroc` (macro, one class against the rest) and
-            `ece` (expected calibration error); updated once, with all images of an epoch.
+            `ece` (expected calibration error), updated once per epoch with all images.
     """
 
     def __init__(self, n_classes: int | None = None) -> None:
@@ -87,17 +87,17 @@ class Metrics(nn.Module):
             self.scores = MetricCollection(_scores(n_classes), compute_groups=False)
 
     def sums(self) -> list[Tensor]:
-        """Returns the sums and counts behind loss and accuracy, of this device."""
+        """Returns the sums and counts of loss and accuracy on this device."""
         return [one for mean in (self.loss, self.acc) for one in (mean.total, mean.count)]
 
     def load_sums(self, sums: list[Tensor]) -> None:
-        """Restores what `sums` returned, for an epoch that is resumed within."""
+        """Restores the values of `sums` when a run resumes within an epoch."""
         for now, then in zip(self.sums(), sums, strict=True):
             now.copy_(then)
 
     @property
     def means(self) -> dict[str, Mean]:
-        """Returns loss and accuracy by their names in the logs."""
+        """The metrics for loss and accuracy by their names in the logs."""
         return {"loss": self.loss, "acc": self.acc}
 
 

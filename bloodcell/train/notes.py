@@ -1,4 +1,4 @@
-"""What to know of a run's scores besides the numbers: pairs of what it is and what it says."""
+"""Notes that the table of scores shows below the numbers, as pairs of a title and a text."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ Note = tuple[str, str]
 
 
 def scored_on(data: BloodCells, part: str, found: dict[str, Any]) -> list[Note]:
-    """On how many images, and how many of the part are missing."""
+    """Returns the number of scored images, and a warning if images of the part are missing."""
     files, photos = found["by_file"]["n"], found["by_photo"]["n"]
     notes = [("on", f"{files:,} files of {photos:,} photographs")]
     if missing := len(data.parts[part]) - files:
@@ -19,7 +19,7 @@ def scored_on(data: BloodCells, part: str, found: dict[str, Any]) -> list[Note]:
 
 
 def intervals(found: dict[str, Any]) -> list[Note]:
-    """What the test can tell apart: 95 % intervals over photographs."""
+    """Returns accuracy and balanced accuracy with 95 % intervals over photographs."""
 
     def line(of: dict[str, Any]) -> str:
         names = {"accuracy": "accuracy", "balanced_accuracy": "balanced"}
@@ -37,7 +37,7 @@ def intervals(found: dict[str, Any]) -> list[Note]:
 
 
 def baseline(scores: dict[str, Any]) -> list[Note]:
-    """What colours alone would have scored, and whether the model is above that."""
+    """Returns the scores of the colour baseline, and a warning if the model is not above them."""
     files, photos = (scores["baseline"][by]["accuracy"]["value"] for by in ("by_file", "by_photo"))
     says = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
     notes = [("baseline", says)]
@@ -47,7 +47,7 @@ def baseline(scores: dict[str, Any]) -> list[Note]:
 
 
 def calibration(found: dict[str, Any]) -> list[Note]:
-    """What the temperature, fitted on the validation part, does to the test part."""
+    """Returns the temperature, and the scores of the test part before and after scaling by it."""
     before, after = found["test"]["before"], found["test"]["after"]
     says = ", ".join(
         f"{name} {before[key]:.3f} -> {after[key]:.3f}"
@@ -57,7 +57,7 @@ def calibration(found: dict[str, Any]) -> list[Note]:
 
 
 def on_data(data: BloodCells) -> list[Note]:
-    """Which split, and how many test photographs were trained on."""
+    """Returns the split, and a warning if test photographs were trained on."""
     notes = [("data", f"split {data.split}{drawn(data)}")]
     shared = shared_photos(data.table, data.parts)
     if shared:
@@ -67,5 +67,5 @@ def on_data(data: BloodCells) -> list[Note]:
 
 
 def drawn(data: BloodCells) -> str:
-    """Follows the name of what was made from drawn smears."""
+    """Returns a suffix that marks results on drawn smears; empty for photographs."""
     return ", DRAWN smears" if data.hparams["root"] == DRAWN else ""

@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate, and the checks of their settings."""
+"""The optimizer, its learning rate schedule, and the checks of the model's settings."""
 
 import math
 from collections.abc import Iterable
@@ -16,25 +16,25 @@ from bloodcell.errors import require
 Schedule = Literal["constant", "cosine"]
 FULL_RATE = "full_rate"  # key in the optimizer's groups: the learning rate before the schedule
 DEFAULT_LR = 1e-5
-_WARM_UP = 0.1  # of all steps
-_WATCHED = "val/loss"  # by a scheduler that needs a metric and names none
+_WARM_UP = 0.1  # share of all steps
+_WATCHED = "val/loss"  # default metric of ReduceLROnPlateau
 
 
 def rate_share(step: int, steps: float) -> float:
-    """The share of the full learning rate at a step: up in a line, down along a cosine.
+    """Returns the share of the full learning rate at a step: linear warm-up times a cosine.
 
-    As in Loshchilov and Hutter, "SGDR" (ICLR 2017), without restarts.
+    The cosine is that of Loshchilov and Hutter, "SGDR" (ICLR 2017), without restarts.
 
     Args:
-        step: from 0.
-        steps: of the whole run.
+        step: number of the step, from 0.
+        steps: number of steps of the whole run.
     """
     done = step / steps
     return min(1.0, (step + 1) / (_WARM_UP * steps)) * (1 + math.cos(math.pi * done)) / 2
 
 
 def follow_schedule(trainer: Trainer) -> None:
-    """Sets the learning rate of the coming step along the cosine."""
+    """Sets the learning rate of the next step according to the cosine schedule."""
     share = rate_share(trainer.global_step, float(trainer.estimated_stepping_batches))
     for group in trainer.optimizers[0].param_groups:
         group["lr"] = group[FULL_RATE] * share
@@ -55,7 +55,7 @@ def build_adam(
 
 
 def prepare_optimizer(optimizer: Optimizer) -> Optimizer:
-    """Notes the full learning rate in each group, and lets older states be loaded."""
+    """Stores the full learning rate in each group, and allows loading of older states."""
     for group in optimizer.param_groups:
         group[FULL_RATE] = group["lr"]
     optimizer.register_load_state_dict_pre_hook(_complete_state)
@@ -65,7 +65,7 @@ def prepare_optimizer(optimizer: Optimizer) -> Optimizer:
 def with_scheduler(
     optimizer: Optimizer, make_scheduler: LRSchedulerCallable | None
 ) -> OptimizerLRScheduler:
-    """Returns the optimizer, with its scheduler if there is one, as Lightning takes them."""
+    """Returns the optimizer and its scheduler, if any, in the form that Lightning expects."""
     if not make_scheduler:
         return optimizer
     scheduler: Any = make_scheduler(optimizer)
@@ -74,7 +74,7 @@ def with_scheduler(
 
 
 def step_plateaus(trainer: Trainer) -> None:
-    """Steps the schedulers that watch a metric, such as ReduceLROnPlateau."""
+    """Steps the schedulers that depend on a metric, such as ReduceLROnPlateau."""
     for config in trainer.lr_scheduler_configs:
         metric = trainer.callback_metrics.get(str(config.monitor))
         if config.reduce_on_plateau and metric is not None:
@@ -85,7 +85,7 @@ def check_settings(hp: Any) -> None:
     """Checks the model's settings.
 
     Raises:
-        InputError: if a value is out of range, or an own optimizer or scheduler replaces it.
+        InputError: if a value is out of range, or a given optimizer or scheduler overrides it.
     """
     within = 0 <= hp["dropout"] < 1
     require(within, "model.dropout", hp["dropout"], "0 or more and less than 1, e.g. 0.5")
@@ -107,14 +107,14 @@ def check_settings(hp: Any) -> None:
 
 
 def drop_callables(hp: Any) -> None:
-    """Removes an optimizer or scheduler given as a function, which a checkpoint cannot hold."""
+    """Removes functions from the settings, because a checkpoint cannot store them."""
     for name in ("optimizer", "scheduler"):
         if callable(hp[name]):
             hp[name] = None
 
 
 def _complete_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Adapts a state before it is loaded: old checkpoints lack keys, and `fused` may differ."""
+    """Adds keys that old checkpoints lack, and keeps the current `fused`, before loading."""
     for now, group in zip(optimizer.param_groups, state["param_groups"], strict=True):
         group.setdefault(FULL_RATE, now[FULL_RATE])
         if type(optimizer) is Adam:

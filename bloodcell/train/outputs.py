@@ -12,7 +12,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         row: (n,) int64, the row of each image in the table.
-        target: (n,) int64, its label; `NOT_COUNTED` for a row that only fills up a device.
+        target: (n,) int64, the label; `NOT_COUNTED` for padding rows.
         logits: (n, classes) float32, not calibrated.
         features: (n, C) float32, the trunk's features, averaged over their map.
     """
@@ -24,11 +24,11 @@ class Outputs(NamedTuple):
 
     @property
     def probability(self) -> Tensor:
-        """Returns the softmax of the logits, (n, classes)."""
+        """The softmax of the logits, (n, classes)."""
         return self.logits.softmax(1)
 
     def sorted(self) -> Self:
-        """Returns the counted rows on the CPU, in the order of the table."""
+        """Returns the rows on the CPU, without padding, in the order of the table."""
         counted = self.target != NOT_COUNTED
         kept = [column[counted].cpu() for column in self]
         order = kept[0].argsort()

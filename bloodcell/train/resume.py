@@ -1,4 +1,4 @@
-"""Going on with a run: which checkpoint, and whether it may."""
+"""Finds the checkpoint that resumes a run, and checks whether the run may be resumed."""
 
 import math
 import sys
@@ -23,23 +23,23 @@ from bloodcell.model.checkpoint import (
 )
 from bloodcell.train.runs import CKPT_PATH
 
-AUTO = "auto"  # of --resume: go on where there is something to go on with
+AUTO = "auto"  # value of --resume: resume if there is a checkpoint, otherwise start a new run
 
 
 def find(given: str, root: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
-    """Finds and reads the checkpoint to go on from.
+    """Finds and reads the checkpoint to resume from.
 
     Args:
-        given: `last`, a run folder or a .ckpt file; or `auto`: the last of the newest run, if that
-            has one.
-        root: the folder that holds lightning_logs.
-        name: name of the runs among which `last` finds the newest that has a checkpoint.
+        given: `last`, a run folder, a .ckpt file, or `auto` for the last checkpoint of the newest
+            run.
+        root: the folder that contains lightning_logs.
+        name: the runs' name; `last` selects the newest of them that has a checkpoint.
 
     Returns:
-        The file and what it holds; None if `auto` finds none.
+        The path and the content of the checkpoint; None if `auto` finds no checkpoint.
 
     Raises:
-        InputError: if there is none, or none is whole.
+        InputError: if there is no checkpoint, or all are damaged.
     """
     if given == AUTO:
         runs = _versions(root, name)
@@ -50,18 +50,18 @@ def find(given: str, root: Path, name: str) -> tuple[Path, dict[str, Any]] | Non
 
 
 def last_checkpoints(path: str, root: Path, name: str) -> list[Path]:
-    """Finds the checkpoints that `--ckpt_path` of `fit` means.
+    """Finds the checkpoints that `--ckpt_path` of `fit` refers to.
 
     Args:
         path: `last`, a run folder or a .ckpt file.
-        root: the folder that holds lightning_logs.
-        name: name of the runs among which `last` finds the newest that has a checkpoint.
+        root: the folder that contains lightning_logs.
+        name: the runs' name; `last` selects the newest of them that has a checkpoint.
 
     Returns:
-        The file, or those of the run, the latest first: the disk may have damaged it.
+        The file, or all checkpoints of the run, latest first, because the latest may be damaged.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no checkpoint.
     """
     folder = _newest(root, name) if path == LAST else Path(path)
     found = [file for file in _checkpoints(folder) if file.is_file()]
@@ -69,10 +69,10 @@ def last_checkpoints(path: str, root: Path, name: str) -> list[Path]:
 
 
 def _read_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
-    """Reads the first checkpoint that is whole, and names those that are not.
+    """Reads the first undamaged checkpoint, and prints an error for each damaged one.
 
     Raises:
-        InputError: if none is.
+        InputError: if all are damaged.
     """
     *others, final = paths
     for place, path in enumerate(others, 1):
@@ -84,18 +84,18 @@ def _read_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Those to go on from, the latest first."""
+    """Returns the paths of the checkpoints that can resume a run, latest first."""
     return [folder / "checkpoints" / f"{name}{SUFFIX}" for name in (LAST, BEFORE, BEST)]
 
 
 def _versions(root: Path, name: str) -> list[Path]:
-    """The runs of a name, the newest last."""
+    """Returns the folders of the runs of a name, newest last."""
     found = (root / "lightning_logs" / name).glob("version_*")
     return sorted((p for p in found if p.name[8:].isdigit()), key=lambda p: int(p.name[8:]))
 
 
 def _newest(root: Path, name: str) -> Path:
-    """The newest run of a name that has a checkpoint."""
+    """Returns the folder of the newest run of a name that has a checkpoint."""
     folder, runs = root / "lightning_logs" / name, _versions(root, name)
     resumable = [run for run in runs if any(p.is_file() for p in _checkpoints(run))]
     if not resumable:
@@ -109,10 +109,10 @@ def _newest(root: Path, name: str) -> Path:
 
 
 def run_folder(checkpoint: Path) -> Path:
-    """The run folder a checkpoint lies in, where the run goes on.
+    """Returns the run folder that contains a checkpoint.
 
     Raises:
-        InputError: if it lies in none.
+        InputError: if the checkpoint is not in a run folder.
     """
     folder = checkpoint.absolute().parent.parent
     if checkpoint.parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
@@ -125,7 +125,7 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
-    """Refuses to go on with a run on other data than it began with.
+    """Checks that a resumed run uses the data it began with.
 
     Raises:
         InputError: if files, classes, photographs or cells have changed.
@@ -134,12 +134,12 @@ def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
 
 
 def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether a run has nothing left to do: it was tested, and may train no longer than then.
+    """Returns whether a run has been tested and the settings do not extend its training.
 
-    Its scores are deleted when it goes on (`KeepLast`), so that they are those of its end.
+    `KeepLast` deletes the scores of a run that is trained further, so scores mark a finished run.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint.
         wanted: the `trainer` group of the settings.
     """
     folder = run_folder(path)
@@ -154,10 +154,10 @@ def _limit(most: int | None) -> float:
 
 
 def check_unfinished(path: Path, checkpoint: dict[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuses to go on with a run that has nothing left to do.
+    """Checks that a resumed run is not finished.
 
     Raises:
-        InputError: if the checkpoint has had all its epochs and the run was tested.
+        InputError: if the run has trained all its epochs and has been tested.
     """
     if is_finished(path, wanted):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Run folders while they are written: claiming one, finding its checkpoints, going on with it."""
+"""Run folders: creates them, finds their checkpoints, and checks settings against checkpoints."""
 
 import warnings
 from collections.abc import Iterator
@@ -20,18 +20,18 @@ from bloodcell.model.checkpoint import LAST, SUFFIX, data_state, find_checkpoint
 from bloodcell.model.description import TRAINED_ON
 
 CKPT_PATH = "--ckpt_path"
-# settings that may change: where the data lies, how it is fed
+# settings that may differ from those of the checkpoint
 _FREE = {"weights", "root", "batch_size", "unreadable", "cache_gib", "on_device", "compile"}
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard's logger in a run folder that no other run has or gets.
+    """A TensorBoardLogger whose run folder is never shared with another run.
 
     Args:
-        root: `lightning_logs`.
+        root: the folder `lightning_logs`.
         name: the run's name.
-        resumed: the folder of the run that goes on; None claims a new one.
-        step: of the checkpoint it goes on from: TensorBoard leaves out what was logged after it.
+        resumed: the folder of the resumed run; None creates a new one.
+        step: step of the checkpoint that is resumed; TensorBoard hides later entries.
     """
 
     def __init__(
@@ -44,19 +44,19 @@ class RunLogger(TensorBoardLogger):
 
     @property
     def version(self) -> int | str:
-        """Returns the version, which is claimed when it is first asked for."""
+        """The run folder's number or name; the first access creates a new run's folder."""
         if self._claimed is None:
             self._claimed = _claim_version(Path(self.root_dir))
         return self._claimed
 
     @rank_zero_only
     def save(self) -> None:
-        """Flushes; config.yaml already holds what TensorBoardLogger would write once more."""
+        """Flushes the logs without writing `hparams.yaml`, which would repeat `config.yaml`."""
         self.experiment.flush()
 
 
 def _claim_version(folder: Path) -> int:
-    """Makes the next `version_N` folder and returns N: two runs started at once get two."""
+    """Creates the next free `version_N` folder and returns N; no two runs get the same one."""
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # undeclared
         return 0
     taken = [int(p.name[8:]) for p in folder.glob("version_*") if p.name[8:].isdigit()]
@@ -71,23 +71,23 @@ def _claim_version(folder: Path) -> int:
 
 
 def last_of(trainer: Trainer) -> Path | None:
-    """Where the run's last checkpoint lies, or will lie; None without a run folder."""
+    """Returns the path of the run's last checkpoint, which may not exist; None without a folder."""
     folder = run_folder_of(trainer)
     return folder / "checkpoints" / f"{LAST}{SUFFIX}" if folder else None
 
 
 def data_of(trainer: Trainer) -> BloodCells:
-    """Returns the data module of a run, which Lightning's Trainer does not declare."""
+    """Returns the run's data module, an attribute that Lightning's Trainer does not declare."""
     data = vars(trainer)["datamodule"]
     assert isinstance(data, BloodCells)
     return data
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` whole: a resumed run replaces it, and may be killed meanwhile."""
+    """Writes `config.yaml` atomically, because a resumed run replaces it and may be killed."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes it before the training."""
+        """Writes `config.yaml` before training."""
         folder = run_folder_of(trainer)
         if folder is not None and trainer.is_global_zero and stage == "fit":
             folder.mkdir(parents=True, exist_ok=True)
@@ -96,10 +96,10 @@ class SaveConfig(SaveConfigCallback):
 
 
 def best_checkpoint(verb: str, path: str | None) -> Path:
-    """Finds the checkpoint that `--ckpt_path` of `validate` and `test` means.
+    """Returns the checkpoint that `--ckpt_path` of `validate` and `test` refers to.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no checkpoint.
     """
     if not path:
         raise InputError(f"{verb} needs --ckpt_path: a run folder or a .ckpt file.")
@@ -107,12 +107,12 @@ def best_checkpoint(verb: str, path: str | None) -> Path:
 
 
 def run_folder_of(trainer: Trainer) -> Path | None:
-    """The run folder, if there is one: a dry run or a run without a logger has none."""
+    """Returns the run folder; None for a dry run or a run without a logger."""
     logger = trainer.logger
     return Path(logger.log_dir) if isinstance(logger, TensorBoardLogger) else None
 
 
-# what the first checkpoints were made with, which say nothing of it
+# settings that the oldest checkpoints do not contain, with the values they were trained with
 _MODEL_BEFORE = {
     "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
     "optimizer": None, "scheduler": None,
@@ -121,7 +121,7 @@ _DATA_BEFORE: dict[str, Any] = {"crop": "none", "val_share": 0.2, "transforms": 
 
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The settings a checkpoint was made with, by their keys on the command line."""
+    """Returns the settings of a checkpoint by their keys on the command line."""
     model = _MODEL_BEFORE | checkpoint["hyper_parameters"]
     data = _DATA_BEFORE | checkpoint["datamodule_hyper_parameters"]
     keys = {f"model.{key}": value for key, value in model.items()}
@@ -133,15 +133,15 @@ def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bool) -> None:
-    """Refuses settings that contradict the checkpoint, which would be ignored.
+    """Checks that no setting contradicts the checkpoint, because it would have no effect.
 
     Args:
-        checkpoint: as read.
+        checkpoint: content of the checkpoint.
         config: the parsed settings.
-        also_data: whether the data settings must be the same too, as for a run that goes on.
+        also_data: whether all data settings must be the same, as for a resumed run.
 
     Raises:
-        InputError: naming the first difference.
+        InputError: if a setting differs; it names the first one.
     """
     for key, now, then in _differences(checkpoint, config):
         if also_data or key.startswith("model.") or key in ("data.image_size", "data.crop"):
@@ -152,15 +152,10 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
 
 
 def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> None:
-    """Refuses to score a checkpoint on images it was trained on.
-
-    Args:
-        checkpoint: as read.
-        data: what is to be scored.
-        part: val or test.
+    """Checks that a checkpoint is not scored on images it was trained on.
 
     Raises:
-        InputError: if there are any.
+        InputError: if the part contains training images of the checkpoint.
     """
     wanted = data.image_keys(part)
     seen = int(torch.isin(wanted, data_state(checkpoint)[TRAINED_ON]).sum())
@@ -173,15 +168,15 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
 
 
 def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
-    """Refuses weights that were trained on images of the test part.
+    """Checks that weights were not trained on test images; warns about validation images.
 
     Args:
-        trained_on: what the weights were trained on, as `BloodCells.trained_on`.
-        data: what is to be trained and tested on.
-        weights: as `model.weights`.
+        trained_on: keys of the images the weights were trained on, as `image_keys` returns them.
+        data: the data to train and test on.
+        weights: `model.weights`.
 
     Raises:
-        InputError: if there are any.
+        InputError: if the weights were trained on images of the test part.
     """
     seen = {part: int(torch.isin(data.image_keys(part), trained_on).sum()) for part in PARTS}
     if seen["test"]:
@@ -203,7 +198,7 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
 def _differences(
     checkpoint: dict[str, Any], config: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yields each key that has another value now than when the checkpoint was made."""
+    """Yields each key that differs, with its current value and its value in the checkpoint."""
     for key, then in settings(checkpoint).items():
         group, _, name = key.rpartition(".")
         now = config[group][name] if group else config[name]

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SLURM's signal stop a run where it can be resumed."""
+"""Stops a run after Ctrl-C, SIGTERM or SLURM's SIGUSR1 at a step where it can be resumed."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from bloodcell.data.batches import Batch
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGUSR1"):  # not on Windows
     _SIGNALS.append(signal.SIGUSR1)
-_AGREE_EVERY = 16  # batches: several devices must stop at the same one
+_AGREE_EVERY = 16  # batches between checks whether all devices should stop
 _SAYS = "\nstopping after this step, or this validation; Ctrl-C once more stops at once\n"
 
 
@@ -26,30 +26,27 @@ def between_steps(trainer: Trainer, batches: int) -> bool:
     """Returns whether another training step follows, so that a checkpoint may be written.
 
     False if the epoch ends, a validation is due, or gradients are still being accumulated.
-
-    Args:
-        trainer: the Trainer, in `on_train_batch_end`.
-        batches: number of batches that this epoch has had.
+    `batches` is the number of finished batches of this epoch, in `on_train_batch_end`.
     """
     accumulates = batches % trainer.accumulate_grad_batches != 0
     every: float | None = trainer.val_check_batch
-    if trainer.check_val_every_n_epoch is None:  # then batches are counted across epochs
+    if trainer.check_val_every_n_epoch is None:  # Lightning then counts batches across epochs
         batches = trainer.fit_loop.total_batch_idx + 1
-    validates = every is None or batches % every == 0  # None: by the clock, so it may
+    validates = every is None or batches % every == 0  # None: validation is due by time
     return not (trainer.is_last_batch or validates or accumulates)
 
 
 class StopGently(Callback):
     """Stops training between two steps after a signal; a second Ctrl-C stops it at once.
 
-    Lightning's own handlers stop at an arbitrary place (Ctrl-C), or make processes wait for each
-    other (SIGTERM, which the handler itself passes on to them).
+    Lightning's own handlers stop at an arbitrary line (Ctrl-C), or can deadlock several processes
+    (SIGTERM, which the handler forwards to them).
 
-    The decision is made at the end of a batch or an epoch, where `KeepLast` writes a checkpoint
-    that includes it; the exception is raised at the next hook, when all callbacks have had theirs.
+    The decision is made at the end of a batch or an epoch, and `KeepLast` then writes a checkpoint.
+    The exception is raised at the next hook, after the hooks of all callbacks have run.
 
     Attributes:
-        signal: the signal that came; None if none did.
+        signal: the received signal; None if there was none.
         stops: whether all devices have agreed to stop.
     """
 
@@ -65,7 +62,7 @@ class StopGently(Callback):
         self._listen()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Installs the handlers: a test is repeated on resume, so it may stop anywhere."""
+        """Installs the handlers; a test may stop anywhere, because resuming repeats it."""
         self._listen()
 
     def on_train_batch_end(
@@ -76,7 +73,7 @@ class StopGently(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Decides whether to stop after this step; if a validation is due, a later step decides."""
+        """Decides whether to stop after this step, unless a validation is due."""
         batches = batch_idx + 1
         agreed = trainer.world_size == 1 or batches % _AGREE_EVERY == 0
         if agreed and between_steps(trainer, batches):
@@ -124,7 +121,7 @@ class StopGently(Callback):
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS:
-            # a shell makes background processes ignore Ctrl-C; they must go on ignoring it
+            # a shell makes background processes ignore Ctrl-C, which must not change
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
 
@@ -140,5 +137,5 @@ class StopGently(Callback):
         if number == signal.SIGINT and (again or not self._trains):
             raise KeyboardInterrupt
         if self._leader and not again and sys.__stderr__:
-            with contextlib.suppress(OSError):  # print could be interrupted by itself
+            with contextlib.suppress(OSError):  # print is not reentrant
                 os.write(sys.__stderr__.fileno(), _SAYS.encode())

@@ -1,4 +1,4 @@
-"""BatchNorm over the images of all devices: several small batches are trained as one large."""
+"""BatchNorm statistics over the batches of all devices, on GPUs and CPUs."""
 
 from types import MethodType
 from typing import Any, cast
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 
 
 class SyncNorm(LayerSync):
-    """Lets the BatchNorm layers of a network count the images of all devices.
+    """Makes the BatchNorm layers of a network use the statistics of all devices.
 
-    torch.nn.SyncBatchNorm, which Lightning would take, knows GPUs only, and drops the activation
-    that timm's layers hold.
+    Lightning's default, torch.nn.SyncBatchNorm, supports only GPUs, and drops the activation that
+    timm's BatchNorm layers contain.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Switches it on; weights, buffers and their names stay."""
+        """Synchronises the BatchNorm layers; weights, buffers and their names do not change."""
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Switches it off."""
+        """Undoes `apply`."""
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.__dict__.pop("forward", None)
         return model
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # processes talk to each other in it
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it calls all_reduce
 def _forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """BatchNorm of (B, C, H, W), and the activation that timm's layers end with."""
+    """Applies BatchNorm to (B, C, H, W), then the activation of timm's layer."""
     if not norm.training:
         return type(norm).forward(norm, x)
     assert norm.running_mean is not None
@@ -62,7 +62,7 @@ def _sum(x: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all devices; its gradient is the sum of theirs."""
+    """The sum over all devices; its gradient is the sum of the devices' gradients."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:

@@ -26,45 +26,44 @@ from bloodcell.train.optimizers import Schedule
 from bloodcell.train.outputs import Outputs
 
 SO_FAR = "epoch_so_far"  # key in a checkpoint
-_DROPOUT = 2**40  # rows of no table: dropout draws what augmentation does not
+_DROPOUT = 2**40  # row numbers above those of augmentation, for independent draws
 
 
 class Classifier(LightningModule):
-    """A timm trunk with a small dense head that tells blood cells apart.
+    """A timm trunk with a small dense head that classifies blood cells.
 
-    It trains on the batches of `BloodCells`, and on those of any other DataLoader that gives
-    tuples (image, target): pixels (B, 3, H, W) from 0 to 255, uint8 or float, and labels (B,).
+    It accepts the batches of `BloodCells`, and those of any other DataLoader that yields tuples
+    (image, target): pixels (B, 3, H, W), 0 to 255, uint8 or float, and labels (B,).
 
     Args:
-        class_names: the classes, in the order of the outputs; the command line takes them from the
-            data.
-        image_size: side of the images in pixels; the command line takes it from the data.
-        backbone: trunk, any timm model name.
-        weights: `imagenet` (timm's), `bundled` (of the model that comes with bloodcell), `none`,
-            or a file (.safetensors, .pth, Keras' .h5).
-        hidden: widths of the dense layers before the last; [] for a plain linear head.
-        dropout: probability after each dense layer, 0 to under 1.
-        pool: `flatten` the trunk's map, as published, or `avg` over it.
-        freeze: leave the trunk as it came and train the head only.
-        lr: learning rate of Adam; an optimizer of your own has its own.
-        schedule: `constant`, or `cosine`, which rises over the first tenth of all steps and then
-            falls to 0 along a cosine.
-        weight_decay: share of each weight taken away at each step, times the rate.
-        bn_momentum: weight of a batch in BatchNorm's running statistics, over 0 to 1; null: as the
-            weights demand, for Keras' 0.01, which needs a thousand steps to follow.
-        smoothing: share of each training label spread over all classes, 0 to under 1.
+        class_names: names of the classes in output order; the command line uses those of the data.
+        image_size: side of the images in pixels; the command line uses that of the data.
+        backbone: name of a timm model, used as the trunk.
+        weights: initial weights: `imagenet` (from timm), `bundled` (of the model shipped with
+            bloodcell), `none`, or a file (.safetensors, .pth, Keras' .h5).
+        hidden: widths of the hidden dense layers; [] for a linear head.
+        dropout: dropout probability after each hidden dense layer, 0 to under 1.
+        pool: `flatten` flattens the trunk's feature map, as published; `avg` averages it.
+        freeze: freeze the trunk and train only the head.
+        lr: learning rate of Adam; `optimizer` has its own.
+        schedule: learning rate schedule: `constant`, or `cosine`, which warms up over the first
+            tenth of all steps and then decays to 0.
+        weight_decay: decoupled weight decay per step, multiplied by the learning rate.
+        bn_momentum: momentum of BatchNorm's running statistics, over 0 to 1; null: that of the
+            pretrained weights, e.g. 0.01 for Keras, which takes a thousand steps to adapt.
+        smoothing: label smoothing of the training loss, 0 to under 1.
         compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
-            takes long; `default`, `reduce-overhead`, `max-autotune` (modes of torch.compile)
-            compile anywhere, false nowhere.
-        optimizer: a class of torch.optim, such as AdamW, in place of Adam with Keras' epsilon; its
-            options follow its name: `--model.optimizer AdamW --model.optimizer.lr 1e-3`.
-        scheduler: a class of torch.optim.lr_scheduler, such as CosineAnnealingLR, in place of
-            `schedule`; it steps once an epoch. ReduceLROnPlateau watches `monitor`.
-        seed: decides what dropout draws; the command line takes it from seed_everything.
+            takes long; `default`, `reduce-overhead` and `max-autotune` (modes of torch.compile)
+            always compile; false never compiles.
+        optimizer: a class of torch.optim, such as AdamW, instead of Adam with Keras' epsilon, with
+            its options: `--model.optimizer AdamW --model.optimizer.lr 1e-3`.
+        scheduler: a class of torch.optim.lr_scheduler, such as CosineAnnealingLR, instead of
+            `schedule`; it steps once per epoch. ReduceLROnPlateau follows the metric `monitor`.
+        seed: seed of dropout; the command line uses seed_everything.
 
     Attributes:
-        network: uint8 pixels in, logits out.
-        pretrained_config: where the trunk's weights came from and what they demand.
+        network: maps uint8 pixels to logits.
+        pretrained_config: preprocessing and options that belong to the trunk's weights.
         outputs: outputs for all images of the last validation or test, sorted by row.
     """
 
@@ -114,21 +113,21 @@ class Classifier(LightningModule):
         return cast(Tensor, self.network(images))
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Switches to training; a frozen trunk keeps its BatchNorm statistics."""
+        """Sets the training mode; a frozen trunk stays in evaluation mode."""
         super().train(mode)
         if self.freeze_trunk:
             self.network.trunk.eval()
         return self
 
     def on_fit_start(self) -> None:
-        """Refuses a schedule that needs a last step, where the run has none."""
+        """Raises InputError if the schedule needs a last step and the run has none."""
         trainer = self.trainer
         rule = "constant where the run has no last step: give trainer.max_epochs for cosine"
         ends = trainer.max_epochs != -1 or trainer.max_steps != -1
         require(ends or self.schedule == "constant", "model.schedule", self.schedule, rule)
 
     def on_train_start(self) -> None:
-        """Compiles the network, which a checkpoint may have rebuilt until now."""
+        """Compiles the network, after a checkpoint may have rebuilt it; restores the metrics."""
         self.training_pass = compile_for(
             self.trainer, self.network, self.compile_how, self.image_size
         )
@@ -137,9 +136,9 @@ class Classifier(LightningModule):
         self._so_far = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes dropout a function of (seed, epoch, step, device), and the rate one of the step.
+        """Seeds dropout with (seed, epoch, step, rank), and sets the learning rate of the step.
 
-        Neither depends on what ran before: a run that goes on draws and learns as it would have.
+        Neither depends on earlier steps, so a resumed run equals an uninterrupted one.
         """
         trainer = self.trainer
         place = torch.tensor([_DROPOUT + batch_idx * trainer.world_size + trainer.global_rank])
@@ -163,7 +162,7 @@ class Classifier(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the probabilities (B, classes) of a batch, in the order of its images.
 
-        On several devices each predicts every n-th image, and rows that fill up are left out.
+        On n devices, each predicts every n-th image; padding rows are left out.
         """
         images, target = batch, None
         if not isinstance(batch, Tensor):
@@ -173,13 +172,13 @@ class Classifier(LightningModule):
         return probability if target is None else probability[target != NOT_COUNTED]
 
     def on_train_epoch_end(self) -> None:
-        """Steps a scheduler that watches a metric, before the checkpoint is written."""
+        """Steps a scheduler that depends on a metric, before the checkpoint is written."""
         optimizers.step_plateaus(self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Steps a scheduler; `on_train_epoch_end` has stepped one that watches a metric.
+        """Steps a scheduler, unless it depends on a metric: `on_train_epoch_end` steps those.
 
-        Lightning steps that one after the checkpoint, from which a run could not go on exactly.
+        Lightning steps those after the checkpoint, so a resumed run would differ.
         """
         if metric is None:
             super().lr_scheduler_step(scheduler, metric)
@@ -201,9 +200,9 @@ class Classifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Returns Adam with Keras' epsilon, or the given optimizer; and the given scheduler."""
+        """Returns Adam with Keras' epsilon or the given optimizer, with the given scheduler."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        fused = not self.trainer.gradient_clip_val  # Lightning clips no gradients of fused Adam
+        fused = not self.trainer.gradient_clip_val  # Lightning cannot clip with fused Adam
         adam = partial(
             optimizers.build_adam, lr=self.lr, weight_decay=self.weight_decay, fused=fused
         )
@@ -211,7 +210,7 @@ class Classifier(LightningModule):
         return optimizers.with_scheduler(optimizer, self.own_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes the checkpoint enough: it says how to build the network, and needs no weights."""
+        """Adds the network's configuration, so that loading needs no pretrained weights."""
         checkpoint[RECIPE] = self.pretrained_config.as_dict()
         checkpoint["hyper_parameters"]["weights"] = NONE
         if self._within_epoch():
@@ -219,10 +218,10 @@ class Classifier(LightningModule):
             checkpoint[SO_FAR] = [reduce(one.clone(), reduce_op="sum") for one in sums]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Rebuilds the network as the checkpoint's weights demand.
+        """Rebuilds the network if the checkpoint's weights need another configuration.
 
         Raises:
-            InputError: if the checkpoint's classes are others than the data's.
+            InputError: if the checkpoint's classes differ from those of the data.
         """
         classes = checkpoint["hyper_parameters"]["class_names"]
         if classes != self.class_names:
@@ -238,7 +237,7 @@ class Classifier(LightningModule):
             self.network.trunk.requires_grad_(not self.freeze_trunk)
 
     def summary(self) -> str:
-        """Describes the network in one line."""
+        """Returns a description of the network in one line."""
         hp, source = self.hparams, self.pretrained_config.source
         sizes = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return (
@@ -259,7 +258,7 @@ class Classifier(LightningModule):
         return network
 
     def _place(self) -> tuple[int, int, int]:
-        """Returns how many images this device has evaluated, the number of devices, its rank."""
+        """Returns the number of images evaluated on this device, the world size and the rank."""
         n = sum(len(kept[0]) for kept in self._kept)
         return n, self.trainer.world_size, self.trainer.global_rank
 
@@ -275,7 +274,7 @@ class Classifier(LightningModule):
         self._kept.append(Outputs(batch["row"], batch["target"], logits.float(), features))
 
     def _loss(self, logits: Tensor, batch: Batch, part: str, metrics: Metrics) -> Tensor:
-        """Returns the mean loss; the metrics stay on the device until the epoch ends."""
+        """Returns the mean loss and updates the metrics without synchronising the device."""
         logits, target = logits.float(), batch["target"]
         count = (target != NOT_COUNTED).sum()
         total = F.cross_entropy(
@@ -287,8 +286,8 @@ class Classifier(LightningModule):
         )
         metrics.loss.update(total.detach(), count)
         metrics.acc.update((logits.argmax(1) == target).sum(), count)
-        if metrics.loss.update_count == 1:  # Lightning keeps them and reads them after the epoch
-            # `History` logs those of the training part, before the checkpoint is written
+        if metrics.loss.update_count == 1:  # Lightning computes them after the epoch
+            # `History` logs the training metrics, before the checkpoint is written
             logger = False if part == "train" else None
             for name, metric in metrics.means.items():
                 key = f"{part}/{name}"

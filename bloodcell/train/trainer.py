@@ -1,4 +1,4 @@
-"""What the Trainer is given besides the user's settings: precision, logger, callbacks."""
+"""Arguments of the Trainer that complete the user's settings: precision, logger, callbacks."""
 
 from typing import Any, NamedTuple
 
@@ -21,13 +21,14 @@ from bloodcell.train.sync_norm import SyncNorm
 
 
 class Keeping(NamedTuple):
-    """How a run is kept from harm.
+    """Settings of checkpoints and rollbacks.
 
     Attributes:
-        every_n_steps: a checkpoint is written within an epoch after so many steps; None for never.
-        every_minutes: likewise, after so many minutes.
-        rollbacks: how often a NaN or infinite loss takes the run back, with half the learning rate.
-        monitor: metric that chooses the best checkpoint, as `read_monitor` takes it.
+        every_n_steps: interval of checkpoints within an epoch in steps; None disables them.
+        every_minutes: interval of checkpoints within an epoch in minutes; None disables them.
+        rollbacks: maximum number of rollbacks after a NaN or infinite loss; each halves the
+            learning rate.
+        monitor: metric that selects the best checkpoint, in the form that `read_monitor` accepts.
     """
 
     every_n_steps: int | None
@@ -36,10 +37,10 @@ class Keeping(NamedTuple):
     monitor: str = "val/loss"
 
     def check(self) -> None:
-        """Makes sure that they can be used.
+        """Checks the values.
 
         Raises:
-            InputError: naming the one that cannot.
+            InputError: if a value is out of range.
         """
         steps, minutes = self.every_n_steps, self.every_minutes
         require(steps is None or steps > 0, "--save_every_n_steps", steps, "1 or more, or null")
@@ -49,13 +50,10 @@ class Keeping(NamedTuple):
 
 
 def check(given: Any) -> None:
-    """Refuses settings that would fail after work was done.
-
-    Args:
-        given: the `trainer` group of the settings.
+    """Checks settings of the Trainer that would otherwise fail only during the run.
 
     Raises:
-        InputError: if a GPU is asked for where there is none, or a part would have no batches.
+        InputError: if there is no GPU and one is requested, or a part would have no batches.
     """
     if given.accelerator in ("gpu", "cuda") and not _has_gpu(given.accelerator):
         raise InputError(
@@ -74,11 +72,11 @@ def check(given: Any) -> None:
 
 
 def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
-    """Decides what the settings leave open.
+    """Chooses the Trainer's arguments that the settings leave open.
 
     Args:
         given: the `trainer` group of the settings.
-        logger: the run folder's; None for a run that writes nothing.
+        logger: logger of the run folder; None for a run that writes nothing.
 
     Returns:
         Arguments of the Trainer that replace those of `given`.
@@ -86,8 +84,8 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
     precision = str(given.precision or best_precision(given.accelerator))
     chosen: dict[str, Any] = {"precision": precision, "logger": False}
     if given.benchmark is None and not given.deterministic:
-        chosen["benchmark"] = True  # batches have one shape: cuDNN may look for its best kernel
-    # 32 bits mean 32 bits; where precision is mixed, what is left in float32 may be TF32
+        chosen["benchmark"] = True  # all batches have the same shape
+    # TF32 is allowed with mixed precision only; 32-bit precision is exact float32
     half = precision.startswith(("16", "bf16"))
     torch.set_float32_matmul_precision("high" if half else "highest")
     torch.backends.cudnn.allow_tf32 = half
@@ -102,19 +100,13 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
         chosen["sync_batchnorm"] = False
         chosen["plugins"].append(SyncNorm())
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-        # Lightning's own requeueing would resume whatever it finds: scripts/slurm.sh does it
+        # scripts/slurm.sh requeues; Lightning might resume from another checkpoint
         chosen["plugins"].append(SLURMEnvironment(auto_requeue=False))
     return chosen
 
 
 def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Callback]:
-    """Lists what happens around a run.
-
-    Args:
-        given: the `trainer` group of the settings.
-        keeping: what `fit` was told; None for a verb that does not train.
-        stop: listens to signals.
-    """
+    """Returns the callbacks of a run; `keeping` is None for a verb that does not train."""
     chosen: list[Callback] = [] if given.enable_progress_bar is False else [Bar()]
     if keeping is None:
         return chosen
@@ -122,7 +114,7 @@ def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Cal
     chosen += [History(), FirstBatch(), Forecast(), finite, stop]
     if given.logger is not False and not given.fast_dev_run:
         chosen.append(LearningRateMonitor("epoch"))
-        if given.enable_checkpointing is not False:  # best first, so that last knows it
+        if given.enable_checkpointing is not False:  # KeepLast stores KeepBest's state
             chosen += [
                 KeepBest(keeping.monitor),
                 KeepLast(finite, stop, keeping.every_n_steps, keeping.every_minutes),
@@ -131,11 +123,7 @@ def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Cal
 
 
 def best_precision(accelerator: str) -> str:
-    """Chooses the fastest safe precision: bf16 where the hardware has it, fp16 on older GPUs.
-
-    Args:
-        accelerator: as Lightning's Trainer takes it.
-    """
+    """Returns the fastest safe precision: bf16 if the hardware supports it, fp16 on older GPUs."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
     if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
@@ -144,7 +132,7 @@ def best_precision(accelerator: str) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Name of the GPU or the processor."""
+    """Returns the name of the GPU or the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return machine.processor()
