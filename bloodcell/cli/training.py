@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from jsonargparse.typing import register_type
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import (
@@ -31,6 +33,8 @@ from bloodcell.train.signals import StopGently
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import Keeping, callbacks, check, complete
 
+# the default of StochasticWeightAveraging's `device`, which config.yaml could not hold otherwise
+register_type(torch.device)
 _PARTS = {"validate": "val", "test": "test"}  # of the verbs that score, what they score
 
 

@@ -263,10 +263,10 @@ class BloodCells(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Returns the batches of the test part, in the order of `parts["test"]`.
 
-        Lightning rebuilds this loader, so it must be a plain DataLoader.
+        Lightning rebuilds this loader, so it must be a plain DataLoader with keyword arguments.
         """
         even, size = self._even("test"), self.batch_size
-        return DataLoader(self.datasets["test"], size, sampler=even, collate_fn=as_it_is)
+        return DataLoader(self.datasets["test"], batch_size=size, sampler=even, collate_fn=as_it_is)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device."""

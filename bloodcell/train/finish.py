@@ -38,6 +38,7 @@ from bloodcell.model.description import Description
 from bloodcell.text import clock, command
 from bloodcell.train import notes
 from bloodcell.train.calibrate import add_calibration
+from bloodcell.train.checkpoints import KeepBest
 from bloodcell.train.notes import Note
 from bloodcell.train.runs import RunLogger
 from bloodcell.train.task import Classifier
@@ -86,7 +87,7 @@ def _write_results(
         **equipped,
         "baseline": score(_name_by_colours(data, predictions)),
         "effective_test_images": effective_number(predictions.photo),
-        "monitor": getattr(trainer.checkpoint_callback, "monitor", None),
+        "monitor": _monitor(trainer),
         "precision": str(trainer.precision),
         "devices": trainer.world_size,
         "parameters": sum(p.numel() for p in model.network.parameters()),
@@ -105,6 +106,12 @@ def _write_results(
     draw_figures(trainer, data, folder, name, predictions)
     write_scores(folder, scores)  # last, because a run with scores counts as finished
     _report(folder, name, scores, known)
+
+
+def _monitor(trainer: Trainer) -> str | None:
+    """Returns the metric of `best.ckpt`; a ModelCheckpoint of the user has its own."""
+    ours = (one for one in trainer.checkpoint_callbacks if isinstance(one, KeepBest))
+    return next((one.monitor for one in ours), None)
 
 
 def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class Classifier(LightningModule):
         trainer = self.trainer
         place = torch.tensor([_DROPOUT + batch_idx * trainer.world_size + trainer.global_rank])
         torch.manual_seed(int(random_bits(place, self.seed, trainer.current_epoch)))
-        if self.schedule == "cosine":
+        if self.schedule == "cosine" and not trainer.lr_scheduler_configs:  # a callback's may lead
             optimizers.follow_schedule(trainer)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

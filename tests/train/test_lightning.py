@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -15,8 +17,10 @@ from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
 import bloodcell
-from bloodcell.data.batches import Batch
+from bloodcell.cli.main import main
+from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.errors import InputError
+from bloodcell.train.metrics import Metrics
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's, of torch
@@ -190,3 +194,78 @@ def test_transforms_are_a_function_of_seed_epoch_and_step(smears: Path) -> None:
 def test_settings_that_an_own_optimizer_replaces(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         tiny(**settings)
+
+
+def hand_made(classes: int) -> tuple[Tensor, Tensor]:
+    """Returns probabilities (200, 4), mostly right, and labels that only name `classes` classes."""
+    draw = torch.Generator().manual_seed(0)
+    target = torch.randint(0, classes, (200,), generator=draw)
+    logits = torch.randn(200, 4, generator=draw) + 1.5 * F.one_hot(target, 4)
+    return logits.softmax(1), target
+
+
+def scored(probability: Tensor, target: Tensor) -> dict[str, float]:
+    """Returns the scores in two batches, each filled up with rows that are not counted."""
+    metrics = Metrics(4)
+    for rows in (slice(0, 90), slice(90, 200)):
+        filled = torch.cat([probability[rows], torch.eye(4)])
+        metrics.scores.update(filled, F.pad(target[rows], (0, 4), value=NOT_COUNTED))
+    return {name: float(value) for name, value in metrics.scores.compute().items()}
+
+
+def calibration_error(probability: Tensor, target: Tensor) -> float:
+    """Returns the gap between confidence and accuracy in 15 equal bins, weighted by their size."""
+    confidence, answer = (one.numpy() for one in probability.max(1))
+    right = answer == target.numpy()
+    bins = np.ceil(confidence * 15)
+    gaps = [(confidence - right)[bins == one].sum() for one in np.unique(bins)]
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def test_scores_equal_those_of_scikit_learn() -> None:
+    probability, target = hand_made(4)
+    answer = probability.argmax(1)
+    found, exact = scored(probability, target), probability.double()
+    assert found.keys() == {"balanced_accuracy", "f1", "auroc", "ece"}
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(target, answer))
+    assert found["f1"] == pytest.approx(f1_score(target, answer, average="macro"))
+    area = roc_auc_score(target, exact / exact.sum(1, keepdim=True), multi_class="ovr")
+    assert found["auroc"] == pytest.approx(area, abs=0.01)
+    assert found["ece"] == pytest.approx(calibration_error(probability, target), abs=1e-5)
+
+
+def test_a_class_without_images_is_left_out_without_a_warning() -> None:
+    """Only F1 counts it, as scikit-learn does, if an image is taken for one of it."""
+    probability, target = hand_made(3)
+    answer, found = probability.argmax(1), scored(probability, target)
+    assert 3 in answer
+    recall = recall_score(target, answer, labels=[0, 1, 2], average="macro")
+    assert found["balanced_accuracy"] == pytest.approx(recall)
+    assert found["f1"] == pytest.approx(f1_score(target, answer, average="macro"))
+    areas = [roc_auc_score(target == one, probability[:, one]) for one in range(3)]
+    assert found["auroc"] == pytest.approx(np.mean(areas), abs=0.01)
+    assert found["ece"] == pytest.approx(calibration_error(probability, target), abs=1e-5)
+
+
+def test_a_checkpoint_in_the_first_layout_is_still_scored(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first checkpoints hold the state of the data at their top level, and lack settings."""
+    state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    data = state.pop("BloodCells")
+    names = {"data_fingerprint": "fingerprint", "data_facts": "facts", "trained_on": "trained_on"}
+    assert data.keys() == set(names.values())
+    state |= {then: data[now] for then, now in names.items()}
+    for key in ("optimizer", "scheduler"):
+        del state["hyper_parameters"][key]
+    del state["datamodule_hyper_parameters"]["transforms"]
+    torch.save(state, "old.ckpt")
+    main(["test", "--ckpt_path", str(run), "--trainer.accelerator", "cpu"])
+    new = capsys.readouterr().out
+    main(["test", "--ckpt_path", "old.ckpt", "--trainer.accelerator", "cpu"])
+    old = capsys.readouterr().out
+    (scores,) = (line for line in new.splitlines() if line.startswith("test "))
+    assert scores in old.splitlines()
+    with pytest.raises(SystemExit):  # another division: some of its images were trained on
+        main(["test", "--ckpt_path", "old.ckpt", "--seed_everything", "1", "--data.split", "seed"])
+    assert "images to be scored were trained on" in capsys.readouterr().err
