@@ -158,7 +158,7 @@ def test_two_nodes_by_slurm(words: list[str], tmp_path: Path) -> None:
     for again in (False, True):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert ("is finished: nothing to go on with" in done.stdout) == again
+        assert ("is finished: nothing is left to do" in done.stdout) == again
     runs = list(Path("lightning_logs/cells-29871").iterdir())
     assert [path.name for path in runs] == ["version_0"]
     assert json.loads((runs[0] / "scores.json").read_text())["devices"] == 2

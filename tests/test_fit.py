@@ -349,7 +349,7 @@ def test_a_folder_that_may_not_be_written(
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "lightning_logs")
 
-    monkeypatch.setattr("bloodcell.train.runs.RunLogger._get_next_version", denied)
+    monkeypatch.setattr("bloodcell.train.runs._claim_version", denied)
     said = refused("fit", *words)
     assert "lightning_logs cannot be used (Permission denied)" in said
 

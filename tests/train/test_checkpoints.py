@@ -84,7 +84,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *small, "--resume", "auto"])
     assert stopped.value.code == 0
-    assert "lightning_logs/c/version_0 is finished: nothing to go on with" in capfd.readouterr().out
+    assert "lightning_logs/c/version_0 is finished: nothing is left to do" in capfd.readouterr().out
 
 
 def test_a_run_that_ended_early_is_finished(
@@ -100,7 +100,7 @@ def test_a_run_that_ended_early_is_finished(
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *small, *early, "--resume", "auto"])
     assert stopped.value.code == 0
-    assert "is finished: nothing to go on with" in capsys.readouterr().out
+    assert "is finished: nothing is left to do" in capsys.readouterr().out
     said = refused("fit", *small, *early, "--ckpt_path", "last")
     assert f"this run has finished its {done} epochs (trainer.max_epochs=9)" in said
     main(["fit", *small, *early, "--ckpt_path", "last", "--trainer.max_epochs", "10"])
