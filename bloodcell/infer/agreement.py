@@ -1,4 +1,4 @@
-"""Compares an exported model with the model it was made from, on the same images."""
+"""Compares an exported model with the original model on the same images."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from bloodcell.evaluate.tables import print_wide
 from bloodcell.infer.inputs import Named, find_images
 from bloodcell.infer.runtime import Predictor, Probabilities
 
-_BATCH, _ROUNDS = 32, 5  # of the measurement of speed
+_BATCH, _ROUNDS = 32, 5  # used to measure the speed
 _HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
 _LEGEND = (
     "Same class: share of {n:,} images that the file and the model in 32 bits give the same class. "
@@ -32,7 +32,7 @@ class Measurement(NamedTuple):
     Attributes:
         probability: (n, classes).
         seconds: median time for one image.
-        per_second: images per second, in batches.
+        per_second: throughput in images per second, measured on batches.
     """
 
     probability: Probabilities
@@ -41,12 +41,12 @@ class Measurement(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How far the answers of an exported model are from those of the original.
+    """Agreement of an exported model's predictions with those of the original model.
 
     Attributes:
-        images: number of images that were compared.
+        images: number of compared images.
         other_class: number of images for which the most probable class differs.
-        difference: the largest absolute difference of a probability.
+        difference: largest absolute difference between two probabilities.
     """
 
     images: int
@@ -55,20 +55,20 @@ class Agreement(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Share of the images for which the most probable class is the same, 0 to 1."""
+        """Returns the share of images with the same most probable class, 0 to 1."""
         return 1 - self.other_class / self.images
 
 
 def sample_images(given: Sequence[str], most: int, archives: ExitStack) -> list[Named]:
-    """Chooses images spread evenly over all that are given, which are often sorted by class.
+    """Returns evenly spaced images of the input, because inputs are often sorted by class.
 
     Args:
-        given: as `find_images`.
-        most: number of images at most.
-        archives: closes the archives that are opened.
+        given: as for `find_images`.
+        most: largest number of images to return.
+        archives: exit stack that closes the opened archives.
 
     Raises:
-        InputError: if there is no image.
+        InputError: if no image is found.
     """
     images = list(find_images(given, archives))
     require(bool(images), "IMAGES", " ".join(given), "at least one image")
@@ -77,7 +77,7 @@ def sample_images(given: Sequence[str], most: int, archives: ExitStack) -> list[
 
 
 def read_images(images: Sequence[Named]) -> Iterator[tuple[Named, Pixels]]:
-    """Decodes each readable image to pixels (H, W, 3).
+    """Yields each readable image with its pixels (H, W, 3).
 
     Raises:
         InputError: if no image can be read.
@@ -98,15 +98,15 @@ def read_images(images: Sequence[Named]) -> Iterator[tuple[Named, Pixels]]:
 def measure(
     models: Sequence[Predictor], images: Sequence[Named], size: int
 ) -> tuple[list[str], list[Measurement]]:
-    """Runs all models on the same images, in turns: the machine is in the same state for all.
+    """Runs the models in turn on each image, so that the load of the machine affects all equally.
 
     Args:
         models: the models to compare.
-        images: the images; unreadable ones are left out.
-        size: side of the square images of the speed measurement, in pixels.
+        images: the images; unreadable ones are skipped.
+        size: side in pixels of the square images that measure the speed.
 
     Returns:
-        The name of each image's folder, and a measurement for each model.
+        The folder name of each image, and one measurement per model.
     """
     folders: list[str] = []
     probability: list[list[Probabilities]] = [[] for _ in models]
@@ -131,7 +131,7 @@ def measure(
 
 
 def compare(before: Probabilities, after: Probabilities) -> Agreement:
-    """Compares the probabilities (n, classes) of two models."""
+    """Returns the agreement between the probabilities (n, classes) of two models."""
     other_class = int((before.argmax(1) != after.argmax(1)).sum())
     return Agreement(len(before), other_class, float(np.abs(before - after).max()))
 
@@ -147,11 +147,11 @@ def print_agreement(
     """Prints a table with a row for the original model and one for each exported file.
 
     Args:
-        labels: names of the rows.
-        sizes: bytes of the files.
-        measurements: of all models, the original first.
-        agreements: of the exported models.
-        folders: name of the folder of each image.
+        labels: names of the table's rows.
+        sizes: file sizes in bytes.
+        measurements: one per model, the original first.
+        agreements: one per exported model.
+        folders: folder name of each image.
         class_names: the classes.
     """
     known = np.array([folder in class_names for folder in folders])

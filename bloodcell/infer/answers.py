@@ -1,4 +1,4 @@
-"""The answers of a model: one row for each image, in a file or on the standard output."""
+"""Writes one row of predictions per image to a file or to the standard output."""
 
 import csv
 import json
@@ -11,21 +11,21 @@ from bloodcell.data.cell import Cell
 from bloodcell.errors import InputError
 from bloodcell.files import beside, write_whole
 
-PLACE = ("x", "y", "side")  # columns of a cell
+PLACE = ("x", "y", "side")  # columns of tables of cells
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-_PARQUET_ROWS = 10_000  # of one row group
+_PARQUET_ROWS = 10_000  # rows per row group
 
 
 class Answer(NamedTuple):
-    """The answer for an image, or for one cell of it.
+    """The prediction for an image or for one cell in it.
 
     Attributes:
         file: name of the image.
-        class_name: the most probable class; None if the model is unsure or the image unreadable.
-        probability: probability of each class; None if the image cannot be read.
-        error: the reason why the image cannot be read; empty if it can.
+        class_name: predicted class; None if the model abstains or the image is unreadable.
+        probability: (classes,); None if the image cannot be read.
+        error: reason why the image cannot be read; empty otherwise.
         cell: position of the cell in the image; None for a whole image.
-        read: returns the bytes of the image; the same object for all cells of an image.
+        read: returns the bytes of the image; all cells of an image share this object.
     """
 
     file: str
@@ -50,11 +50,11 @@ def flat(answer: Answer, class_names: list[str], cells: bool = False) -> dict[st
     Args:
         answer: the answer.
         class_names: the classes.
-        cells: whether rows stand for cells and have the columns x, y and side.
+        cells: whether each row describes a cell and has the columns x, y and side.
 
     Returns:
-        Columns `file`, for cells `x`, `y` and `side` in pixels of the image, `class`, `p_CLASS` for
-        each class, `error`.
+        The columns `file`, `class`, one `p_CLASS` for each class, and `error`; for cells also `x`,
+        `y` and `side` in pixels of the image.
     """
     probability = answer.probability or {}
     where = {f: round(getattr(answer.cell, f), 1) if answer.cell else None for f in PLACE}
@@ -71,16 +71,16 @@ def flat(answer: Answer, class_names: list[str], cells: bool = False) -> dict[st
 def open_writer(
     path: Path | None, screen: TextIO, class_names: list[str], cells: bool = False
 ) -> Iterator[Writer]:
-    """Opens a table for writing. The file appears only when it is complete.
+    """Opens a table for writing; the file appears only when it is complete.
 
     Args:
         path: .csv, .jsonl or .parquet; None writes CSV to the standard output.
         screen: the standard output.
         class_names: the classes.
-        cells: whether rows stand for cells.
+        cells: whether each row describes a cell.
 
     Raises:
-        InputError: if Parquet is asked for and pyarrow is not installed.
+        InputError: if `path` ends in .parquet and pyarrow is not installed.
     """
     if path is None:
         yield _csv_writer(screen, class_names, cells)
@@ -134,10 +134,10 @@ def _parquet_writer(path: Path, class_names: list[str], cells: bool) -> Iterator
 
 
 def load_pyarrow() -> tuple[Any, Any]:
-    """Imports pyarrow; returns `pyarrow` and `pyarrow.parquet`.
+    """Imports and returns `pyarrow` and `pyarrow.parquet`.
 
     Raises:
-        InputError: if it is not installed.
+        InputError: if pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -150,6 +150,6 @@ def load_pyarrow() -> tuple[Any, Any]:
 
 
 def _rounded(answer: Answer, class_names: list[str], cells: bool) -> dict[str, Any]:
-    """Returns the row with six significant digits, more than a probability is exact to."""
+    """Returns the row with probabilities rounded to six significant digits."""
     row = flat(answer, class_names, cells)
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}

@@ -1,4 +1,4 @@
-"""The white cells of a slide: finds them in its images, draws them, counts them by class."""
+"""Finds the white cells in images of a slide, draws them and counts them by class."""
 
 import sys
 from collections import Counter
@@ -25,11 +25,11 @@ _LEGEND = (
 
 
 class Cells(NamedTuple):
-    """How the white cells of images are found and drawn.
+    """Settings for finding and drawing the white cells of images.
 
     Attributes:
-        field: width of the field of view, as a multiple of that of the Kaggle images.
-        draw: folder for copies of the images with boxes around the cells; None: no copies.
+        field: width of the field of view, relative to that of the Kaggle images.
+        draw: folder for copies of the images with boxes around the cells; None writes none.
     """
 
     field: float = 1.0
@@ -39,10 +39,10 @@ class Cells(NamedTuple):
         """Checks that the next call cannot read the drawings as images of the slide.
 
         Args:
-            given: files and folders that are read.
+            given: files and folders to read.
 
         Raises:
-            InputError: if `--draw` is a file, or lies in a folder that is read.
+            InputError: if `--draw` is a file, or lies in one of these folders.
         """
         if self.draw is None:
             return
@@ -61,7 +61,7 @@ class Cells(NamedTuple):
         """Checks that a model classifies single cells.
 
         Raises:
-            InputError: if it was trained on whole images, or cuts a cell out by itself.
+            InputError: if the model was trained on whole images, or crops the cell by itself.
         """
         if model.description.crop != "cell":
             raise InputError(
@@ -76,10 +76,10 @@ class Cells(NamedTuple):
             )
 
     def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
-        """Passes answers on, and draws each image after the answers for its cells.
+        """Yields the answers, and draws each image after the answers for its cells.
 
         Args:
-            answers: for cells; those of one image follow each other.
+            answers: answers for cells, grouped by image.
             names: the classes.
         """
         if self.draw is None:
@@ -96,7 +96,7 @@ class Cells(NamedTuple):
             path = self.draw / _free_name(Path(first.file).stem, taken)
             try:
                 drawn = draw_cells(open_rgb(read()), list(_labels(of_image)), names)
-            except READ_ERRORS as error:  # it was readable a moment ago
+            except READ_ERRORS as error:  # the file may have changed since it was classified
                 print(f"{path} is not drawn ({reason(error)})", file=sys.stderr)
                 continue
             write_whole_bytes(path, drawn)
@@ -109,10 +109,10 @@ def _labels(answers: Iterable[Answer]) -> Iterator[tuple[Cell, str, float]]:
 
 
 def differential(counts: Counter[str], names: Sequence[str]) -> str:
-    """Returns the differential count as text: number and share of the cells of each class.
+    """Returns the differential count: the number and share of cells of each class, as text.
 
     Args:
-        counts: number of cells by class, and for `UNSURE`, `NO_CELL` and `UNREADABLE`.
+        counts: number of cells for each class and for `UNSURE`, `NO_CELL` and `UNREADABLE`.
         names: the classes.
     """
     kinds = [*names, *([UNSURE] if counts[UNSURE] else [])]
@@ -132,7 +132,7 @@ def differential(counts: Counter[str], names: Sequence[str]) -> str:
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
-    """Returns a file name that no other image of this call has."""
+    """Returns a file name that is not in `taken`."""
     name, number = stem, 1
     while name in taken:
         number += 1

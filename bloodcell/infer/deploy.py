@@ -18,7 +18,7 @@ from bloodcell.infer.runtime import Probabilities
 from bloodcell.infer.saved import Saved
 from bloodcell.infer.torch_runtime import apply_temperature
 
-_OPSET = 20  # Resize with antialiasing came with 18
+_OPSET = 20  # Resize supports antialiasing from opset 18
 
 
 class Deployed(nn.Module):
@@ -35,24 +35,17 @@ class Deployed(nn.Module):
         self.temperature = saved.description.temperature
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Classifies images.
-
-        Args:
-            pixels: (B, H, W, 3) uint8 RGB, of any height and width.
-
-        Returns:
-            (B, classes) probabilities.
-        """
+        """Returns the probabilities (B, classes) of uint8 RGB images (B, H, W, 3) of any size."""
         x = pixels.permute(0, 3, 1, 2).float()
         if self.input_format.crop == "cell":
             x = cut(x, find_cell(x), self.input_format.size)
-        else:  # the same filter as Pillow's bilinear reduction
+        else:  # the same filter as Pillow's bilinear resizing
             size = (self.input_format.size, self.input_format.size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
         return apply_temperature(self.network(x), self.temperature)
 
     def classify(self, pixels: Pixels) -> Probabilities:
-        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
         with torch.inference_mode():
             result: Probabilities = self(torch.from_numpy(pixels)).numpy()
         return result
@@ -62,21 +55,21 @@ class Pt2:
     """Runs a model in PyTorch's own format.
 
     Args:
-        path: a file that `write_pt2` wrote.
+        path: file written by `write_pt2`.
     """
 
     def __init__(self, path: Path) -> None:
         self._module = torch.export.load(str(path)).module()
 
     def classify(self, pixels: Pixels) -> Probabilities:
-        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
         with torch.inference_mode():
             result: Probabilities = self._module(torch.from_numpy(pixels)).numpy()
         return result
 
 
 def capture(deployed: Deployed) -> torch.export.ExportedProgram:
-    """Returns the computation as a graph for any number of images of any size."""
+    """Returns the model's graph for batches of any size and images of any size."""
     dim = torch.export.Dim
     free = {0: dim("batch"), 1: dim("height", min=2), 2: dim("width", min=2)}
     size = deployed.input_format.size
@@ -87,12 +80,12 @@ def capture(deployed: Deployed) -> torch.export.ExportedProgram:
 def write_pt2(
     program: torch.export.ExportedProgram, metadata: Mapping[str, str], path: Path
 ) -> None:
-    """Writes PyTorch's own format, for `torch.export.load(path).module()`.
+    """Writes a .pt2 file, which `torch.export.load(path).module()` loads.
 
     Args:
-        program: from `capture`.
-        metadata: is stored as extra files.
-        path: the file.
+        program: graph returned by `capture`.
+        metadata: stored as extra files.
+        path: file to write.
     """
     with path.open("wb") as file, _quiet():
         torch.export.save(program, file, extra_files=dict(metadata))
@@ -101,15 +94,15 @@ def write_pt2(
 def write_onnx(
     program: torch.export.ExportedProgram, metadata: Mapping[str, str], path: Path
 ) -> None:
-    """Writes one ONNX file, weights included.
+    """Writes one ONNX file that includes the weights.
 
     Args:
-        program: from `capture`.
-        metadata: is stored in the file.
-        path: the file.
+        program: graph returned by `capture`.
+        metadata: stored in the file.
+        path: file to write.
 
     Raises:
-        InputError: if the packages it needs are not installed.
+        InputError: if the packages for ONNX are not installed.
     """
     try:
         import onnx
@@ -139,7 +132,7 @@ def write_onnx(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides the exporter's log, which is meant for its authors."""
+    """Hides the exporter's log, which only helps its developers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""`bloodcell explain`: draws the parts of images that speak for their classes."""
+"""`bloodcell explain`: draws heat maps of the evidence for the predicted classes."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,23 +19,23 @@ from bloodcell.infer.open import find_model
 if TYPE_CHECKING:
     from bloodcell.infer.saved import Saved
 
-MOST = 60  # images in one figure
+MOST = 60  # images per figure
 _BATCH_SIZE = 16
 
 
 def explain(given: Sequence[str], model: str | None = None, out: str = "explained.png") -> bool:
-    """Draws images beside the parts of them that speak for their predicted class.
+    """Draws each image beside a heat map of the evidence for its predicted class.
 
     Args:
-        given: as of `predict`.
-        model: as `--model`.
-        out: a .png file for all images, or a folder for one figure per image.
+        given: as for `predict`.
+        model: as for `--model`.
+        out: .png file for all images, or folder for one figure per image.
 
     Returns:
         Whether every image could be read.
 
     Raises:
-        InputError: if an argument cannot be used, or there are too many images for one figure.
+        InputError: if an argument is invalid, or there are too many images for one figure.
     """
     check_given(given)
     path = Path(out)

@@ -1,4 +1,4 @@
-"""`bloodcell export`: writes a model for use without bloodcell, and checks its answers first."""
+"""`bloodcell export`: writes a model for use without bloodcell after checking its predictions."""
 
 import hashlib
 import os
@@ -28,9 +28,9 @@ from bloodcell.model.description import KEY, Description
 if TYPE_CHECKING:
     from bloodcell.infer.saved import Saved
 
-LARGEST = 1e-3  # allowed difference of a probability
-LEAST_ALIKE = {8: 0.9, 16: 0.99}  # share of the images that must keep their class in fewer bits
-_COMPARED, _CALIBRATED = 2_500, 200  # images at most
+LARGEST = 1e-3  # largest allowed difference between probabilities
+LEAST_ALIKE = {8: 0.9, 16: 0.99}  # least share of images with the same class, by bits
+_COMPARED, _CALIBRATED = 2_500, 200  # largest numbers of images
 _HUB_FILES = {"config.json", "model.safetensors", "README.md"}
 _CELL_NOTE = (
     "timm does not cut the cell out of a photograph. Give the model squares that "
@@ -43,14 +43,14 @@ _FEWER_BITS = (
 
 
 class Exported(NamedTuple):
-    """A file, or a folder for timm, that was written beside its place.
+    """An exported file or timm folder under a temporary name.
 
     Attributes:
-        path: its place.
-        bits: of its weights.
-        size: bytes.
-        model: runs it.
-        in_folder: whether it is a folder for timm.
+        path: its final path.
+        bits: bits per weight.
+        size: size in bytes.
+        model: runs the exported model.
+        in_folder: whether it is a timm folder.
     """
 
     path: Path
@@ -63,23 +63,22 @@ class Exported(NamedTuple):
 def export(
     given: Sequence[str], model: str | None = None, out: str | None = None, int8: str | None = None
 ) -> Agreement:
-    """Writes a model with its card, and keeps it only if its answers are those of the model.
+    """Writes a model and its card, and keeps them only if the predictions agree.
 
     Args:
-        given: images, as of `predict`; at most 2,500 of them, evenly spread, are compared.
-        model: a run folder, a .ckpt or a .safetensors file; None: the bundled model.
-        out: a file that ends in .onnx, .pt2 (for PyTorch) or .safetensors (for bloodcell, in half
-            precision); or a folder (an existing one, or a name that ends in `/` or has no suffix),
-            which is written in the layout of the Hugging Face Hub for timm; None: the model's name
-            with .onnx, in the current folder.
-        int8: training images, as of `predict`: also write NAME.int8.onnx, calibrated on 200 of
-            them; None: do not.
+        given: images, as for `predict`; at most 2,500 evenly spaced ones are compared.
+        model: run folder, .ckpt or .safetensors file; None uses the bundled model.
+        out: .onnx, .pt2 (for PyTorch) or .safetensors file (for bloodcell, in half precision); or
+            a folder (an existing one, or a name that ends in `/` or has no suffix) in the layout of
+            the Hugging Face Hub for timm. None writes NAME.onnx to the current folder.
+        int8: training images, as for `predict`, to calibrate an additional file NAME.int8.onnx;
+            at most 200 are used. None writes no such file.
 
     Returns:
-        How far the answers of the file are from those of the model; not of the file in 8 bits.
+        The agreement between the model and the exported file (not the 8-bit file).
 
     Raises:
-        InputError: if an argument cannot be used, or the answers differ.
+        InputError: if an argument is invalid, or the predictions differ.
     """
     path = _check(given, model, out, int8)
     from bloodcell.infer.saved import MODEL, load_saved  # imports torch: after the checks
@@ -114,12 +113,12 @@ def export(
 
 
 def is_folder(out: str) -> bool:
-    """Whether `--out` names a folder: an existing one, or a name with a final `/` or no suffix."""
+    """Returns whether `--out` is an existing folder, ends in `/` or has no suffix."""
     return out.endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
 
 
 def _check(given: Sequence[str], model: str | None, out: str | None, int8: str | None) -> Path:
-    """Refuses arguments that cannot be used; returns the path of the model."""
+    """Returns the path of the model; raises InputError if an argument is invalid."""
     path = find_model(model)
     if path.suffix == ".onnx":
         raise InputError(f"--model {model} is exported already. Give the run folder.")
@@ -135,7 +134,7 @@ def _check(given: Sequence[str], model: str | None, out: str | None, int8: str |
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuses a folder that holds other files: timm could load one of them as weights."""
+    """Raises InputError if a folder has other files, because timm could load them as weights."""
     require(folder.absolute().parent.is_dir(), "--out", folder, "in a folder that exists")
     others = {path.name for path in folder.iterdir()} - _HUB_FILES if folder.is_dir() else set()
     rule = (
@@ -147,7 +146,7 @@ def _check_folder(folder: Path) -> None:
 def _write_folder(
     saved: "Saved", target: Path, stack: ExitStack
 ) -> tuple[Predictor, list[Exported]]:
-    """Writes a folder for timm beside its place, where it is moved when the stack is closed."""
+    """Writes a timm folder under a temporary name; closing the stack moves it to its path."""
     from bloodcell.infer.hub import HubModel, ResizingModel, folder_beside, write_hub_folder
     from bloodcell.infer.torch_runtime import TorchModel, find_devices
 
@@ -167,7 +166,7 @@ def _write_files(
     training: Sequence[Named],
     stack: ExitStack,
 ) -> tuple[Predictor, list[Exported]]:
-    """Writes files beside their places, where they are moved when the stack is closed."""
+    """Writes files under temporary names; closing the stack moves them to their paths."""
     from bloodcell.infer.deploy import Deployed, Pt2, capture, write_onnx, write_pt2
     from bloodcell.infer.saved import load_saved, write_saved
 
@@ -194,10 +193,10 @@ def _write_files(
 
 
 def _require_agreement(one: Exported, agreement: Agreement) -> None:
-    """Refuses a file whose answers differ; with fewer bits, a few images may change their class.
+    """Checks the predictions of an exported model; below 32 bits, a few classes may differ.
 
     Raises:
-        InputError: if they differ by more than the limit.
+        InputError: if the predictions differ by more than the limit.
     """
     if least := LEAST_ALIKE.get(one.bits):
         kept = agreement.share >= least

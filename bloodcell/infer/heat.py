@@ -1,4 +1,4 @@
-"""Finds the parts of an image that speak for its predicted class."""
+"""Computes heat maps of the evidence for the predicted class of an image."""
 
 from typing import NamedTuple
 
@@ -14,12 +14,12 @@ from bloodcell.model.gallery import Features
 
 
 class Attribution(NamedTuple):
-    """The answers for a batch of images, and the parts of the images that they rest on.
+    """Predictions for a batch of images, with heat maps of their evidence.
 
     Attributes:
-        heat: (B, size, size), 0 to 1 in each image; all 0 if nothing speaks for the class.
+        heat: (B, size, size), 0 to 1 in each image; all 0 if there is no evidence for the class.
         probability: (B, classes).
-        features: (B, C), the mean of the trunk's map, as a gallery has them.
+        features: (B, C), the mean over positions of the trunk's feature map, as in `Gallery`.
     """
 
     heat: NDArray[np.float32]
@@ -28,11 +28,11 @@ class Attribution(NamedTuple):
 
 
 def find_heat(saved: Saved, pixels: Pixels) -> Attribution:
-    """Finds the parts of each image that speak for its most probable class.
+    """Computes a heat map of the evidence for each image's most probable class.
 
-    Grad-CAM (Selvaraju et al., ICCV 2017) over the trunk's last map, with each position weighted by
-    its own gradient (HiResCAM, Draelos and Carin, 2020). Both are the same where the map is
-    averaged; where it is flattened, the mean gradient of Grad-CAM would mix the positions.
+    The method is HiResCAM (Draelos and Carin, 2020): Grad-CAM (Selvaraju et al., ICCV 2017) with
+    each position of the last feature map weighted by its own gradient. Both methods agree for `avg`
+    pooling; for `flatten`, Grad-CAM's mean gradient would mix the positions.
 
     Args:
         saved: the model.
@@ -46,7 +46,7 @@ def find_heat(saved: Saved, pixels: Pixels) -> Attribution:
         chosen = logits.max(1).values.sum()
         (gradient,) = torch.autograd.grad(chosen, maps)
     heat = (gradient * maps).sum(1, keepdim=True).relu().detach()
-    if not saved.network.has_map:  # a single value shows no place
+    if not saved.network.has_map:  # pooled features have no positions
         heat = torch.zeros_like(heat)
     heat = F.interpolate(heat, pixels.shape[1:3], mode="bilinear")[:, 0]
     heat = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""A trained model in the folder layout of the Hugging Face Hub, which timm loads by itself."""
+"""Writes a trained model as a Hugging Face Hub folder, which timm can load."""
 
 import json
 from collections.abc import Iterator
@@ -43,21 +43,21 @@ photographs are wrong; this also holds for the image-classification pipeline of 
 
 
 class HubModel:
-    """A model that timm loads from an exported folder, with timm's own preprocessing.
+    """An exported folder, loaded by timm with timm's preprocessing.
 
     Args:
-        folder: as `write_hub_folder` wrote it.
-        input_format: with `crop: cell`, bloodcell cuts the cell before timm's preprocessing.
+        folder: folder written by `write_hub_folder`.
+        input_format: with `crop: cell`, bloodcell crops the cell before timm's preprocessing.
     """
 
     def __init__(self, folder: Path, input_format: InputFormat) -> None:
         self._model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        data: Any = timm.data  # has no types
+        data: Any = timm.data  # timm has no type hints
         self._transform = data.create_transform(**data.resolve_model_data_config(self._model))
         self._input_format = input_format
 
     def classify(self, pixels: Pixels) -> Probabilities:
-        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
         if self._input_format.crop == "cell":
             pixels = _show_all(pixels, self._input_format)
         with torch.inference_mode():
@@ -67,11 +67,11 @@ class HubModel:
 
 
 class ResizingModel:
-    """A model that is given images of any size, which Pillow resizes as `predict` does.
+    """A model for images of any size, which Pillow resizes as in `predict`.
 
     Args:
-        model: takes images of the input format.
-        input_format: the part of an image that the model is given.
+        model: model for images of the input format.
+        input_format: crop and size of the model's input.
     """
 
     def __init__(self, model: Predictor, input_format: InputFormat) -> None:
@@ -79,7 +79,7 @@ class ResizingModel:
         self._input_format = input_format
 
     def classify(self, pixels: Pixels) -> Probabilities:
-        """Classifies images (B, H, W, 3); returns (B, classes)."""
+        """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
         return self._model.classify(_show_all(pixels, self._input_format))
 
 
@@ -89,10 +89,10 @@ def _show_all(pixels: Pixels, input_format: InputFormat) -> Pixels:
 
 @contextmanager
 def folder_beside(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write to, and moves its files to their place if no error occurred.
+    """Yields a temporary folder, and moves its files to `folder` if no error occurs.
 
     Args:
-        folder: is made if it does not exist; files of the same names are replaced.
+        folder: created if missing; files with the same names are replaced.
     """
     place = folder.absolute()
     with TemporaryDirectory(prefix=f"{place.name}.partial", dir=place.parent) as partial:
@@ -107,8 +107,8 @@ def write_hub_folder(saved: Saved, folder: Path, name: str) -> None:
 
     Args:
         saved: the model.
-        folder: an existing, empty folder.
-        name: name of the folder in the instructions of the card.
+        folder: existing, empty folder.
+        name: folder name in the instructions of the model card.
 
     Raises:
         InputError: if timm has no model with the same head.
@@ -133,7 +133,7 @@ def write_hub_folder(saved: Saved, folder: Path, name: str) -> None:
         safe_serialization=True,
     )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    # timm adds num_classes, which transformers passes to create_model a second time
+    # timm adds num_classes, which transformers would pass to create_model twice
     config["model_args"] = description.recipe["options"]
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     usage = _USAGE.format(
@@ -147,10 +147,10 @@ def write_hub_folder(saved: Saved, folder: Path, name: str) -> None:
 
 
 def _as_timm_model(saved: Saved) -> Any:
-    """Builds timm's own model with the same weights; the temperature is part of its classifier.
+    """Builds timm's model with the same weights and the temperature folded into its classifier.
 
     Raises:
-        InputError: if the head is not a linear layer on averaged features, as timm's is.
+        InputError: if the head is not a linear layer on averaged features, as in timm.
     """
     description = saved.description
     *_, last = saved.network.head.children()

@@ -1,4 +1,4 @@
-"""The images a user names: files, folders, archives, patterns, or paths on the standard input."""
+"""Finds and decodes images in files, folders and archives, or listed on the standard input."""
 
 import glob
 import os
@@ -31,45 +31,45 @@ from bloodcell.errors import InputError, reason, require
 
 STDIN = "-"
 NO_CELL = "no white cell found"
-_AHEAD = 3  # batches that are read while one is being classified
+_AHEAD = 3  # batches that are decoded while one is classified
 
 
 class Input(Protocol):
-    """An image to be decoded: a file, or an array in memory."""
+    """An image to decode: a file, or an array in memory."""
 
     @property
     def name(self) -> str:
-        """How the answer calls it."""
+        """The image's name in the answer."""
 
     @property
     def read(self) -> Callable[[], bytes] | None:
-        """Reads the bytes of its file; None if it has none."""
+        """Function that reads the bytes of the file; None for an array."""
 
     def open(self) -> Image.Image:
-        """Returns it in RGB, or raises one of `READ_ERRORS`."""
+        """Returns the image in RGB, or raises one of `READ_ERRORS`."""
 
 
 class Named(NamedTuple):
     """An image file.
 
     Attributes:
-        name: how the answer calls it.
-        read: reads its bytes.
+        name: the image's name in the answer.
+        read: reads the bytes of the file.
     """
 
     name: str
     read: Callable[[], bytes]
 
     def open(self) -> Image.Image:
-        """Reads and decodes it."""
+        """Reads and decodes the file."""
         return open_rgb(self.read())
 
 
 class InMemory(NamedTuple):
-    """An image that is an array already.
+    """An image given as an array.
 
     Attributes:
-        name: how the answer calls it.
+        name: the image's name in the answer.
         pixels: (H, W, 3) RGB.
         read: None, because there is no file.
     """
@@ -79,19 +79,19 @@ class InMemory(NamedTuple):
     read: None = None
 
     def open(self) -> Image.Image:
-        """Wraps the pixels."""
+        """Returns the pixels as a Pillow image."""
         return Image.fromarray(self.pixels)
 
 
 class Decoded(NamedTuple):
-    """A decoded image, or the reason why there is none.
+    """A decoded image, or the reason why decoding failed.
 
     Attributes:
-        name: how the answer calls it.
-        pixels: (H, W, 3), as the model wants it; None if it cannot be read.
-        error: the reason why it cannot be read; empty if it can.
-        cell: its place on the picture, if it is a cell of it.
-        read: reads the picture's bytes again; the same object for all cells of a picture.
+        name: the image's name in the answer.
+        pixels: (H, W, 3) in the model's input format; None if decoding failed.
+        error: reason why decoding failed; empty otherwise.
+        cell: position of the cell in the picture; None for a whole image.
+        read: reads the picture's bytes again; all cells of a picture share this object.
     """
 
     name: str
@@ -102,25 +102,25 @@ class Decoded(NamedTuple):
 
 
 def check_given(given: Sequence[str]) -> None:
-    """Checks that a command line names images.
+    """Checks that the command line has at least one path.
 
     Raises:
-        InputError: if it does not.
+        InputError: if it has none.
     """
     rule = "at least one file, folder, .zip, pattern, or - for paths"
     require(bool(given), "IMAGES", "", rule)
 
 
 def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
-    """Finds images one after another, so a million of them need no list.
+    """Yields the images one by one, to save memory.
 
     Args:
-        given: files, folders, .zip files, places inside of one (`x.zip/folder`, `x.zip/*/a*.png`),
-            patterns, or `-` for a path a line on the standard input.
-        archives: closes what is opened for reading.
+        given: files, folders, .zip files, paths or patterns inside a .zip file (`x.zip/folder`,
+            `x.zip/*/a*.png`), patterns, or `-` to read one path per line from the standard input.
+        archives: exit stack that closes the opened archives.
 
     Raises:
-        InputError: if one of them does not exist, holds no image or cannot be read.
+        InputError: if a path does not exist, contains no image or cannot be read.
     """
     for word in given:
         if word == STDIN:
@@ -137,12 +137,12 @@ def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
 def decode_batches(
     images: Iterable[Input], input_format: InputFormat | None, batch_size: int
 ) -> Iterator[list[Decoded]]:
-    """Reads and decodes images on all cores, a few batches ahead.
+    """Yields batches of images, which all cores decode a few batches ahead.
 
     Args:
         images: the images.
-        input_format: the format the model wants; None: the whole picture in its own size.
-        batch_size: images in each list; the last may have fewer.
+        input_format: the model's input format; None keeps whole images at their size.
+        batch_size: images per list; the last list may be shorter.
     """
 
     def whole(name: str, image: Image.Image) -> list[Decoded]:
@@ -154,14 +154,14 @@ def decode_batches(
 def decode_cells(
     images: Iterable[Input], size: int, field: float, batch_size: int
 ) -> Iterator[list[Decoded]]:
-    """Reads pictures and finds their white cells, on all cores, a few batches ahead.
+    """Yields batches of white cells, which all cores find a few batches ahead.
 
     Args:
-        images: the pictures. A picture without a white cell, or too small for the field of view,
-            gives one `Decoded` with an error.
-        size: side of the squares around the cells in pixels.
-        field: field of view relative to the Kaggle set's: 2 means twice as wide.
-        batch_size: pictures that are read together, and cells in each list at most.
+        images: the pictures. A picture that has no white cell, or is too small for the field of
+            view, yields one `Decoded` with an error.
+        size: side of the square crops around the cells in pixels.
+        field: width of the field of view relative to the Kaggle images'; 2 is twice as wide.
+        batch_size: pictures decoded together, and largest number of cells per list.
     """
 
     def cells(name: str, image: Image.Image) -> list[Decoded]:
@@ -178,7 +178,7 @@ Make = Callable[[str, Image.Image], list[Decoded]]
 
 
 def _decode_ahead(images: Iterable[Input], make: Make, batch_size: int) -> Iterator[list[Decoded]]:
-    """Yields what `make` returns, joined for every `batch_size` images."""
+    """Yields the joined results of `make` for every `batch_size` images."""
     waiting: deque[list[Future[list[Decoded]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
@@ -232,7 +232,7 @@ def _folder(root: Path) -> Iterator[Named]:
 
 
 def _archive(path: Path, inside: str, archives: ExitStack) -> Iterator[Named]:
-    """Finds the images of an archive: all, those below a folder, or those that fit a pattern."""
+    """Yields all images of an archive, those in a folder, or those that match a pattern."""
     archive = archives.enter_context(open_archive(path, str(path)))
     for entry in archived_images(archive):
         name = entry.filename

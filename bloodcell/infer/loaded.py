@@ -1,4 +1,4 @@
-"""A trained model in a program: `bloodcell.load()`, then `model.predict(...)`."""
+"""The Python interface: `bloodcell.load()` and `model.predict(...)`."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,12 @@ Array = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Answers(Sequence[Answer]):
-    """The answers of a model for several images, in their order.
+    """The predictions for several images, in their order.
 
     Attributes:
-        class_names: the classes, in the order of the columns of `probability`.
+        class_names: the classes, in the column order of `probability`.
         rows: one answer for each image or white cell.
-        of_cells: whether the answers are for cells; `cell` is the position of each.
+        of_cells: whether the answers are for cells; then `cell` is the position of each.
     """
 
     class_names: list[str]
@@ -37,7 +37,7 @@ class Answers(Sequence[Answer]):
 
     @property
     def classes(self) -> list[str | None]:
-        """Class of each image; None if the model is unsure or the image unreadable."""
+        """Class of each image; None if the model abstains or the image is unreadable."""
         return [row.class_name for row in self.rows]
 
     @property
@@ -48,7 +48,7 @@ class Answers(Sequence[Answer]):
         return np.array(values, np.float32).reshape(len(values), len(self.class_names))
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """Returns one dictionary for each row of the table, e.g. for `pandas.DataFrame`."""
+        """Returns one dictionary per row, for example for `pandas.DataFrame`."""
         return [flat(row, self.class_names, self.of_cells) for row in self.rows]
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class LoadedModel:
 
     Attributes:
         class_names: the classes.
-        description: network, size of its images, temperature, scores.
+        description: network, input size, temperature, scores.
     """
 
     def __init__(self, model: Runtime) -> None:
@@ -93,22 +93,22 @@ class LoadedModel:
         """Classifies images.
 
         Args:
-            images: one or several paths of files, folders, archives or patterns, as of the verb
-                `predict`; or RGB arrays (H, W, 3) of uint8, of any size.
+            images: one or several paths, as for the command `predict`, or uint8 RGB arrays
+                (H, W, 3) of any size.
             abstain: images get no class if their largest probability is below this value, 0 to 1.
             tta: whether to average the probabilities over the eight rotations and reflections.
-            batch_size: images that the model takes at a time.
+            batch_size: images per batch.
             cells: whether to find and classify every white cell of each image.
-            field: with `cells`: width of the field of view, as a multiple of that of the Kaggle
-                images, 0.1 to 50.
+            field: width of the field of view relative to that of the Kaggle images, 0.1 to 50;
+                only used with `cells`.
 
         Returns:
-            A row for each image, or with `cells` for each white cell. For an image that cannot be
-            read, or has no cell, `error` is the reason.
+            One row per image, or per white cell with `cells`. A row of an image that is unreadable
+            or has no cell has the reason in `error`.
 
         Raises:
-            InputError: if a path does not exist, an array is no RGB image, or `cells` is given to a
-                model that does not classify single cells.
+            InputError: if a path does not exist, an array is not an RGB image, or `cells` is set
+                for a model that does not classify single cells.
         """
         require(0 <= abstain <= 1, "abstain", abstain, "0 to 1")
         require(batch_size >= 1, "batch_size", batch_size, "1 or more")
@@ -121,14 +121,14 @@ class LoadedModel:
         size, input_format = self.description.image_size, self._model.input_format
         with ExitStack() as archives:
             found: Iterable[Input] = find_images(paths, archives)
-            if arrays:  # an answer calls them by their numbers
+            if arrays:  # arrays are named by their index
                 found = [InMemory(str(n), array) for n, array in enumerate(arrays)]
             if wanted:
                 batches = decode_cells(found, size, wanted.field, batch_size)
             else:
                 batches = decode_batches(found, input_format, batch_size)
             answers = answer_batches(self._model, batches, abstain, tta)
-            rows = [answer._replace(read=None) for answer in answers]  # its archive is closed
+            rows = [answer._replace(read=None) for answer in answers]  # the archives are closed
         return Answers(self.class_names, rows, bool(cells))
 
 
@@ -136,21 +136,21 @@ def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:
     """Loads a trained model.
 
     Args:
-        model: a run folder, a .ckpt, .safetensors or exported .onnx file; None: the bundled one.
-        devices: PyTorch's names, separated by commas, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
-            the CPU if there is none.
+        model: run folder, .ckpt, .safetensors or .onnx file; None uses the bundled model.
+        devices: PyTorch device names, separated by commas, such as `cuda:0,cuda:1`; `auto` uses all
+            GPUs, or the CPU if there is none.
 
     Raises:
-        InputError: if there is no model, or it cannot run on these devices.
+        InputError: if the model does not exist or cannot run on these devices.
     """
     return LoadedModel(open_model(None if model is None else os.fspath(model), devices))
 
 
 def _sort(images: Place | Array | Iterable[Place | Array]) -> tuple[list[str], list[Array]]:
-    """Returns the paths and the arrays among the images.
+    """Returns the paths and the arrays of the input.
 
     Raises:
-        InputError: if there are both, or anything else.
+        InputError: if paths and arrays are mixed, or an item is neither.
     """
     rule = "a path, an RGB array, or several of one kind"
     given: list[object]

@@ -11,13 +11,13 @@ from bloodcell.model.description import KEY, Description
 
 
 class OnnxModel:
-    """An exported model with resizing, normalisation and softmax inside.
+    """An exported model, which includes resizing, normalisation and softmax.
 
     Args:
         path: the .onnx file.
 
     Raises:
-        InputError: if it is damaged, was not exported by bloodcell, or onnxruntime is missing.
+        InputError: if the file is damaged or not from bloodcell, or onnxruntime is missing.
     """
 
     n_devices = 1
@@ -30,15 +30,15 @@ class OnnxModel:
                 f"--model {path} needs onnxruntime: pip install 'bloodcell[export]'."
             ) from error
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        # without this, its threads wait actively and slow other programs
+        options.log_severity_level = 3  # only errors
+        # otherwise idle threads spin and slow down other programs
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
-        except Exception as error:  # onnxruntime has classes of its own for each
+        except Exception as error:  # onnxruntime has its own exception classes
             raise InputError(
                 f"--model {path} cannot be read as an ONNX model ({reason(error)}). Export anew."
             ) from error
@@ -54,7 +54,7 @@ class OnnxModel:
             raise InputError(f"--model {path}: {error}. Export it again.") from error
 
     def classify(self, pixels: Pixels) -> Probabilities:
-        """Classifies a batch (B, H, W, 3), of any height and width; returns (B, classes)."""
+        """Returns the probabilities (B, classes) of images (B, H, W, 3) of any size."""
         (probability,) = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})
         result: Probabilities = probability
         return result

@@ -8,15 +8,15 @@ from bloodcell.model.bundled import find_bundled
 
 
 def open_model(given: str | None, devices: str = AUTO) -> Runtime:
-    """Opens a model. An exported .onnx is run without PyTorch.
+    """Opens a model; an exported .onnx file runs without PyTorch.
 
     Args:
-        given: a run folder, a .ckpt, .safetensors or .onnx file; None: the bundled model.
-        devices: PyTorch's names, separated by commas, such as `cuda:0,cuda:1`; `auto`: all GPUs, or
-            the CPU if there is none.
+        given: run folder, .ckpt, .safetensors or .onnx file; None uses the bundled model.
+        devices: PyTorch device names, separated by commas, such as `cuda:0,cuda:1`; `auto` uses all
+            GPUs, or the CPU if there is none.
 
     Raises:
-        InputError: if there is no model, or it cannot run on these devices.
+        InputError: if the model does not exist or cannot run on these devices.
     """
     path = find_model(given)
     if path.suffix == ".onnx":
@@ -34,10 +34,10 @@ def open_model(given: str | None, devices: str = AUTO) -> Runtime:
 
 
 def find_model(given: str | None) -> Path:
-    """Returns the path that `--model` names; None names the bundled model.
+    """Returns the path of the model; None stands for the bundled model.
 
     Raises:
-        InputError: if the file does not exist, or is a .pt2.
+        InputError: if the path does not exist or is a .pt2 file.
     """
     if given is None:
         return find_bundled()

@@ -46,26 +46,26 @@ def predict(
 
     Args:
         given: files, folders, archives, patterns or `-`.
-        model: as `--model`.
-        out: .csv, .jsonl or .parquet; None writes CSV to the standard output.
+        model: as for `--model`.
+        out: .csv, .jsonl or .parquet file; None writes CSV to the standard output.
         abstain: images get no class if their largest probability is below this value, 0 to 1.
         tta: whether to average the probabilities over the eight rotations and reflections.
-        batch_size: images that the model takes at a time.
-        devices: as `--devices`; None: all GPUs, or the CPU if there is none.
-        cells: how to find the white cells of each image; None: each image shows one cell.
+        batch_size: images per batch.
+        devices: as for `--devices`; None uses all GPUs, or the CPU if there is none.
+        cells: settings for finding the white cells; None classifies each image as one cell.
 
     Returns:
         Whether every image could be read.
 
     Raises:
-        InputError: if an argument cannot be used.
+        InputError: if an argument is invalid.
     """
     check_given(given)
     check_place("--out", out, *SUFFIXES)
     if cells:
         cells.check_folder(given)
     if out and Path(out).suffix == ".parquet":
-        load_pyarrow()  # fails before any work is done
+        load_pyarrow()  # fails early if pyarrow is missing
     total = None if STDIN in given else _count(given)
     opened = open_model(model, devices or AUTO)
     if cells:
@@ -118,11 +118,11 @@ def _kind(answer: Answer) -> str:
 def answer_batches(
     model: Runtime, batches: Iterable[list[Decoded]], abstain: float, tta: bool
 ) -> Iterator[Answer]:
-    """Yields the answers for images in their order, with a few batches in memory at a time.
+    """Yields the answers in the order of the images, with a few batches in memory at a time.
 
     Args:
         model: classifies the images.
-        batches: from `decode_batches` or `decode_cells`.
+        batches: batches from `decode_batches` or `decode_cells`.
         abstain: images get no class if their largest probability is below this value, 0 to 1.
         tta: whether to average the probabilities over the eight rotations and reflections.
     """
@@ -136,8 +136,8 @@ def answer_batch(
     """Yields an answer for each image of a batch.
 
     Args:
-        batch: the images, unreadable ones included.
-        probabilities: of the readable images, (n, classes).
+        batch: the images, including unreadable ones.
+        probabilities: (n, classes), for the n readable images.
         names: the classes.
         abstain: images get no class if their largest probability is below this value, 0 to 1.
     """
@@ -156,7 +156,7 @@ def answer_batch(
 def _on_all_devices(
     batches: Iterable[list[Decoded]], model: Runtime, tta: bool
 ) -> Iterator[tuple[list[Decoded], Probabilities]]:
-    """Classifies batches on all devices at once; yields their probabilities in order."""
+    """Classifies batches on all devices in parallel and yields the probabilities in order."""
     waiting: deque[tuple[list[Decoded], Future[Probabilities]]] = deque()
 
     def classify(pixels: Pixels) -> Probabilities:
@@ -184,6 +184,6 @@ def _on_all_devices(
 
 
 def _count(given: Sequence[str]) -> int:
-    """Counts the images, so that a missing one is refused before a model is loaded."""
+    """Returns the number of images; a missing path fails here, before the model is loaded."""
     with ExitStack() as archives:
         return sum(1 for _ in find_images(given, archives))

@@ -1,4 +1,4 @@
-"""Quantises an exported model to 8 bits: a quarter to a third of the size."""
+"""Quantises an exported model to 8 bits, which reduces its size to a quarter to a third."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -9,22 +9,22 @@ import numpy as np
 from bloodcell.data.crop import Pixels
 from bloodcell.errors import InputError
 
-# with their activations: otherwise the range would be that before the activation
+# activations are included; otherwise the calibrated range would be that before them
 _OPERATIONS = ["Conv", "Clip", "Relu"]
-_SPARED = 3  # the first convolutions lose most of the accuracy in 8 bits and take little time
+_SPARED = 3  # the first convolutions cost most of the accuracy in 8 bits and take little time
 
 
 def quantise(model: Path, images: Iterable[Pixels], path: Path) -> None:
-    """Writes an ONNX model whose convolutions work in 8 bits.
+    """Writes an ONNX model with 8-bit convolutions.
 
-    Static quantisation (Jacob et al., CVPR 2018). The images give the ranges of the activations.
-    Weights have a scale for each channel: MobileNet's depthwise filters differ too much for one
-    scale a layer.
+    Uses static quantisation (Jacob et al., CVPR 2018) with activation ranges from the images.
+    Weights have one scale per channel, because MobileNet's depthwise filters differ too much for
+    one scale per layer.
 
     Args:
-        model: an exported .onnx file.
+        model: exported .onnx file.
         images: training images, each (H, W, 3).
-        path: the new file.
+        path: file to write.
 
     Raises:
         InputError: if onnxruntime is not installed.
@@ -47,7 +47,7 @@ def quantise(model: Path, images: Iterable[Pixels], path: Path) -> None:
     nodes = onnx.load(model).graph.node
     first = [node.name for node in nodes if node.op_type == "Conv"][:_SPARED]
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it advises a preparation that the exporter has done
+    logging.disable(logging.WARNING)  # it recommends a step that is already done
     try:
         quantize_static(
             model,

@@ -1,4 +1,4 @@
-"""The interface of a model that classifies images, however it is run."""
+"""The interface of a model that classifies images, independent of the runtime."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.model.description import Description
 
-AUTO = "auto"  # of `--devices`
+AUTO = "auto"  # default of `--devices`
 Probabilities = NDArray[np.float32]
 
 
 class Predictor(Protocol):
-    """Gives probabilities for images."""
+    """Predicts class probabilities for images."""
 
     def classify(self, pixels: Pixels) -> Probabilities:
-        """Classifies a batch; may be called from any thread.
+        """Classifies a batch; thread-safe.
 
         Args:
-            pixels: (B, H, W, 3) RGB, as `show` makes them.
+            pixels: (B, H, W, 3) RGB, as `show` returns them.
 
         Returns:
             (B, classes), calibrated if a temperature was fitted.
@@ -29,13 +29,13 @@ class Predictor(Protocol):
 
 
 class Runtime(Predictor, Protocol):
-    """A described model on the devices that run it.
+    """A model on its devices, with its description.
 
     Attributes:
-        description: classes, network, size of the images, temperature, scores.
-        n_devices: number of batches that can be classified at the same time.
-        input_format: the part of an image that the model is given; None: the whole image, in which
-            the model finds the cell by itself.
+        description: classes, network, input size, temperature, scores.
+        n_devices: number of batches that can be classified in parallel.
+        input_format: crop and size of the input; None if the model takes whole images and crops
+            the cell by itself.
     """
 
     description: Description
@@ -44,7 +44,7 @@ class Runtime(Predictor, Protocol):
 
 
 def views(pixels: Pixels) -> Sequence[Pixels]:
-    """Returns the eight rotations and reflections of square images: a smear has no upright.
+    """Returns the eight rotations and reflections of square images: smears have no orientation.
 
     Args:
         pixels: (B, size, size, 3).

@@ -32,10 +32,10 @@ class Saved(NamedTuple):
     """A trained model.
 
     Attributes:
-        description: classes, network, size of the images, temperature, scores.
-        network: maps pixels to logits; in evaluation mode, on the CPU, in 32 bits.
+        description: classes, network, input size, temperature, scores.
+        network: maps pixels to logits; in evaluation mode, on the CPU, in float32.
         gallery: features of the training photographs; None if the run was not tested.
-        trained_on: (n,) keys of the training images, as `BloodCells.trained_on`.
+        trained_on: (n,) keys of the training images, as in `BloodCells.trained_on`.
     """
 
     description: Description
@@ -48,10 +48,10 @@ def load_saved(path: Path) -> Saved:
     """Loads a trained model.
 
     Args:
-        path: a run folder (its best checkpoint), a .ckpt or a .safetensors file.
+        path: run folder (its best checkpoint is loaded), .ckpt or .safetensors file.
 
     Raises:
-        InputError: if there is no model, or it is damaged.
+        InputError: if the model does not exist or is damaged.
     """
     if path.suffix == ".safetensors":
         with refusing(MODEL, path):
@@ -77,16 +77,16 @@ def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Save
 
 
 def write_saved(saved: Saved, path: Path) -> None:
-    """Writes weights, gallery and description into one file, in half precision.
+    """Writes the weights, gallery and description in half precision.
 
     Args:
         saved: the model.
-        path: ends in .safetensors; an existing file is replaced.
+        path: .safetensors file; an existing file is replaced.
     """
     tensors = {
         f"{NETWORK}{key}": value.half().contiguous() if value.is_floating_point() else value
         for key, value in saved.network.state_dict().items()
-        if not key.endswith("num_batches_tracked")  # used in training only
+        if not key.endswith("num_batches_tracked")  # only used in training
     }
     metadata = {KEY: saved.description.as_json()}
     if saved.trained_on is not None:
@@ -125,7 +125,10 @@ def _from_safetensors(path: Path) -> Saved:
 def _build(path: Path, description: Description, state: Mapping[str, Tensor]) -> Network:
     heads = [key for key in state if re.fullmatch(rf"{NETWORK}head\.\d+\.weight", key)]
     widths = [len(state[key]) for key in sorted(heads, key=lambda key: int(key.split(".")[-2]))]
-    if widths != [*description.hidden, len(description.class_names)]:  # before memory is allocated
+    if widths != [
+        *description.hidden,
+        len(description.class_names),
+    ]:  # before memory is allocated
         raise InputError(f"{MODEL} {path}: its weights do not fit it (dense layers {widths}).")
     network = Network(
         description.backbone,
@@ -151,7 +154,7 @@ def _build(path: Path, description: Description, state: Mapping[str, Tensor]) ->
 
 
 def _read_scores(path: Path) -> dict[str, Any]:
-    """Reads the `scores.json` of a run; empty if there is none that can be read."""
+    """Returns the content of a run's `scores.json`; empty if it is missing or unreadable."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""A trained model run by PyTorch, on one device or on several."""
+"""Runs a trained model with PyTorch on one or several devices."""
 
 import copy
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class TorchModel:
 
     Args:
         saved: the model.
-        devices: the devices it runs on.
+        devices: devices to run on.
 
     Raises:
         InputError: if a device cannot be used.
@@ -38,7 +38,7 @@ class TorchModel:
             raise InputError(f"--devices: {reason(error)}. Use --devices cpu.") from error
 
     def classify(self, pixels: Pixels) -> Probabilities:
-        """Classifies a batch (B, size, size, 3); returns (B, classes)."""
+        """Returns the probabilities (B, classes) of images (B, size, size, 3)."""
         network, device = self._free.get()
         try:
             with torch.inference_mode():
@@ -51,12 +51,12 @@ class TorchModel:
 
 
 def as_images(pixels: Pixels, device: torch.device) -> Tensor:
-    """Returns pixels (B, H, W, 3) as the network takes them: (B, 3, H, W), channels last."""
+    """Returns pixels (B, H, W, 3) as a (B, 3, H, W) tensor in channels-last memory format."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
 
 
 def apply_temperature(logits: Tensor, temperature: float | None) -> Tensor:
-    """Returns the softmax (B, classes) of the logits divided by the temperature, None being 1."""
+    """Returns the softmax (B, classes) of the logits divided by the temperature (None means 1)."""
     return (logits.float() / (temperature or 1.0)).softmax(1)
 
 
@@ -64,10 +64,10 @@ def find_devices(names: str) -> list[torch.device]:
     """Returns the devices that `--devices` names.
 
     Args:
-        names: PyTorch's names, separated by commas; `auto`: all GPUs, or the CPU if there is none.
+        names: PyTorch device names, separated by commas; `auto` uses all GPUs, or else the CPU.
 
     Raises:
-        InputError: if PyTorch knows no such device.
+        InputError: if a device does not exist.
     """
     if names == AUTO:
         if torch.cuda.is_available():
