@@ -1,1 +1,1 @@
-"""What is really in a folder of images."""
+"""Checks a folder of images for faults."""

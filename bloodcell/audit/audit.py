@@ -1,4 +1,4 @@
-"""`bloodcell audit`: finds faults of a folder of images before anything is trained on it."""
+"""`bloodcell audit`: finds faults in a folder of images before training."""
 
 import csv
 import io
@@ -33,10 +33,10 @@ class ScannedFile(NamedTuple):
     """The result of reading an image file.
 
     Attributes:
-        features: features to compare it by; None if it cannot be read.
-        size: width x height, as in the file.
-        mode: Pillow's name of its colour mode.
-        reason: the reason why it cannot be read; empty if it can.
+        features: features for the search for copies; None if the file is unreadable.
+        size: width x height of the stored image.
+        mode: colour mode, in Pillow's notation.
+        reason: reason why the file is unreadable; empty otherwise.
     """
 
     features: ImageFeatures | None
@@ -49,18 +49,18 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
     """Reads every image, searches for copies, and prints and writes the findings.
 
     Args:
-        root: as `data.root`.
-        photos: photo table to compare with, as `data.photos`; None: the table of the data set, if
-            it has one.
-        out: JSON file for all findings; None writes none.
-        photo_table: CSV file for the photographs that were found, in the format of `data.photos`;
-            None writes none.
+        root: as for `data.root`.
+        photos: photo table to compare with, as for `data.photos`; None uses the table of the named
+            data set, if it has one.
+        out: JSON file for all findings; None writes no file.
+        photo_table: CSV file for the detected photographs, in the format of `data.photos`; None
+            writes no file.
 
     Returns:
-        Whether images of one photograph, scene or cell are in two parts.
+        Whether images of one photograph, scene or cell are in more than one split.
 
     Raises:
-        InputError: if no image can be read, or a file cannot be written.
+        InputError: if every image is unreadable, or a file cannot be written.
     """
     check_place("--out", out, ".json")
     check_place("--write_photos", photo_table, ".csv")
@@ -89,7 +89,7 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
 
 
 def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:
-    """Writes a photo table; each image that cannot be read counts as a photograph."""
+    """Writes a photo table, in which each unreadable image counts as one photograph."""
     known = {
         row.path: (f"p{photo}", f"c{scene}")
         for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True)
@@ -103,8 +103,8 @@ def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row])
 
 
 def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list[Row]]:
-    """Reads all images and finds the copies among the readable ones, whose rows it returns too."""
-    cv2.setNumThreads(1)  # the pool below has the threads
+    """Reads all images; returns the files, the copies, and the rows of the readable images."""
+    cv2.setNumThreads(1)  # the thread pool below uses all cores
     console = Console(file=sys.stderr)
     with (
         Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
@@ -142,17 +142,17 @@ def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list
 def describe(
     table: Table, files: Sequence[ScannedFile], copies: Copies, rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """Puts the findings together, as the JSON file has them.
+    """Returns the findings in the layout of the JSON file.
 
     Args:
         table: all images.
-        files: the result of reading each.
-        copies: the copies among the n readable ones.
-        rows: the rows of these n.
+        files: the result of reading each image.
+        copies: the copies among the n readable images.
+        rows: (n,) rows of the readable images.
     """
     photos = _groups(copies.photo, rows)
     whole = {tuple(_paths(group)) for group in photos}
-    # only scenes of several photographs: the others are listed as photographs
+    # scenes with one photograph are already listed as photographs
     scenes = [of for of in _groups(copies.scene, rows) if tuple(_paths(of)) not in whole]
     digests: defaultdict[bytes, list[str]] = defaultdict(list)
     for row, one in zip(table.rows, files, strict=True):
@@ -200,12 +200,12 @@ def _count(
 
 
 def _crosses(group: Sequence[Row]) -> bool:
-    """Tells whether a group is in two parts."""
+    """Returns whether a group is in more than one split."""
     return len({row.official for row in group} & {*PARTS}) > 1
 
 
 def _contradicts(group: Sequence[Row]) -> bool:
-    """Tells whether a group is in two classes."""
+    """Returns whether a group is in more than one class."""
     return len({row.class_name for row in group}) > 1
 
 
@@ -214,7 +214,7 @@ def _paths(group: Sequence[Row]) -> list[str]:
 
 
 def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
-    """Compares the photographs that were found with those of the photo table."""
+    """Compares the detected photographs with those of the photo table."""
     known = np.unique([row.photo for row in rows], return_inverse=True)[1]
     together = Counter(zip(copies.photo.tolist(), known.tolist(), strict=True))
 
@@ -222,9 +222,9 @@ def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
         return sum(count * (count - 1) // 2 for count in counts)
 
     def share(part: int, of: int) -> float:
-        return part / of if of else 1.0  # no pairs, none wrong
+        return part / of if of else 1.0  # no pairs, so none is wrong
 
-    parts = Counter(of for _, of in together)  # groups that a photograph is scattered over
+    parts = Counter(of for _, of in together)  # number of groups per photograph
     mixed = Counter(found for found, _ in together)
     whole = sum(parts[of] == 1 and mixed[found] == 1 for found, of in together)
     right = pairs(together.values())

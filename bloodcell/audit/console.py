@@ -1,4 +1,4 @@
-"""The report of `bloodcell audit` on the console."""
+"""Prints the report of `bloodcell audit`."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from bloodcell.data.table import PARTS
 from bloodcell.errors import listed
 from bloodcell.text import clock
 
-_SHOWN = 3  # of a list; the JSON file has all
+_SHOWN = 3  # items per list; the JSON file lists all
 
 
 def print_audit(found: dict[str, Any]) -> None:
     """Prints the findings.
 
     Args:
-        found: as `bloodcell.audit.audit.describe` returns them, with `root` and `seconds`.
+        found: result of `bloodcell.audit.audit.describe`, plus `root` and `seconds`.
     """
     console = Console()
     table = Table(box=box.SIMPLE_HEAD)
@@ -35,7 +35,7 @@ def print_audit(found: dict[str, Any]) -> None:
 
 
 def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """Returns labels and texts: the files, the photographs, wrong labels, the table and leaks."""
+    """Returns labels and texts on files, photographs, wrong labels, the photo table and leaks."""
     notes = [*_file_notes(found), *_photo_notes(found)]
     notes += _warn("LABELS", "photographs with two classes", found["label_conflicts"])
     notes += _warn("LABELS", "scenes with two classes", found["scene_label_conflicts"])
@@ -100,7 +100,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _warn(label: str, what: str, groups: list[list[str]]) -> list[tuple[str, str]]:
-    """Returns a note of groups with the first and last path of some; none without groups."""
+    """Returns a note with the first and last path of some groups; empty without groups."""
     if not groups:
         return []
     shown = "; ".join(f"{names[0]} and {names[-1]}" for names in groups[:_SHOWN])

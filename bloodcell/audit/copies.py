@@ -1,7 +1,7 @@
-"""Groups images that were made from one photograph, from their pixels alone.
+"""Groups the images of each photograph, using only their pixels.
 
-Images with similar colours are candidates. Groups grow along pairs of copies, so two copies of one
-photograph need not resemble each other. This module does not import torch.
+Images with similar colours are candidates. Groups grow along pairs of copies, so two copies in one
+group need not resemble each other. This module does not import torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from bloodcell.audit.features import Floats, ImageFeatures, agreement
 
 Ints = NDArray[np.int64]
-_NEIGHBOURS = 8  # candidates for each image
-_NEAR_GROUPS = 40  # candidates for each group
-_COMPARISONS = 50_000  # of the most similar groups: minutes, even if every image is a group
-_PROBES = 5  # pairs of images by which two groups are compared
-_SAME = 0.85  # agreement across groups relative to within; second photographs have up to .76
+_NEIGHBOURS = 8  # candidates per image
+_NEAR_GROUPS = 40  # candidates per group
+_COMPARISONS = 50_000  # limit for pairs of groups: minutes, even if every image is its own group
+_PROBES = 5  # pairs of images that are compared for two groups
+_SAME = 0.85  # agreement across relative to within groups; second photographs reach .76
 _BLOCK = 1024
 
 
@@ -26,8 +26,8 @@ class Copies(NamedTuple):
     """Groups of n images.
 
     Attributes:
-        photo: (n,) number of each image's photograph, from 0.
-        scene: (n,) number of each image's scene, from 0; photographs of one cell share a scene.
+        photo: (n,) index of each image's photograph.
+        scene: (n,) index of each image's scene; photographs of one cell share a scene.
     """
 
     photo: Ints
@@ -37,14 +37,14 @@ class Copies(NamedTuple):
 def find_copies(
     images: Sequence[ImageFeatures], track: Callable[[float], None] = lambda share: None
 ) -> Copies:
-    """Groups images by the photograph they were made from.
+    """Groups images by their original photograph.
 
-    Two photographs of one scene, such as a cell that was photographed twice, are told apart if
-    there are enough copies of each: copies agree less across photographs than within one.
+    Two photographs of one scene are separated if there are enough copies of each, because copies
+    agree less across photographs than within one.
 
     Args:
         images: features of n images.
-        track: called with the share of the work that is done, 0 to 1.
+        track: called with the finished share of the work, 0 to 1.
     """
     groups = _Groups(images)
     first: dict[bytes, int] = {}
@@ -56,7 +56,7 @@ def find_copies(
             track(done / len(pairs) / 2)
         if groups.joined(one, other) or not agreement(images[one], images[other]):
             continue
-        few = min(groups.size(one), groups.size(other)) < _PROBES  # too few to tell more
+        few = min(groups.size(one), groups.size(other)) < _PROBES  # too few to compare
         if few or groups.compare(one, other) >= _SAME:
             groups.join(one, other)
     scenes = []
@@ -78,7 +78,7 @@ def find_copies(
 
 
 class _Groups:
-    """Groups of images; each begins as a group."""
+    """Disjoint groups of images; at first, each image is its own group."""
 
     def __init__(self, images: Sequence[ImageFeatures]) -> None:
         self._images = images
@@ -101,11 +101,11 @@ class _Groups:
         return len(self._members[self._group[one]])
 
     def numbers(self) -> Ints:
-        """Returns (n,) the number of each image's group, from 0 in the order of first members."""
+        """Returns the index (n,) of each image's group, in the order of their first images."""
         return np.unique(self._group, return_inverse=True)[1].astype(np.int64)
 
     def near(self) -> list[tuple[int, int]]:
-        """Returns an image of each of two groups with similar colours, the most similar first."""
+        """Returns pairs of images, one from each of two groups with similar colours, closest first."""
         of = list(self._members)
         colours = np.stack([self._mean_colours(members) for members in self._members.values()])
         pairs = _near(colours, _NEAR_GROUPS)[:_COMPARISONS]
@@ -115,8 +115,8 @@ class _Groups:
         """Compares the agreement across the groups of two images with the agreement within them.
 
         Returns:
-            0 if they have nothing in common, about 1 if they are copies of one photograph, and
-            infinity if they have something in common but are too small for a comparison.
+            The ratio: 0 if no features agree, about 1 for copies of one photograph, and infinity
+            if some features agree but a group is too small for a comparison.
         """
         ones, others = self._probes(one), self._probes(other)
         counts: list[int] = []
@@ -131,7 +131,7 @@ class _Groups:
         return across / min(levels) if levels else np.inf
 
     def _level(self, probes: list[int]) -> float:
-        """Returns the number of features that agree within a group; 0 if the group is too small."""
+        """Returns the number of agreeing features within a group; 0 if the group is too small."""
         pairs = list(combinations(probes, 2))[:_PROBES] if len(probes) == _PROBES else []
         return float(np.median([self._agreement(*pair) for pair in pairs])) if pairs else 0.0
 
@@ -150,7 +150,7 @@ class _Groups:
 
 
 def _near(colours: Floats, most: int) -> list[tuple[int, int]]:
-    """Returns pairs of the most similar rows, each pair once, the most similar first."""
+    """Returns the pairs of similar rows without repetition, most similar first."""
     n, most = len(colours), min(most, len(colours) - 1)
     found: dict[tuple[int, int], float] = {}
     for start in range(0, n if most > 0 else 0, _BLOCK):

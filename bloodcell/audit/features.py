@@ -1,6 +1,6 @@
-"""Features to find copies of an image by, and the test whether two images are copies.
+"""Computes image features and tests whether two images are copies.
 
-A copy may be rotated, sheared, shifted, scaled, mirrored, brightened and have black corners. Two
+A copy may be rotated, sheared, shifted, scaled, mirrored or brightened, with black corners. Two
 images are copies if SIFT features (Lowe, International Journal of Computer Vision 60, 2004) agree
 on an affine map under which the pixels correlate. This module does not import torch.
 """
@@ -16,17 +16,18 @@ Floats = NDArray[np.float32]
 _SIDE = 320  # pixels of the longer side; larger images are reduced
 _SMALLEST = 160  # pixels of the longer side; smaller images are enlarged
 _THUMBNAIL = 96  # width in pixels at which two images are correlated
-_FEATURES = 150  # features of an image at most, the most prominent
+_FEATURES = 150  # largest number of features per image; the strongest are kept
 _CONTRAST = 0.015  # least contrast of a feature; OpenCV's 0.04 leaves a dozen on pale smears
-_DARK = 60  # sum of the channels: darker pixels are corners that were filled with black
-_BLACK = 12  # grey level of the same corners
+_DARK = 60  # sum of the channels; darker pixels are black-filled corners
+_BLACK = 12  # largest grey level in these corners
 _BRIGHT = 224  # level to which the brightest tenth of an image is scaled
-_DISTINCT = 0.64  # squared ratio of distances, Lowe's 0.8
-_OFF = 2.0  # pixels of the largest error of a feature's place
-_AGREE = 8  # least number of features that agree: fewer agree by chance
+_DISTINCT = 0.64  # Lowe's ratio of distances, 0.8, squared
+_OFF = 2.0  # largest error of a feature's position in pixels
+_AGREE = 8  # least number of agreeing features; fewer agree by chance
 _CORRELATION = 0.4  # copies have .44 to .98, other images up to .1 (Kaggle set, 800 pairs)
-_OVERLAP = 0.2  # least overlap of two images, as a share of one
-# SIFT's 4 x 4 x 8 numbers of the mirrored neighbourhood: rows reversed, orientations negated
+_OVERLAP = 0.2  # least overlap of two images, as a share of the area
+# permutes a SIFT descriptor (4 x 4 x 8) into that of the mirrored image: rows reversed,
+# orientations negated
 _MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
 
 
@@ -34,12 +35,12 @@ class ImageFeatures(NamedTuple):
     """Features of an image.
 
     Attributes:
-        points: (k, 2) places of SIFT features, in pixels of the reduced image.
+        points: (k, 2) positions of SIFT features, in pixels of the resized image.
         descriptors: (k, 128) uint8, SIFT descriptors.
-        colours: (512,) square roots of a colour histogram, with the brightness normalised.
+        colours: (512,) square roots of a colour histogram, after normalising the brightness.
         thumbnail: (h, w) uint8 grey.
-        scale: width of the thumbnail divided by the width of the reduced image.
-        digest: SHA-256 of shape and pixels.
+        scale: width of the thumbnail divided by the width of the resized image.
+        digest: SHA-256 of the shape and pixels.
     """
 
     points: Floats
@@ -51,12 +52,12 @@ class ImageFeatures(NamedTuple):
 
     @property
     def comparable(self) -> bool:
-        """Whether the image has enough features to be found in a copy with other pixels."""
+        """Whether the image has enough features to recognise copies with different pixels."""
         return len(self.points) >= _AGREE
 
 
 def compute_features(image: NDArray[np.uint8]) -> ImageFeatures:
-    """Computes the features of an image; safe in threads.
+    """Computes the features of an image; thread-safe.
 
     Args:
         image: (H, W, 3) RGB.
@@ -85,7 +86,7 @@ def compute_features(image: NDArray[np.uint8]) -> ImageFeatures:
 
 
 def agreement(one: ImageFeatures, other: ImageFeatures) -> int:
-    """Counts the features that agree on one affine map between two images; 0 if not copies."""
+    """Returns the number of features that fit one affine map; 0 if the images are not copies."""
     best = 0
     if not (one.comparable and other.comparable):
         return 0
@@ -134,7 +135,7 @@ def _unit(descriptors: NDArray[np.uint8]) -> Floats:
 
 
 def _correlation(one: ImageFeatures, other: ImageFeatures, affine: NDArray[Any]) -> float:
-    """Correlates the pixels of two images where they overlap after the affine map."""
+    """Returns the correlation of the pixels where two images overlap after the affine map."""
     before = np.diag([1 / one.scale, 1 / one.scale, 1])
     after = np.diag([other.scale, other.scale])
     height, width = other.thumbnail.shape

@@ -1,1 +1,1 @@
-"""Named data sets: one module for each, and their photo tables."""
+"""Named data sets, one module for each, and photo tables."""

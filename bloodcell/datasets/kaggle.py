@@ -1,10 +1,9 @@
-"""The Kaggle set *Blood Cells*: downloaded once, checked file by file, with its photo table.
+"""The Kaggle set *Blood Cells*: download, check of every file, and photo table.
 
-The set holds augmented copies and does not tell which photograph each was made from. The photo
-table in this package was measured from pixels: every file was registered (SIFT features, affine
-model) against the 366 photographs of the original BCCD set; all 12,515 files found theirs, and all
-labels agree. `photo` is the number in the name of the original photograph; photographs that show
-the same white cell share one `cell`.
+The set contains augmented copies without the names of the original photographs. For the photo table
+in this package, every file was registered (SIFT features, affine model) with the 366 photographs of
+the original BCCD set. All 12,515 files matched one of them, and all labels agree. `photo` is the
+number in the name of the original photograph; photographs of the same white cell share one `cell`.
 """
 
 import hashlib
@@ -22,8 +21,8 @@ from bloodcell.errors import InputError, reason
 KAGGLE = "kaggle"
 HANDLE = "paultimothymooney/blood-cells"
 CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
-TEST_SIMPLE = "test_simple"  # folder with the photographs of TEST once more, without copies
-# with a fixed version, kagglehub answers from its cache without a network from the second time on
+TEST_SIMPLE = "test_simple"  # folder that repeats the photographs of TEST, without copies
+# with a fixed version, kagglehub needs the network only for the first download
 VERSION = 6
 CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 N_FILES = 12_515
@@ -32,7 +31,7 @@ DIGEST = "c77b3c043a09aa5647509232a18f7aa3252b4282eef43faca9943e6b965e1d40"
 
 
 def download() -> Path:
-    """Gets the set from Kaggle or from kagglehub's cache, and checks it against the manifest.
+    """Downloads the set, unless it is in kagglehub's cache, and checks it against the manifest.
 
     Returns:
         The folder with the unpacked archive.
@@ -40,14 +39,14 @@ def download() -> Path:
     Raises:
         InputError: if the download fails, or files are missing or changed.
     """
-    import kagglehub  # takes a second to import; most runs never need it
+    import kagglehub  # slow to import and rarely needed
 
     cache = Path(kagglehub.config.get_cache_folder())
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(cache / "bloodcell.lock"):  # one of several processes downloads
+        with FileLock(cache / "bloodcell.lock"):  # only one process downloads
             folder = Path(kagglehub.dataset_download(f"{HANDLE}/versions/{VERSION}"))
-    except Exception as error:  # kagglehub raises what its HTTP library does, and more
+    except Exception as error:  # kagglehub does not wrap errors of its HTTP library
         raise InputError(
             f"data.root='kaggle' could not be downloaded ({reason(error)}). Without a network, get "
             f"kaggle.com/datasets/{HANDLE} elsewhere and give data.root the .zip; to try without "
@@ -58,7 +57,7 @@ def download() -> Path:
 
 
 def check(folder: Path) -> None:
-    """Compares the class folders below a folder with the manifest of the set.
+    """Checks the class folders in a folder against the manifest of the set.
 
     Raises:
         InputError: if a file is missing, added or changed.

@@ -1,6 +1,6 @@
-"""Named data sets: what `data.root` can name instead of a folder.
+"""Named data sets, which `data.root` accepts instead of a folder.
 
-A module of this package that defines `DATASET` adds a data set; nothing else needs a change.
+To add a data set, add a module to this package that defines `DATASET`.
 """
 
 import pkgutil
@@ -28,17 +28,17 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """A data set that `data.root` can name.
+    """A data set that `data.root` accepts by name.
 
     Attributes:
         name: value of `data.root`.
-        title: what it holds, for help and error messages.
-        class_names: its classes, sorted, known before anything is downloaded or drawn.
-        prepare: downloads or draws the files if they are not there yet. Several processes may call
-            it at the same time. It raises InputError if the files cannot be had.
-        photo_table: reads the photo table that the package ships; empty if it ships none.
-        repeated: split folders, in lower case, whose images repeat those of another part. They
-            belong to no part.
+        title: short description for help and error messages.
+        class_names: sorted classes, known before anything is downloaded or drawn.
+        prepare: downloads or draws missing files; safe to call from several processes. Raises
+            InputError if the files are not available.
+        photo_table: returns the photo table in the package; empty if there is none.
+        repeated: split folders, in lower case, that repeat images of another split and are
+            therefore ignored.
     """
 
     name: str
@@ -51,7 +51,7 @@ class NamedDataset:
 
 @cache
 def named_datasets() -> dict[str, NamedDataset]:
-    """Returns all named data sets by their names; importing them is cheap."""
+    """Returns all named data sets by name; importing them is cheap."""
     package = __name__.rpartition(".")[0]
     modules = pkgutil.iter_modules(import_module(package).__path__, f"{package}.")
     loaded = [import_module(module.name) for module in modules]
@@ -60,9 +60,9 @@ def named_datasets() -> dict[str, NamedDataset]:
 
 
 def find_shipped_photos(paths: Iterable[str]) -> photos.PhotoTable:
-    """Returns the shipped photo table that knows any of these images; an empty one if none does.
+    """Returns the shipped photo table that contains any of these images; empty if none does.
 
-    A copy of a named data set is recognised by this, whatever folder or archive it lies in.
+    This recognises copies of a named data set in any folder or archive.
 
     Args:
         paths: paths of the images, with forward slashes.

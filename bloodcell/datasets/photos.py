@@ -1,4 +1,4 @@
-"""Photo tables: the photograph and the white cell that each image file was made from."""
+"""Photo tables, which map each image file to its original photograph and white cell."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ class Origin(NamedTuple):
 
     Attributes:
         photo: name of the photograph.
-        cell: name of the white cell that the photograph shows; several photographs may show it.
+        cell: name of the white cell in the photograph; several photographs may show one cell.
     """
 
     photo: str
@@ -30,7 +30,7 @@ def read(path: Path) -> PhotoTable:
 
     Args:
         path: CSV file with the columns `file` (the end of the image's path, with forward slashes),
-            `photo` and, if known, `cell`. Without `cell`, each photograph shows another cell.
+            `photo` and, if known, `cell`. Without `cell`, each photograph has its own cell.
 
     Raises:
         InputError: if the file is missing, is not CSV, lacks a column or contradicts itself.
@@ -49,14 +49,11 @@ def read(path: Path) -> PhotoTable:
 
 
 def find(table: PhotoTable, path: str) -> str | None:
-    """Finds the longest end of a path that a photo table contains.
+    """Returns the longest suffix of a path that is a key of a photo table, or None.
 
     Args:
         table: the photo table.
         path: path of the image, with forward slashes.
-
-    Returns:
-        That end, a key of the table; None if the table does not contain the image.
     """
     parts = path.split("/")
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
@@ -64,11 +61,11 @@ def find(table: PhotoTable, path: str) -> str | None:
 
 
 def parse(lines: Iterable[str], label: str) -> PhotoTable:
-    """Parses the lines of a photo table.
+    """Returns the photo table from lines of CSV.
 
     Args:
-        lines: CSV with a header, as `read` describes it.
-        label: how an error message calls the table.
+        lines: CSV with the header that `read` describes.
+        label: name of the table in error messages.
 
     Raises:
         InputError: if a column or a value is missing, or two lines contradict each other.
@@ -90,7 +87,7 @@ def parse(lines: Iterable[str], label: str) -> PhotoTable:
                 f"{label}, line {rows.line_num}: file={file!r}, photo={photo!r}. "
                 "Neither may be empty: fill it in or delete the line."
             )
-        # photographs and cells are two kinds of names: a table may number both from 0
+        # the prefix separates the names of photographs and cells: a table may number both from 0
         origin = Origin(photo, row.get("cell") or f"photo {photo}")
         if cell_of.setdefault(photo, origin.cell) != origin.cell:
             raise InputError(

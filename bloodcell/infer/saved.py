@@ -125,10 +125,7 @@ def _from_safetensors(path: Path) -> Saved:
 def _build(path: Path, description: Description, state: Mapping[str, Tensor]) -> Network:
     heads = [key for key in state if re.fullmatch(rf"{NETWORK}head\.\d+\.weight", key)]
     widths = [len(state[key]) for key in sorted(heads, key=lambda key: int(key.split(".")[-2]))]
-    if widths != [
-        *description.hidden,
-        len(description.class_names),
-    ]:  # before memory is allocated
+    if widths != [*description.hidden, len(description.class_names)]:  # before memory is allocated
         raise InputError(f"{MODEL} {path}: its weights do not fit it (dense layers {widths}).")
     network = Network(
         description.backbone,

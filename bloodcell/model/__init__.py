@@ -1,1 +1,1 @@
-"""The network and its weights: plain PyTorch, nothing of Lightning."""
+"""The network and its weights, in plain PyTorch without Lightning."""

@@ -1,4 +1,4 @@
-"""The bundled model: trained on the Kaggle set, shipped with bloodcell."""
+"""The model that is shipped with bloodcell, trained on the Kaggle set."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ FILE_NAME = "bloodcell.safetensors"
 
 
 def find_bundled() -> Path:
-    """Returns the file of the bundled model.
+    """Returns the path of the bundled model.
 
     Raises:
-        InputError: if the installation lacks the file.
+        InputError: if the file is missing from the installation.
     """
     path = FOLDER / FILE_NAME
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Checkpoints: found in a run folder, and read without executing code hidden in them."""
+"""Finds checkpoints and reads them without executing code that they may contain."""
 
 import pickle
 import zipfile
@@ -19,7 +19,7 @@ _KINDS = {  # types of a checkpoint's entries
     **dict.fromkeys(("epoch", "global_step"), int),
     "optimizer_states": list,
 }
-_WRONG = (  # exceptions of reading a damaged or foreign file
+_WRONG = (  # exceptions from reading damaged or foreign files
     SafetensorError,
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
     *(RuntimeError, MemoryError, RecursionError),
@@ -34,12 +34,12 @@ LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run
 
 
 def find_checkpoint(flag: str, path: Path, name: str) -> Path:
-    """Finds a checkpoint.
+    """Returns the path of a checkpoint.
 
     Args:
-        flag: the option that names it, for error messages.
-        path: a run folder or a .ckpt file.
-        name: checkpoint of the run folder, `best` or `last`.
+        flag: option that names the file, for error messages.
+        path: run folder or .ckpt file.
+        name: checkpoint in the run folder, `best` or `last`.
 
     Raises:
         InputError: if the checkpoint does not exist.
@@ -61,8 +61,8 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
     """Reads a checkpoint.
 
     Args:
-        flag: the option that names it, for error messages.
-        path: the file.
+        flag: option that names the file, for error messages.
+        path: checkpoint file.
 
     Raises:
         InputError: if the file is damaged or was not written by bloodcell.
@@ -70,7 +70,7 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
     try:
         _check_whole(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on a file of another kind, the unpickler raises anything
+    except Exception as error:  # the unpickler can raise any exception on foreign files
         why = "no such format" if isinstance(error, pickle.UnpicklingError) else reason(error)
         raise InputError(
             f"{flag} {path} cannot be read as a checkpoint ({why}). "
@@ -91,9 +91,9 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
 
 
 def data_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the data module wrote into a checkpoint, as `BloodCells.state_dict` has it.
+    """Returns the state of the data module, as `BloodCells.state_dict` returned it.
 
-    Lightning keeps it under the class's name. The first checkpoints have it at the top level.
+    Lightning stores it under the class name; the oldest checkpoints have it at the top level.
     """
     if _DATA in checkpoint:
         return dict(checkpoint[_DATA])
@@ -102,14 +102,14 @@ def data_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def refusing(flag: str, path: Path) -> Iterator[None]:
-    """Turns errors of a file's content into an InputError that names the file.
+    """Converts errors from a file's content into an InputError that names the file.
 
     Args:
-        flag: the option that names the file.
-        path: the file, which may come from a stranger.
+        flag: option that names the file.
+        path: untrusted file.
 
     Raises:
-        InputError: if the code inside of the `with` block fails on the content.
+        InputError: if the code in the `with` block fails because of the content.
     """
     try:
         yield
@@ -123,12 +123,12 @@ def refusing(flag: str, path: Path) -> Iterator[None]:
 
 
 def network_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the weights of the network, by their names in the network."""
+    """Returns the state dict of the network, without the prefix of its keys."""
     return {k.removeprefix(NETWORK): v for k, v in state.items() if k.startswith(NETWORK)}
 
 
 def _check_whole(path: Path) -> None:
-    """Compares the file with the checksums that were written with it."""
+    """Checks the file against its stored checksums."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):

@@ -1,4 +1,4 @@
-"""The network's training pass, compiled."""
+"""Compiles the forward and backward pass of training."""
 
 import importlib.util
 import shutil
@@ -13,32 +13,31 @@ from bloodcell.errors import InputError, reason, require
 
 Compile = Literal["auto", False, "default", "reduce-overhead", "max-autotune"]
 _GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
-_OLDEST = (7, 0)  # compute capability that PyTorch's compiler works for
-# pixels a training must read for half a minute of compiling to pay on a CPU, where it saves a fifth
+_OLDEST = (7, 0)  # lowest compute capability that PyTorch's compiler supports
+# pixels of a training from which on a CPU 30 s of compilation, which save a fifth, pay off
 _LONG = 2e9
 
 
 class CompiledPass:
-    """Runs a network, compiled for batches of one size; batches of other sizes run uncompiled.
+    """Runs a network compiled for one batch size; batches of other sizes run uncompiled.
 
-    The short batch that ends an epoch therefore costs no second compilation. The weights are shared
-    with the network, whose names in checkpoints stay clean.
+    The last, shorter batch of an epoch therefore needs no second compilation. The network shares
+    its weights, so the keys of its state dict do not change.
 
     Args:
-        network: uint8 pixels in, logits out.
-        how: `auto` compiles where it pays: on a GPU with Triton, and on a CPU with a C++ compiler
-            for a long training; a mode of `torch.compile` compiles anywhere, False nowhere.
-        device: where it runs.
-        n_pixels: that the whole training will read.
-        accumulates: whether gradients of several batches are added up, which rules out CUDA graphs.
-        batch_size: images of a full batch, the size that is compiled for; None takes that of the
-            first batch.
+        network: maps uint8 pixels to logits.
+        how: `auto` compiles on a GPU with Triton and, for a long training, on a CPU with a C++
+            compiler. A mode of `torch.compile` always compiles, False never.
+        device: device of the network.
+        n_pixels: number of pixels that the whole training will read.
+        accumulates: whether gradients are accumulated, which rules out CUDA graphs.
+        batch_size: batch size to compile for; None uses the size of the first batch.
 
     Attributes:
-        mode: of `torch.compile`; False if nothing is compiled.
+        mode: mode of `torch.compile`; False if nothing is compiled.
 
     Raises:
-        InputError: if a mode was given that cannot accumulate.
+        InputError: if the given mode does not support gradient accumulation.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class CompiledPass:
         """Maps pixels (B, 3, H, W), 0 to 255, to logits (B, classes).
 
         Raises:
-            InputError: if a mode was given and the compiler does not work here.
+            InputError: if a mode was given and compilation fails.
         """
         if self._shape is None and self._batch_size in (None, len(images)):
             self._shape = images.shape
@@ -74,16 +73,16 @@ class CompiledPass:
         return cast(Tensor, self._compiled(images))
 
     def _try(self, images: Tensor) -> None:
-        """Compiles forward and backward pass; leaves network and random state as they were."""
+        """Compiles the forward and backward pass; restores buffers and random state."""
         if self._compiled is None:
             return
         buffers = [buffer.clone() for buffer in self._network.buffers()]
         trained = [p for p in self._network.parameters() if p.requires_grad]
         try:
-            with torch.random.fork_rng():  # dropout draws: the step that follows must not notice
+            with torch.random.fork_rng():  # dropout must not affect the next step
                 torch.autograd.grad(self._compiled(images).float().sum(), trained)
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-            cause = getattr(error, "inner_exception", error)  # the compiler wraps what it meets
+            cause = getattr(error, "inner_exception", error)  # the compiler wraps exceptions
             if isinstance(cause, torch.OutOfMemoryError):
                 raise
             if self._how != "auto":
@@ -93,7 +92,7 @@ class CompiledPass:
                 ) from error
             warnings.warn(f"not compiled ({reason(error)}): training is slower.", stacklevel=2)
             self._compiled = None
-        with torch.no_grad():  # BatchNorm has counted the batch
+        with torch.no_grad():  # BatchNorm updated its running statistics
             for buffer, before in zip(self._network.buffers(), buffers, strict=True):
                 buffer.copy_(before)
 

@@ -1,4 +1,4 @@
-"""Fast training on a CPU; RESULTS.md has the figures, of mobilenetv1_100 on two cores."""
+"""Fast training on a CPU; RESULTS.md has measurements with mobilenetv1_100 on two cores."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def has_fast_bfloat16() -> bool:
     """Returns whether the CPU multiplies bfloat16 in hardware (Intel's AMX, or AVX-512 BF16).
 
-    Older releases of PyTorch have no public function for this; the flags of Linux are read there.
+    Older releases of PyTorch have no function for this; there, the CPU flags of Linux are read.
     """
     if hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
@@ -22,12 +22,12 @@ def has_fast_bfloat16() -> bool:
 
 
 def spare_slow_kernels(trunk: nn.Module) -> None:
-    """Makes strided depthwise convolutions compute in float32 under autocast to bfloat16.
+    """Runs strided depthwise convolutions in float32 under bfloat16 autocast.
 
-    oneDNN has no fast kernel for their gradients in bfloat16: four of them took a third of a step.
+    oneDNN lacks a fast bfloat16 kernel for their gradients; four layers took a third of a step.
 
     Args:
-        trunk: changed in place; its parameters and their names do not change.
+        trunk: modified in place; the parameters and their names do not change.
     """
     for module in trunk.modules():
         if not isinstance(module, nn.Conv2d) or max(module.stride) == 1:

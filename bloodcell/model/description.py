@@ -1,4 +1,4 @@
-"""The description of a trained model: everything but the weights that is needed to use it."""
+"""The description of a trained model: what inference needs besides the weights."""
 
 import json
 import math
@@ -9,12 +9,12 @@ from typing import Any, Self, get_args
 from bloodcell.data.crop import Crop, InputFormat
 from bloodcell.data.decode import IMAGE_SIZES
 
-# keys in a checkpoint
+# keys of a checkpoint
 RECIPE, TEMPERATURE, GALLERY, TRAINED_ON = "recipe", "temperature", "gallery", "trained_on"
 KEY = "bloodcell"  # key of the description, as JSON, in the metadata of a file
-NETWORK = "network."  # prefix of the names of a network's tensors in a checkpoint and a file
-_MOST = 65_536  # largest number of classes, and of units of a dense layer
-_TRAINING = (  # settings of the training that are kept
+NETWORK = "network."  # prefix of the network's keys in state dicts
+_MOST = 65_536  # largest number of classes and largest width of a dense layer
+_TRAINING = (  # training settings to store
     *(
         ("model", key)
         for key in ("dropout", "freeze", "lr", "schedule", "weight_decay", "smoothing")
@@ -25,20 +25,20 @@ _TRAINING = (  # settings of the training that are kept
 
 @dataclass(frozen=True)
 class Description:
-    """A trained model, without its weights.
+    """A trained model without its weights.
 
     Attributes:
         class_names: the classes, in the order of the outputs.
-        image_size: side of the network's square input in pixels.
+        image_size: side of the square input in pixels.
         backbone: timm's name of the trunk.
-        hidden: widths of the dense layers before the last.
+        hidden: widths of the hidden dense layers.
         pool: `flatten` or `avg`.
         recipe: preprocessing and options of the trunk, as `PretrainedConfig.as_dict` returns them.
-        temperature: the logits are divided by it before the softmax; None if it was not fitted.
+        temperature: divisor of the logits before the softmax; None if it was not fitted.
         name: name of the run.
         scores: content of the run's `scores.json`; empty if there is none.
-        training: settings of the training, by their keys on the command line.
-        crop: part of a picture that the network gets: `none` (all of it) or `cell`.
+        training: training settings, by their command-line keys.
+        crop: part of the picture that the network receives: `none` (all of it) or `cell`.
     """
 
     class_names: list[str]
@@ -64,10 +64,10 @@ class Description:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `as_json` returned.
+        """Returns the description from the output of `as_json`.
 
         Raises:
-            ValueError: if the text is not a description, or a value in it cannot be used.
+            ValueError: if the text is not a description, or a value is invalid.
         """
         values = json.loads(text)
         if not isinstance(values, dict):
@@ -81,10 +81,10 @@ class Description:
         return description
 
     def check(self) -> None:
-        """Checks that a model can be built from it, because it may come from a stranger.
+        """Checks that a model can be built from an untrusted description.
 
         Raises:
-            ValueError: if a value cannot be used; the message names it.
+            ValueError: if a value is invalid; the message names it.
         """
         names, widths, size = self.class_names, self.hidden, self.image_size
         for what, holds in {
@@ -105,7 +105,7 @@ class Description:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any], name: str, scores: Any) -> Self:
-        """Describes the model of a checkpoint.
+        """Returns the description of the model in a checkpoint.
 
         Args:
             checkpoint: as `read_checkpoint` returns it.
@@ -113,7 +113,7 @@ class Description:
             scores: content of the run's `scores.json`.
 
         Raises:
-            ValueError: if no model can be built from it.
+            ValueError: if no model can be built from the description.
         """
         made = checkpoint["hyper_parameters"]
         groups = {"model": made, "data": checkpoint["datamodule_hyper_parameters"]}
@@ -131,7 +131,7 @@ class Description:
             name,
             scores,
             training,
-            groups["data"].get("crop", "none"),  # the first checkpoints lack it
+            groups["data"].get("crop", "none"),  # the oldest checkpoints lack it
         )
         description.check()
         return description

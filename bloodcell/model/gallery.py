@@ -1,4 +1,4 @@
-"""The gallery: features of the training photographs, to tell which of them an image resembles."""
+"""The gallery: features of the training photographs, for finding similar ones."""
 
 from typing import Any, NamedTuple, Self
 
@@ -19,8 +19,8 @@ class Gallery(NamedTuple):
 
     Attributes:
         features: (n, C), rows of unit length.
-        labels: (n,) labels of the classes.
-        files: n paths within the data set.
+        labels: (n,) class labels.
+        files: (n,) paths within the data set.
         threshold: cosine distance, 0 to 2, beyond which an image is unfamiliar.
         false_alarms: share of the test images beyond the threshold, 0 to 1.
     """
@@ -32,24 +32,21 @@ class Gallery(NamedTuple):
     false_alarms: float
 
     def distances(self, features: Features) -> Features:
-        """Computes the cosine distances of images to all photographs.
+        """Returns the cosine distances (B, n), 0 to 2, of images to all photographs.
 
         Args:
-            features: (B, C), of any length.
-
-        Returns:
-            (B, n), 0 to 2.
+            features: (B, C), rows of any length.
         """
         distances: Features = 1 - normalise(features) @ self.features.T
         return distances
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain types and arrays."""
+        """Returns the fields as plain types and arrays."""
         return self._asdict()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Reads what `as_dict` returned; the features may be in half precision."""
+        """Returns the gallery from the output of `as_dict`; float16 features are accepted."""
         return cls(
             normalise(np.asarray(values["features"], np.float32)),
             np.asarray(values["labels"], np.int64),
@@ -60,7 +57,7 @@ class Gallery(NamedTuple):
 
 
 def normalise(features: Features) -> Features:
-    """Scales each row to unit length; a row of zeros stays unchanged."""
+    """Scales each row to unit length; rows of zeros do not change."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     result: Features = (features / np.maximum(length, 1e-12)).astype(np.float32)
     return result

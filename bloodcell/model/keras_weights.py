@@ -1,4 +1,4 @@
-"""Weights of Keras' MobileNet under timm's names."""
+"""Reads the weights of Keras' MobileNet under timm's names."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import h5py
 import torch
 from torch import Tensor
 
-_NAMES = (  # Keras' layer, timm's module
+_NAMES = (  # pattern of Keras' layer, timm's module
     (r"conv1$", "conv_stem"),
     (r"conv1_bn$", "bn1"),
     (r"conv_dw_(\d+)$", "{block}.conv_dw"),
@@ -21,20 +21,20 @@ _PARAMETERS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-_BLOCKS_IN_STAGE = (1, 2, 2, 6, 2)  # timm counts MobileNet's 13 blocks by stage, Keras from 1 on
+_BLOCKS_IN_STAGE = (1, 2, 2, 6, 2)  # timm numbers the 13 blocks within stages, Keras from 1
 
 
 def read_keras(path: Path) -> dict[str, Tensor]:
-    """Reads the weights of a file in Keras' legacy layout.
+    """Returns the weights of a file in Keras' legacy format.
 
     Args:
         path: `mobilenet_*_tf_no_top.h5`.
 
     Returns:
-        The tensors, in PyTorch's order of dimensions, by timm's names.
+        The tensors in PyTorch's order of dimensions, by timm's names.
 
     Raises:
-        OSError: if the file is not HDF5. Others may follow from its content.
+        OSError: if the file is not HDF5; invalid content may raise other exceptions.
     """
     blocks = [f"blocks.{s}.{b}" for s, count in enumerate(_BLOCKS_IN_STAGE) for b in range(count)]
     state: dict[str, Tensor] = {}

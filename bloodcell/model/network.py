@@ -1,7 +1,7 @@
 """The network: a timm trunk, then flatten or pooling, then dense layers.
 
-The head is the published one, in Keras' terms: Flatten, then Dense(relu) and Dropout for each
-hidden layer, then Dense. The output is logits; the loss contains the softmax.
+The head reproduces the published Keras head: Flatten, then Dense(relu) and Dropout for each hidden
+layer, then Dense. The network returns logits; the loss includes the softmax.
 """
 
 import difflib
@@ -18,18 +18,18 @@ from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.model.cpu import spare_slow_kernels
 
 Pool = Literal["flatten", "avg"]
-# options of timm.create_model that weights may require
+# arguments of timm.create_model that weights may require
 _OPTIONS = {"pad_type", "bn_eps", "bn_momentum"}
 
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """Preprocessing and options that belong to a trunk's weights.
+    """Preprocessing and timm options that a trunk's weights require.
 
     Attributes:
-        source: origin of the weights: `imagenet`, `none` or a file's name.
-        mean: mean of each channel, of pixels in 0 to 1.
-        std: standard deviation of each channel, of pixels in 0 to 1.
+        source: origin of the weights: `imagenet`, `none` or a file name.
+        mean: mean of each channel, for pixels in 0 to 1.
+        std: standard deviation of each channel, for pixels in 0 to 1.
         options: arguments of `timm.create_model` that the weights require.
     """
 
@@ -39,15 +39,15 @@ class PretrainedConfig:
     options: dict[str, str | float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain types only, for a checkpoint."""
+        """Returns the fields as plain types, for checkpoints."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Reads what `as_dict` returned; the values may come from a stranger.
+        """Returns the config from the output of `as_dict`, which may be untrusted.
 
         Raises:
-            ValueError: if a value cannot be used, or an option is not allowed.
+            ValueError: if a value is invalid, or an option is not allowed.
         """
         mean, std = (tuple(float(one) for one in values[key]) for key in ("mean", "std"))
         options = dict(values["options"])
@@ -55,7 +55,7 @@ class PretrainedConfig:
             raise ValueError(f"mean {mean} and std {std} are not three numbers each")
         if not all(one > 0 for one in std):
             raise ValueError(f"std {std} must be over 0")
-        if others := options.keys() - _OPTIONS:  # timm's checkpoint_path would read any file
+        if others := options.keys() - _OPTIONS:  # checkpoint_path could read any file
             raise ValueError(f"it asks for {listed(sorted(map(str, others)))}")
         return cls(str(values["source"]), mean, std, options)
 
@@ -66,20 +66,20 @@ class Network(nn.Module):
     Args:
         backbone: name of any timm model.
         n_classes: number of logits.
-        image_size: side of the square images in pixels; it decides the width of `flatten`.
-        hidden: widths of the dense layers before the last; empty for a linear head.
-        dropout: dropout probability after each hidden layer; before the last layer if there is
-            no hidden one.
-        pool: `flatten` keeps every position of the trunk's map; `avg` averages the positions or,
-            for a trunk without a map, pools as timm does for that model.
-        config: preprocessing and options that belong to the weights.
+        image_size: side of the square images in pixels; determines the width of `flatten`.
+        hidden: widths of the hidden dense layers; empty for a linear head.
+        dropout: dropout probability after each hidden layer, or before the last layer if there
+            are no hidden layers.
+        pool: `flatten` keeps all positions of the trunk's feature map; `avg` averages them or, for
+            a trunk without a feature map, uses timm's pooling of that model.
+        config: preprocessing and options that the weights require.
 
     Attributes:
-        has_map: whether the trunk gives a map of features; a transformer with tokens gives none.
+        has_map: whether the trunk returns a feature map; transformers that return tokens do not.
 
     Raises:
-        InputError: if timm cannot build the trunk, it does not take images of this size, or it has
-            no map to flatten.
+        InputError: if timm cannot build the trunk, or the trunk does not accept this image size or
+            has no feature map to flatten.
     """
 
     mean: Tensor
@@ -100,36 +100,33 @@ class Network(nn.Module):
         spare_slow_kernels(self.trunk)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
         self.has_map = len(shape) == 4
-        # some transformers give maps (B, h, w, C)
+        # some transformers return maps (B, h, w, C)
         self.gives_nhwc = self.has_map and shape[1] == shape[2] != shape[3]
         channels = shape[3] if self.gives_nhwc else shape[1]
         n_inputs = channels if pool == "avg" else shape.numel()
         self.head = make_head(n_inputs, hidden, n_classes, dropout)
-        # not saved with the weights, because the checkpoint holds the config
+        # not in the state dict, because the checkpoint contains the config
         scale = torch.tensor([config.mean, config.std])[:, None, :, None, None] * 255
         self.register_buffer("mean", scale[0], persistent=False)
         self.register_buffer("std", scale[1], persistent=False)
-        self.to(memory_format=torch.channels_last)  # as the batches are
+        self.to(memory_format=torch.channels_last)  # like the batches
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classifies a batch.
+        """Returns the logits (B, n_classes) of a batch.
 
         Args:
-            images: (B, 3, H, W), 0 to 255, of any type.
-
-        Returns:
-            (B, n_classes) logits.
+            images: (B, 3, H, W), 0 to 255, of any dtype.
         """
         return self.classify(self.maps(images))
 
     def maps(self, images: Tensor) -> Tensor:
-        """Computes the trunk's features of a batch.
+        """Returns the trunk's features of a batch.
 
         Args:
-            images: (B, 3, H, W), 0 to 255, of any type.
+            images: (B, 3, H, W), 0 to 255, of any dtype.
 
         Returns:
-            (B, C, h, w); h and w are 1 if the trunk gives no map.
+            (B, C, h, w); h and w are 1 if the trunk has no feature map.
         """
         features: Tensor = self.trunk((images - self.mean) / self.std)
         if not self.has_map:
@@ -137,7 +134,7 @@ class Network(nn.Module):
         return features.permute(0, 3, 1, 2) if self.gives_nhwc else features
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Classifies features (B, C, h, w) as `maps` returns them: logits (B, n_classes)."""
+        """Returns the logits (B, n_classes) of features (B, C, h, w) from `maps`."""
         logits: Tensor = self.head(self.pool(maps).flatten(1))
         return logits
 
@@ -147,16 +144,16 @@ def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) 
 
     Args:
         backbone: name of any timm model.
-        config: its options are passed on.
-        pooled: whether timm's own pooling of the model is kept. It then computes timm's
+        config: its options are passed to timm.
+        pooled: whether to keep timm's pooling, so that the trunk returns the output of timm's
             `forward_head(..., pre_logits=True)`.
 
     Returns:
-        A module that maps (B, 3, H, W) to (B, C, h, w), (B, h, w, C) or tokens (B, n, C); if pooled
-        or never without pooling, to (B, C).
+        A module that maps (B, 3, H, W) to (B, C, h, w), (B, h, w, C) or tokens (B, n, C), or to
+        (B, C) if `pooled` or if the model always pools.
 
     Raises:
-        InputError: if timm has no such model, or the model does not take the config's options.
+        InputError: if timm has no such model, or the model does not accept the config's options.
     """
     if not timm.is_model(backbone):
         known = timm.list_models()
@@ -170,8 +167,8 @@ def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) 
         options["global_pool"] = ""
     try:
         return timm.create_model(backbone, **options)
-    except (RuntimeError, TypeError, AssertionError) as error:  # an unknown tag or option
-        if isinstance(error, AssertionError) and not pooled:  # it always pools
+    except (RuntimeError, TypeError, AssertionError) as error:  # unknown tag or option
+        if isinstance(error, AssertionError) and not pooled:  # the model always pools
             return create_trunk(backbone, config, pooled=True)
         raise InputError(
             f"model.backbone='{backbone}' cannot be built as model.weights='{config.source}' "
@@ -181,7 +178,7 @@ def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) 
 
 
 def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: float) -> nn.Module:
-    """Builds the dense layers.
+    """Builds the dense layers of the head.
 
     Args:
         n_inputs: width of the flattened features.
@@ -200,7 +197,7 @@ def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: flo
         layers.append(nn.Dropout(dropout))
     layers.append(nn.Linear(n_inputs, n_classes))
     for layer in layers:
-        if isinstance(layer, nn.Linear):  # Keras' initialisation of Dense layers
+        if isinstance(layer, nn.Linear):  # Keras' default for Dense layers
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
@@ -209,10 +206,10 @@ def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: flo
 def _fit_trunk(
     backbone: str, config: PretrainedConfig, image_size: int, pool: Pool
 ) -> tuple[nn.Module, torch.Size]:
-    """Builds a trunk that gives a map or, if it has none, features pooled in timm's own way.
+    """Builds a trunk that returns a feature map or, failing that, features pooled by timm.
 
     Returns:
-        The trunk, and the shape of its features of one image.
+        The trunk, and the shape of its features for one image.
     """
     trunk = create_trunk(backbone, config)
     shape = _feature_shape(trunk, image_size)
@@ -229,7 +226,7 @@ def _fit_trunk(
 
 @torch.no_grad()
 def _feature_shape(trunk: nn.Module, image_size: int) -> torch.Size:
-    """Runs the trunk on one image, because timm does not tell the shape for an image size."""
+    """Runs the trunk on one image, because timm does not report the shape for an image size."""
     training = trunk.training
     try:
         shape: torch.Size = trunk.eval()(torch.zeros(1, 3, image_size, image_size)).shape

@@ -1,4 +1,4 @@
-"""Pretrained weights of a trunk, from the Hugging Face Hub or a file of PyTorch or Keras."""
+"""Loads pretrained weights of a trunk from the Hugging Face Hub, or a PyTorch or Keras file."""
 
 import re
 import socket
@@ -35,15 +35,15 @@ State = Mapping[str, Tensor]
 
 
 def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
-    """Reads which preprocessing and options weights require, without loading them.
+    """Returns the preprocessing and options that weights require, without loading them.
 
-    A `.safetensors` file holds them in its metadata (`mean`, `std`, `pad_type`, `bn_eps`; a model
-    that bloodcell wrote, in its description). Keras' `.h5` requires `KERAS`. For everything else,
-    timm's configuration of the backbone applies.
+    A `.safetensors` file has them in its metadata (`mean`, `std`, `pad_type`, `bn_eps`), or in the
+    description if bloodcell wrote it. Keras' `.h5` files require `KERAS`. All other weights use
+    timm's configuration of the backbone.
 
     Args:
         backbone: timm model name.
-        weights: `imagenet`, `bundled`, `none` or a file.
+        weights: `imagenet`, `bundled`, `none` or a path.
 
     Raises:
         InputError: if the file is missing, damaged or of an unknown kind.
@@ -83,7 +83,7 @@ def _read_metadata(
     if "bn_eps" in metadata:
         options["bn_eps"] = float(metadata["bn_eps"])
     if options.items() == {k: KERAS.options[k] for k in ("pad_type", "bn_eps")}.items():
-        options = KERAS.options  # Keras' weights in another file: train them as Keras does
+        options = KERAS.options  # converted Keras weights train as in Keras
     mean = _channels(metadata["mean"]) if "mean" in metadata else standard.mean
     std = _channels(metadata["std"]) if "std" in metadata else standard.std
     found = {"source": name, "mean": mean, "std": std, "options": options}
@@ -91,10 +91,10 @@ def _read_metadata(
 
 
 def read_trained_on(weights: str) -> Tensor | None:
-    """Reads the keys of the images that weights were trained on; None if they are not known.
+    """Returns the keys of the images that weights were trained on; None if unknown.
 
     Args:
-        weights: `imagenet`, `bundled`, `none` or a file.
+        weights: `imagenet`, `bundled`, `none` or a path.
     """
     if weights in (IMAGENET, NONE) or (path := _existing(weights)).suffix != ".safetensors":
         return None
@@ -106,18 +106,18 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
     """Loads pretrained weights into a trunk; `none` leaves the trunk unchanged.
 
     Args:
-        trunk: as `bloodcell.model.network.create_trunk` builds it.
-        backbone: its timm model name.
-        weights: `imagenet`, `bundled`, `none` or a file.
+        trunk: built by `bloodcell.model.network.create_trunk`.
+        backbone: timm model name of the trunk.
+        weights: `imagenet`, `bundled`, `none` or a path.
 
     Raises:
-        InputError: if the weights cannot be had or read, or do not fit the trunk.
+        InputError: if the weights are unavailable or unreadable, or do not fit the trunk.
     """
     if weights == NONE:
         return
     state = _from_hub(backbone, trunk) if weights == IMAGENET else _from_file(_existing(weights))
     wanted = {k: v for k, v in trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
-    # a file may hold a classifier, which the trunk does not have
+    # the trunk has no classifier, but a file may have one
     left_out = ("classifier", "fc", "head")
     given = {
         k: v
@@ -140,13 +140,13 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
 
 
 def reach_hub(backbone: str) -> None:
-    """Checks that timm's weights can be had, because the hub's client would retry for a minute.
+    """Checks that timm's weights are available, because the client would retry for a minute.
 
     Args:
         backbone: timm model name.
 
     Raises:
-        InputError: if timm has no weights, or they are not cached and the network does not answer.
+        InputError: if timm has no weights, or they are not cached and the hub is not reachable.
     """
     config = _timm_config(backbone)
     if config is None or not (config.hf_hub_id or config.url):
@@ -172,20 +172,20 @@ def _from_hub(backbone: str, trunk: nn.Module) -> State:
     reach_hub(backbone)
     state: State = {}
     try:
-        # some models have layers of their own for pooling
+        # some models have their own pooling layers
         poolings: tuple[dict[str, Any], ...] = ({}, {"global_pool": ""})
         for pooling in poolings:
             model = timm.create_model(backbone, pretrained=True, num_classes=0, **pooling)
             state = model.state_dict()
             if state.keys() == trunk.state_dict().keys():
                 break
-    except Exception as error:  # the hub's client raises what its HTTP library does, and more
+    except Exception as error:  # the client does not wrap errors of its HTTP library
         raise InputError(_not_downloaded(backbone, error)) from error
     return state
 
 
 def _timm_config(backbone: str) -> Any:
-    """Returns timm's configuration of pretrained weights; None without such a model or weights."""
+    """Returns timm's configuration of pretrained weights; None if the model or weights do not exist."""
     try:
         return timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
     except RuntimeError as error:  # `mobilenetv1_100.tag` with an unknown tag
@@ -212,7 +212,7 @@ def _from_file(path: Path) -> State:
                 own = KEY in (file.metadata() or {})
             return _trunk_of(state) if own else state
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, HDF5 and safetensors raise their own kinds
+    except Exception as error:  # each file format has its own exceptions
         raise InputError(_damaged(path, error)) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -223,7 +223,7 @@ def _from_file(path: Path) -> State:
 
 
 def _trunk_of(state: State) -> State:
-    """Returns the trunk of a model that bloodcell wrote, in 32 bits."""
+    """Returns the trunk's weights from a model of bloodcell, in float32."""
     prefix = f"{NETWORK}trunk."
     return {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
 

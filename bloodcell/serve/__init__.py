@@ -1,1 +1,1 @@
-"""A local web page and an HTTP interface."""
+"""Serves a model through a local web page and an HTTP API."""

@@ -1,6 +1,6 @@
-"""The HTTP interface of `serve`, beside its page.
+"""The HTTP API of `serve`.
 
-curl -F image=@a.jpeg http://127.0.0.1:7860/api/predict
+Example: curl -F image=@a.jpeg http://127.0.0.1:7860/api/predict
 """
 
 import asyncio
@@ -19,20 +19,20 @@ from bloodcell import __version__
 from bloodcell.serve.opinion import Adviser, Opinion
 
 MOST_IMAGES = 32  # per request
-SLOWEST = 120.0  # seconds that the body of a request may take
+SLOWEST = 120.0  # seconds; longest time to receive the body of a request
 _TOO_LARGE = 413  # HTTP status
 _NO_IMAGE = 422
-# a body that is too large is read for so many seconds, and up to so many times the limit
+# limits for discarding a body that is too large: seconds, and multiple of the size limit
 _PATIENCE, _PATIENT = 10, 4
 
 
 def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) -> FastAPI:
-    """Builds the interface: `GET /health`, `POST /api/predict`.
+    """Builds the API: `GET /health` and `POST /api/predict`.
 
     Args:
-        adviser: the model.
+        adviser: explains images with the model.
         hosts: allowed host names; None allows any.
-        most_bytes: size limit of a request; larger ones are answered with 413.
+        most_bytes: size limit of a request; larger requests get status 413.
     """
     # FastAPI's documentation pages would load scripts from other servers
     app = FastAPI(title="bloodcell", version=__version__, docs_url=None, redoc_url=None)
@@ -50,7 +50,7 @@ def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) ->
 
     @app.post("/api/predict")
     def predict(image: Annotated[list[UploadFile], File()], response: Response) -> dict[str, Any]:
-        """Classifies the images of a form's field `image`, which may be given many times."""
+        """Classifies the images of the form field `image`, which may be repeated."""
         if len(image) > MOST_IMAGES:
             response.status_code = _TOO_LARGE
             return {"error": f"{len(image)} images; at most {MOST_IMAGES} at a time"}
@@ -67,7 +67,7 @@ def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) ->
 
 
 def as_dict(opinion: Opinion) -> dict[str, Any]:
-    """Returns an opinion for JSON; only name and error if the image is unreadable."""
+    """Returns an opinion as JSON types; only name and error if the image is unreadable."""
     if opinion.probability is None:
         return {"file": opinion.name, "error": opinion.error}
     answer: dict[str, Any] = {
@@ -83,13 +83,13 @@ def as_dict(opinion: Opinion) -> dict[str, Any]:
 
 
 class Gate:
-    """Refuses requests that are too large or that pages of other sites make a browser send.
+    """Refuses requests that are too large or that come from pages of other sites.
 
-    The header Origin shows a request of another page; Host shows a foreign name that was pointed
-    to this machine. Starlette's TrustedHostMiddleware checks Host alone.
+    The Origin header reveals requests from other pages; the Host header reveals DNS rebinding.
+    Starlette's TrustedHostMiddleware only checks Host.
 
     Args:
-        app: handles the requests that are not refused.
+        app: handles the accepted requests.
         hosts: allowed host names; None allows any.
         most_bytes: size limit of a request's body.
     """
@@ -98,7 +98,7 @@ class Gate:
         self._app, self._hosts, self._most = app, hosts, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles a request, or answers it with 403, 411 or 413."""
+        """Passes a request on, or answers with status 403, 411 or 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -112,7 +112,7 @@ class Gate:
         elif "transfer-encoding" in headers or (length and not length.isdigit()):
             await _refuse(send, 411, "the length of the body must be said")
         elif length and int(length) > self._most:
-            await self._discard(receive)  # a client that is still sending may not read the answer
+            await self._discard(receive)  # clients may not read the answer while sending
             await _refuse(send, _TOO_LARGE, f"more than {self._most / 1e6:g} MB in one request")
         else:
             await self._app(scope, _timely(receive), send)
@@ -129,13 +129,13 @@ class Gate:
 
 
 def _timely(receive: Receive) -> Receive:
-    """Disconnects a client that sends its body too slowly: it could hold a connection for ever."""
+    """Disconnects clients that send a body too slowly, because they could block connections."""
     end = asyncio.get_running_loop().time() + SLOWEST
     whole = False
 
     async def timely() -> Message:
         nonlocal whole
-        if whole:  # later calls wait for the end of the connection
+        if whole:  # later calls wait for the disconnection
             return await receive()
         try:
             async with asyncio.timeout_at(end):

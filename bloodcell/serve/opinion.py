@@ -1,4 +1,4 @@
-"""Explains the answer for an image: class, evidence, similarity to the training photographs."""
+"""Explains predictions with heat maps and similar training photographs."""
 
 import threading
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from bloodcell.infer.heat import find_heat
 from bloodcell.infer.saved import Saved
 from bloodcell.model.gallery import Gallery
 
-_NEAREST = 3  # training photographs shown
-_SIDE = 260  # pixels of a picture that is kept to be shown
+_NEAREST = 3  # number of shown training photographs
+_SIDE = 260  # longer side of shown pictures in pixels
 
 
 class Neighbour(NamedTuple):
     """A training photograph.
 
     Attributes:
-        file: its path within the data set.
-        class_name: its class.
+        file: path within the data set.
+        class_name: class of the photograph.
         distance: cosine distance of the features, 0 to 2.
     """
 
@@ -38,9 +38,9 @@ class Likeness(NamedTuple):
 
     Attributes:
         distance: cosine distance to the nearest photograph of any class, 0 to 2.
-        threshold: images at a larger distance are called unlike anything seen in training.
-        false_alarms: share of the test images at a larger distance, 0 to 1.
-        nearest: the nearest photographs of the predicted class, the nearest first.
+        threshold: largest distance of a familiar image.
+        false_alarms: share of the test images beyond the threshold, 0 to 1.
+        nearest: the nearest photographs of the predicted class, in order of distance.
     """
 
     distance: float
@@ -50,21 +50,21 @@ class Likeness(NamedTuple):
 
     @property
     def unfamiliar(self) -> bool:
-        """Whether the image is unlike anything seen in training."""
+        """Whether the distance to all training photographs exceeds the threshold."""
         return self.distance > self.threshold
 
 
 class Opinion(NamedTuple):
-    """The explained answer for an image. All but `name` and `error` is None if it is unreadable.
+    """The explained prediction for an image; if it is unreadable, only `name` and `error` are set.
 
     Attributes:
-        name: name of the file.
-        error: the reason why the image cannot be read; empty if it can.
-        picture: a small copy for the page.
-        seen: a small copy of the part that the model was given.
-        heat: (size, size), 0 to 1: how much each pixel speaks for the class.
-        pixels: (size, size, 3): the input of the network.
-        probability: probability of each class, the largest first.
+        name: file name.
+        error: reason why the image cannot be read; empty otherwise.
+        picture: small copy for the page.
+        seen: small copy of the model's crop.
+        heat: (size, size), 0 to 1, evidence of each pixel for the class.
+        pixels: (size, size, 3), input of the network.
+        probability: probability of each class, in descending order.
         likeness: None if the model has no gallery of training photographs.
     """
 
@@ -79,11 +79,11 @@ class Opinion(NamedTuple):
 
 
 class Adviser:
-    """Explains images for any number of threads, one batch at a time.
+    """Explains predictions; thread-safe, one batch at a time.
 
     Args:
         saved: the model.
-        most_pixels: larger images are refused.
+        most_pixels: largest number of pixels of an accepted image.
     """
 
     def __init__(self, saved: Saved, most_pixels: int = MOST_PIXELS) -> None:
@@ -95,9 +95,9 @@ class Adviser:
         """Returns an opinion for each image.
 
         Args:
-            images: name and bytes of each file.
+            images: name and content of each file.
         """
-        with self._working:  # memory for one request at a time
+        with self._working:  # limits the memory to that of one request
             opinions = [self._read(name, data) for name, data in images]
             readable = [opinion.pixels for opinion in opinions if opinion.pixels is not None]
             if not readable:

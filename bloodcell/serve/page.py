@@ -1,4 +1,4 @@
-"""The web page of `serve`: shows uploaded images with the answers of the model."""
+"""The web page of `serve`, which shows uploaded images with their predictions."""
 
 import base64
 import html
@@ -46,9 +46,9 @@ def make_page(
     """Builds the page.
 
     Args:
-        adviser: the model.
-        examples: images that a visitor can try.
-        photographs: reads a training photograph, if it is available.
+        adviser: explains images with the model.
+        examples: example images for visitors.
+        photographs: returns a training photograph, or None if it is not available.
     """
     described = adviser.saved.description
 
@@ -63,7 +63,7 @@ def make_page(
             cards.append(_note("bad", left_out))
         return "".join(cards)
 
-    # uploads are deleted an hour after they came
+    # uploads are deleted after an hour
     page: gradio.Blocks
     with gradio.Blocks(
         title=f"bloodcell: {described.name}", analytics_enabled=False, delete_cache=(600, _HOUR)
@@ -87,7 +87,7 @@ def make_page(
 
 
 def theme() -> Any:
-    """Returns a theme with the system's fonts: no other server is asked for any."""
+    """Returns a theme with system fonts, so that no fonts are loaded from other servers."""
     return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 
@@ -153,7 +153,7 @@ def _neighbour(one: Neighbour, picture: Image.Image | None) -> str:
 
 
 def _warm(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """Returns the image in colour where the heat is, with a line around the hotter half."""
+    """Returns the image with colour only in hot areas and a contour at half of the heat."""
     spread = np.asarray(Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR))
     pixels = overlay(np.asarray(image), spread)
     hot = spread >= 0.5

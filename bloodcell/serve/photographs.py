@@ -1,4 +1,4 @@
-"""Opens the training photographs of a model, so that the page can show them."""
+"""Opens the training photographs of a model for the page."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,10 +20,10 @@ _SIDE = 96  # pixels
 
 
 def find_source(model: Path) -> Source | None:
-    """Returns the data that a run was trained on, if its folder or archive still exists.
+    """Returns the training data of a run, or None if its folder or archive is gone.
 
     Args:
-        model: a run folder or its checkpoint.
+        model: run folder or checkpoint in it.
     """
     folder = model.parent.parent if model.parent.name == "checkpoints" else model
     if not (folder / CONFIG).is_file():
@@ -39,23 +39,23 @@ def find_source(model: Path) -> Source | None:
         TypeError,
         OSError,
         yaml.YAMLError,
-    ):  # --data was not given: no reason to fail
+    ):  # the photographs are optional without --data
         return None
 
 
 def open_photographs(
     source: Source | None, gallery: Gallery | None, wanted: bool, opened: ExitStack
 ) -> Photographs:
-    """Returns a function that reads a training photograph, if the source has all of them.
+    """Returns a function that reads a training photograph if the source has all of them.
 
     Args:
-        source: a folder or an archive that may hold them.
-        gallery: names the photographs that the model was trained on.
-        wanted: whether it is an error if the source lacks some.
-        opened: closes the source.
+        source: folder or archive that may contain them.
+        gallery: lists the photographs that the model was trained on.
+        wanted: whether missing photographs are an error.
+        opened: exit stack that closes the source.
 
     Raises:
-        InputError: if the source lacks some, and `wanted`.
+        InputError: if `wanted` and a photograph is missing.
     """
     if source is None or gallery is None:
         return lambda _: None
@@ -73,7 +73,7 @@ def open_photographs(
     def show(name: str) -> Image.Image | None:
         try:
             picture = open_rgb(read(name))
-        except (*READ_ERRORS, KeyError):  # it existed when the server started
+        except (*READ_ERRORS, KeyError):  # removed since the server started
             return None
         picture.thumbnail((_SIDE, _SIDE))
         return picture

@@ -1,4 +1,4 @@
-"""`bloodcell serve`: a local web page and an HTTP interface for one model."""
+"""`bloodcell serve`: serves a model through a local web page and an HTTP API."""
 
 import contextlib
 import ipaddress
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 HOST, PORT = "127.0.0.1", 7860
-_MOST_BYTES = 50_000_000  # of one request
-_MOST_PIXELS = 40_000_000  # of one image: 120 MB decoded
+_MOST_BYTES = 50_000_000  # limit per request
+_MOST_PIXELS = 40_000_000  # limit per image: 120 MB decoded
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def serve(
     model: str | None = None, host: str = HOST, port: int = PORT, data: str | None = None
 ) -> bool:
-    """Serves a page and an HTTP interface until Ctrl-C.
+    """Serves the page and the HTTP API until Ctrl-C.
 
     Args:
-        model: as `--model`.
-        host: address to listen at.
-        port: port to listen at; 0 takes a free one.
-        data: as `data.root`: shows the nearest training photographs; None: the data of the run, if
-            it still exists.
+        model: as for `--model`.
+        host: address to listen on.
+        port: port to listen on; 0 selects a free port.
+        data: source of the training photographs, as for `data.root`; None uses the data of the
+            run, if it still exists.
 
     Returns:
         True.
 
     Raises:
-        InputError: if an argument cannot be used, the port is taken, or packages are missing.
+        InputError: if an argument is invalid, the port is in use, or packages are missing.
     """
     require(0 <= port <= 65535, "--port", port, "0 to 65535")
     path = find_model(model)
@@ -58,7 +58,7 @@ def serve(
     ):
         here, at = listener.getsockname()[:2]
         own = ipaddress.ip_address(here).is_loopback
-        # gradio reads them when it is imported: the folder of uploads; no telemetry
+        # gradio reads these when imported: folder for uploads, telemetry off
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         app, name = _make_app(path, source, bool(data), own, Path(folder), opened)
         shown = f"[{here}]" if ":" in here else here
@@ -79,15 +79,15 @@ def _make_app(
     folder: Path,
     opened: contextlib.ExitStack,
 ) -> "tuple[FastAPI, str]":
-    """Loads the model; returns the page and the interface, and the name of the model.
+    """Loads the model; returns the app with page and API, and the name of the model.
 
     Args:
-        path: the model.
-        source: the training photographs, if they exist.
-        wanted: whether it is an error if they are not those of the model.
-        own: whether only this machine can reach the server.
-        folder: for the drawn examples.
-        opened: closes the source at the end.
+        path: path of the model.
+        source: training photographs, if they exist.
+        wanted: whether missing training photographs are an error.
+        own: whether the server only accepts connections from this machine.
+        folder: folder for the drawn examples.
+        opened: exit stack that closes the source.
     """
     try:
         import gradio
@@ -117,15 +117,15 @@ def _run(app: "FastAPI", listener: socket.socket) -> None:
     # without a limit, an open page would keep the server alive
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # uploads are deleted
-    with contextlib.suppress(KeyboardInterrupt):  # the usual end
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
         uvicorn.Server(config).run([listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Opens the port before a model is loaded.
+    """Returns a socket that listens on the port.
 
     Raises:
-        InputError: if it is taken, or this machine does not have the address.
+        InputError: if the port is in use, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -138,7 +138,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _draw_examples(folder: Path) -> list[Path]:
-    """Draws a smear of each class; returns their files."""
+    """Draws one smear of each class and returns the files."""
     paths = []
     for seed, name in enumerate(CLASS_NAMES):
         paths.append(folder / f"drawn {name.lower()}.jpeg")

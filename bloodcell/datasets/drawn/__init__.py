@@ -15,13 +15,13 @@ DRAWN = "drawn"
 
 
 def prepare() -> Prepared:
-    """Draws the smears into the cache, once: 350 photographs a class, two copies of each."""
+    """Draws 350 photographs per class, with two copies of each, into the cache if missing."""
     cache = cache_folder()
-    # the folder is named after the code that draws, so a new version never meets old pictures
+    # the folder name depends on the drawing code, so a new version never reads old pictures
     code = b"".join(Path(__file__).with_name(n).read_bytes() for n in ("smears.py", "scene.py"))
     folder = cache / f"drawn-{hashlib.sha256(code).hexdigest()[:8]}"
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # one of several processes draws
+    with FileLock(folder.with_suffix(".lock")):  # only one process draws
         if not folder.is_dir():
             from bloodcell.datasets.drawn.smears import write_smears  # imports NumPy and Pillow
 

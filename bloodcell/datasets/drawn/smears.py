@@ -1,6 +1,6 @@
 """Draws synthetic photographs of stained blood smears and writes them as a data set.
 
-They stand in for the photographs of the Kaggle set, with the same size, folders and augmentation.
+They replace the photographs of the Kaggle set, with the same size, folders and augmentation.
 Lamp, focus and noise are independent of the class, as stain and scale are in `scene`.
 """
 
@@ -90,7 +90,7 @@ def _photograph(
 
 
 def draw_photograph(class_name: str, seed: int | Sequence[int]) -> Photograph:
-    """Draws a photograph of a smear with one white cell, whole in the picture.
+    """Draws a photograph of a smear with one white cell entirely inside the picture.
 
     Args:
         class_name: class of the white cell, one of `CLASS_NAMES`.
@@ -202,17 +202,17 @@ def write_smears(
 
     The files are root/images/{TRAIN,TEST,TEST_SIMPLE}/CLASS/_<a>_<b>.jpeg; TEST_SIMPLE holds the
     originals of the copies in TEST. root/photos.csv has a row per file with its photograph, its
-    white cell and the cell's box in pixels. In each class, one TEST photograph shows the cell of
-    a TRAIN photograph again. Nothing appears at `root` before everything is written.
+    white cell and the cell's box in pixels. In each class, one TEST photograph shows the same
+    cell as a TRAIN photograph. `root` appears only when all files are written.
 
     Args:
-        root: folder to make, with its parents.
+        root: folder to create, with its parents.
         train_photos: TRAIN photographs per class, at least 1.
         test_photos: TEST photographs per class, at least 1.
         copies: augmented copies of each photograph, at least 1.
-        seed: non-negative; the files depend on the seed and the numbers above alone.
-        workers: processes that draw; None: one per CPU; 1 draws in this process. With more than
-            one, the calling script must be guarded by `__name__ == "__main__"`.
+        seed: non-negative; the files depend only on the seed and the numbers above.
+        workers: number of processes; None uses one per CPU; 1 draws in this process. With more
+            than one, the calling script needs an `if __name__ == "__main__"` guard.
 
     Raises:
         FileExistsError: if `root` exists.
