@@ -185,7 +185,7 @@ def _from_hub(backbone: str, trunk: nn.Module) -> State:
 
 
 def _timm_config(backbone: str) -> Any:
-    """Returns timm's configuration of pretrained weights; None if the model or weights do not exist."""
+    """Returns timm's configuration of pretrained weights; None if there are none."""
     try:
         return timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
     except RuntimeError as error:  # `mobilenetv1_100.tag` with an unknown tag
