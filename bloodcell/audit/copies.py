@@ -105,7 +105,7 @@ class _Groups:
         return np.unique(self._group, return_inverse=True)[1].astype(np.int64)
 
     def near(self) -> list[tuple[int, int]]:
-        """Returns an image of each group for pairs of groups with similar colours, closest first."""
+        """Returns an image of each group for pairs of groups of similar colours, closest first."""
         of = list(self._members)
         colours = np.stack([self._mean_colours(members) for members in self._members.values()])
         pairs = _near(colours, _NEAR_GROUPS)[:_COMPARISONS]
