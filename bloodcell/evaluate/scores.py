@@ -26,7 +26,7 @@ SCORES = "scores.json"
 
 
 class Predictions(NamedTuple):
-    """What a model said of some images.
+    """Predictions of a model for some images.
 
     Attributes:
         split: n names of the part each image lies in.

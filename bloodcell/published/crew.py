@@ -1,4 +1,4 @@
-"""Runs trainings as processes of their own, as many at a time as there are devices."""
+"""Runs trainings in separate processes, one for each device at a time."""
 
 import os
 import re
@@ -32,7 +32,7 @@ class Job(NamedTuple):
     log: Path
 
     def complaint(self) -> str:
-        """The last error message in the log."""
+        """Returns the last error message in the log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         messages = [line for line in lines if line.startswith("bloodcell: ")] or lines[-1:]
         return "".join(messages[-1:]).removeprefix("bloodcell: ")
