@@ -17,13 +17,13 @@ __version__ = "0.1.0"
 __all__ = ["BloodCells", "Classifier", "__version__", "load"]
 _HOMES = {"BloodCells": "data.datamodule", "Classifier": "train.task", "load": "infer.loaded"}
 
-# nobody is told of anything; they read it as they are imported
+# these libraries read the variables when they are imported
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime, from 1.29 on
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is heavy when it is asked for: `import bloodcell` takes no time."""
+    """Imports heavy modules on first access, so that `import bloodcell` is fast."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

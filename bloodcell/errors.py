@@ -1,4 +1,4 @@
-"""The one exception that means: what was given cannot be used."""
+"""The exception for unusable input, and helpers for error messages."""
 
 import errno
 
@@ -12,7 +12,7 @@ NO_PLACE = (
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """The input of the user cannot be used.
 
     The message names the setting, its value, the rule and the way out; the command line prints it
     without a traceback and exits with status 2.
@@ -23,7 +23,7 @@ def listed(names: list[str], most: int = 8) -> str:
     """Joins names for an error message and counts those it leaves out.
 
     Args:
-        names: what to list.
+        names: the names to list.
         most: how many names to show.
     """
     if not names:
@@ -40,12 +40,12 @@ def reason(error: object) -> str:
 
 
 def require(holds: bool, setting: str, value: object, rule: str) -> None:
-    """Refuses a setting that breaks its rule.
+    """Checks that a setting follows its rule.
 
     Args:
         holds: whether the rule holds.
         setting: its key on the command line.
-        value: what was given.
+        value: the given value.
         rule: what it must be, and what to use.
 
     Raises:

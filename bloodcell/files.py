@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the folder of the cache."""
+"""Atomic writing of files, and the folder of the cache."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ def cache_folder() -> Path:
 
 
 def check_place(flag: str, path: str | None, *suffixes: str) -> None:
-    """Refuses a file that could not be written, before any work is done for it.
+    """Checks early that an output file can be written.
 
     Args:
         flag: the option that names it.
@@ -24,7 +24,7 @@ def check_place(flag: str, path: str | None, *suffixes: str) -> None:
         suffixes: what its name may end in.
 
     Raises:
-        InputError: if it ends in something else, or its folder does not exist.
+        InputError: if the name has another suffix, or the folder does not exist.
     """
     if path is None:
         return
@@ -34,10 +34,10 @@ def check_place(flag: str, path: str | None, *suffixes: str) -> None:
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[TextIO]:
-    """Opens a text file to be written beside its place, and puts it there when all went well.
+    """Opens a temporary text file, and renames it to `path` if no exception is raised.
 
     Args:
-        path: where it will lie; what lies there is replaced.
+        path: the final file, which is replaced if it exists.
     """
     with (
         beside(path) as partial,
@@ -47,11 +47,11 @@ def write_whole(path: Path) -> Iterator[TextIO]:
 
 
 def write_whole_bytes(path: Path, data: bytes) -> None:
-    """Writes a file beside its place, and puts it there when it is whole.
+    """Writes a temporary file, and renames it to `path`.
 
     Args:
-        path: where it will lie; what lies there is replaced.
-        data: all of it.
+        path: the final file, which is replaced if it exists.
+        data: the contents.
     """
     with beside(path) as partial:
         partial.write_bytes(data)
@@ -59,12 +59,12 @@ def write_whole_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Gives a name to write to, and puts what was written in its place when all went well.
+    """Yields a temporary path, and renames it to `path` if no exception is raised.
 
     Args:
-        path: where it will lie; what lies there is replaced.
+        path: the final file, which is replaced if it exists.
     """
-    partial = path.with_stem(f"{path.stem}.partial")  # the ending says what it is
+    partial = path.with_stem(f"{path.stem}.partial")  # keeps the suffix
     try:
         yield partial
         _settle(partial)
@@ -75,8 +75,8 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def _settle(path: Path) -> None:
-    """Waits until the disk has a file or what a folder lists: a power cut leaves it whole."""
-    with contextlib.suppress(OSError):  # Windows opens no folder, and some file systems wait not
+    """Flushes a file or folder to disk, so that it survives a power failure."""
+    with contextlib.suppress(OSError):  # Windows and some file systems cannot sync folders
         number = os.open(path, os.O_RDONLY)
         try:
             os.fsync(number)

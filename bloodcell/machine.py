@@ -1,4 +1,4 @@
-"""What a score must say of where it comes from: machine, versions, commit."""
+"""Describes where a score comes from: machine, package versions, git commit."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ def describe(device: str) -> dict[str, object]:
 
 
 def processor() -> str:
-    """Name of the CPU, as far as the system tells."""
+    """Returns the name of the CPU if the system provides it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
@@ -40,7 +40,7 @@ def processor() -> str:
 
 
 def git_commit(project: Path) -> str | None:
-    """The commit of a checkout, with `+` if tracked files differ from it; None if it is none."""
+    """Returns the commit, with `+` if tracked files differ from it; None outside a checkout."""
     if not (project / ".git").exists():
         return None
 

@@ -1,4 +1,4 @@
-"""How the process gets its memory."""
+"""Settings of the memory allocator."""
 
 import ctypes
 import sys
@@ -15,7 +15,7 @@ def keep_memory() -> bool:
     time of a step at 224 pixels.
 
     Returns:
-        Whether the allocator could be told.
+        Whether the allocator accepted the settings.
     """
     if sys.platform != "linux":
         return False

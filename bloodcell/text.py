@@ -1,4 +1,4 @@
-"""How times and commands are written for a person."""
+"""Formats times and commands for people."""
 
 import shlex
 import shutil
@@ -13,7 +13,7 @@ def clock(seconds: float) -> str:
 
 
 def command(program: str, *words: object) -> str:
-    """What to type to run a program of this environment, whether or not it is activated.
+    """Returns a shell command that works whether or not the environment is activated.
 
     Args:
         program: `bloodcell`, `tensorboard`.

@@ -1,1 +1,1 @@
-"""The command line: a verb's words are read here, and its function is called."""
+"""The command line: parses the arguments of a verb and calls its function."""

@@ -69,6 +69,6 @@ def lightning_errors(verb: str) -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """What an error says: of jsonargparse all, as it names the setting last."""
+    """Shortens an error message; those of jsonargparse stay whole: they end with the setting."""
     text = " ".join(str(error).split()).rstrip(". ")
     return text if isinstance(error, ArgumentError) else reason(error)

@@ -209,7 +209,7 @@ def _fields(owner: ast.ClassDef) -> Iterator[tuple[str, ast.expr, ast.expr | Non
 
 
 class _Names(dict[str, Any]):
-    """What names mean in the annotations of a module; of an unknown name, `Any`."""
+    """Maps names in the annotations of a module to types; unknown names to `Any`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__({one.__name__: one for one in (bool, dict, float, int, list, str, tuple)})

@@ -63,7 +63,7 @@ class Verification(BloodcellCLI):
         super().__init__(request)
 
     def report(self) -> None:
-        """Compares."""
+        """Compares the new results with the files of the run."""
         if not self.trainer.is_global_zero or self.path is None:
             return
         predictions = collect_predictions(self.model, self.datamodule, "test")

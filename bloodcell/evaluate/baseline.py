@@ -1,4 +1,4 @@
-"""What a split is worth without any training: the label of the image whose colours are most alike.
+"""A baseline without training: the label of the training image with the most similar colours.
 
 Where copies of one photograph lie on both sides of a split, their colours are enough to find each
 other. A model that is not clearly better than this has shown no skill.
@@ -17,13 +17,13 @@ _AT_ONCE = 256  # images
 
 
 def nearest_labels(train: ImageDataset, asked: ImageDataset) -> Tensor:
-    """Names each image after the training image with the most similar colour histogram.
+    """Gives each image the label of the training image with the most similar colour histogram.
 
     Similar by the Bhattacharyya coefficient, the inner product of the histograms' square roots.
 
     Args:
         train: images whose labels are known.
-        asked: images to be named.
+        asked: images to classify.
 
     Returns:
         (len(asked),) int64 labels, in the order of `asked`.

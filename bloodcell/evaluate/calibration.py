@@ -1,4 +1,4 @@
-"""One temperature for all logits, so that probabilities are as high as the model is often right."""
+"""Temperature scaling of the logits, so that the probabilities match the accuracy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def fit_temperature(of: Sample) -> float:
         of: probabilities of files, as the softmax of the logits gives them.
 
     Returns:
-        .05 to 20: over 1 where the model is too sure of itself.
+        .05 to 20: over 1 if the model is overconfident.
     """
     true, probability = of.true, of.probability
     rows, n_photos = np.arange(len(true)), len(np.unique(of.photo))
@@ -39,7 +39,7 @@ def fit_temperature(of: Sample) -> float:
 
 
 def apply_temperature(probability: NDArray[np.float32] | Floats, temperature: float) -> Floats:
-    """The probabilities (n, classes) that logits divided by the temperature would have given."""
+    """Returns the probabilities (n, classes) after dividing the logits by the temperature."""
     logits = np.log(probability.astype(np.float64).clip(_LEAST)) / temperature
     powers = np.exp(logits - logits.max(1, keepdims=True))
     result: Floats = powers / powers.sum(1, keepdims=True)
@@ -47,7 +47,7 @@ def apply_temperature(probability: NDArray[np.float32] | Floats, temperature: fl
 
 
 def judge(true: NDArray[np.int64], probability: NDArray[np.float32] | Floats) -> dict[str, float]:
-    """How good the probabilities are, by file: `log_loss` and `ece`."""
+    """Returns `log_loss` and `ece` of the probabilities, by file."""
     sample = sample_of(true, probability.astype(np.float32), [str(n) for n in range(len(true))])
     found = compute(sample, np.ones((1, len(true))))
     return {name: float(found[name][0]) for name in ("log_loss", "ece")}

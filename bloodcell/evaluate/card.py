@@ -1,4 +1,4 @@
-"""The model card: what a model is, how it scored and what it is not for.
+"""The model card: description, scores and limits of a model.
 
 After Mitchell et al., "Model cards for model reporting" (FAT* 2019). Every figure comes from
 `scores.json` or from the checkpoint; `card.md.jinja` holds the text.

@@ -1,4 +1,4 @@
-"""What `bloodcell compare` says: a table of experiments, on the console, as Markdown and as CSV."""
+"""The table of `bloodcell compare`: on the console, as Markdown and as CSV."""
 
 import csv
 from collections.abc import Sequence

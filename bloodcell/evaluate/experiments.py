@@ -1,7 +1,4 @@
-"""Run folders as experiments: their seeds pooled, and which of them can be told apart.
-
-Without torch.
-"""
+"""Pools the seeds of each experiment, and tests which experiments differ. Needs no torch."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -148,7 +145,7 @@ def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
 
 
 class _Photos(NamedTuple):
-    """Test photographs, and what each run of an experiment said of those it was tested on.
+    """Test photographs, and the results of each run of an experiment on them.
 
     With another seed, `seed` draws other files, and undivided folders other photographs.
     """
@@ -205,7 +202,7 @@ def _mean_share(weights: Floats, part: Floats, whole: Floats) -> Floats:
 
 
 def _photos(runs: list[Run]) -> _Photos:
-    """All photographs that any of the runs was tested on."""
+    """Returns all photographs that any of the runs was tested on."""
     said = [_right_by_photo(run.predictions) for run in runs]
     names = sorted(set().union(*said))
     facts = np.array([[of.get(name, (0, 0, 0, 0, 0)) for name in names] for of in said], float)
@@ -226,7 +223,7 @@ def _right_by_photo(said: Predictions) -> dict[str, list[int]]:
 
 
 def _groups(photos: list[_Photos], seed: int) -> list[str]:
-    """Marks the best and those that cannot be told from it."""
+    """Marks the best and those that do not differ significantly from it."""
     best = photos[0]
     weights = _draw(tuple(best.label.tolist()), seed)
     groups, p_values = ["a"], {}
@@ -263,14 +260,14 @@ def _seen(run: Run) -> float:
 
 
 def _key(run: Run) -> str:
-    """Equal for runs of one experiment."""
+    """Returns a key that is equal for runs of one experiment."""
     data = {k: v for k, v in run.settings.get("data", {}).items() if k != "seed"}
     said = [run.scores["name"], run.scores["data_fingerprint"], run.settings["model"], data]
     return json.dumps([*said, run.settings.get("trainer", {})], sort_keys=True, default=str)
 
 
 def _check(run: Run) -> None:
-    """Raises KeyError if something is missing that the table shows."""
+    """Raises KeyError if a value of the table is missing."""
     for key in ("name", "split", "parameters", "learning_time_seconds", "data_fingerprint"):
         run.scores[key]
     run.settings["model"]["hidden"], run.settings["model"]["lr"]

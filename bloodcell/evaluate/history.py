@@ -44,7 +44,7 @@ def read_history(path: Path) -> list[Epoch]:
 
 
 def best(history: list[Epoch]) -> Epoch:
-    """The epoch whose checkpoint is kept as the best: lowest validation loss, the first of equals.
+    """Returns the epoch with the lowest validation loss, the first of several equal ones.
 
     Args:
         history: at least one validated epoch.

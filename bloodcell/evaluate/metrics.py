@@ -1,8 +1,8 @@
-"""Metrics of predictions, each with an interval that knows which files are one photograph.
+"""Metrics of predictions, with intervals that respect which files show the same photograph.
 
 The interval of a metric comes from a bootstrap over photographs, drawn with replacement within each
-class: files of one photograph are no independent evidence. All draws are computed at once: whatever
-a metric needs is first summed over each photograph, and a draw is a weight for each.
+class, as files of one photograph are not independent. All draws are computed at once: counts are
+summed over each photograph, and a draw is a weight for each photograph.
 """
 
 from collections.abc import Sequence
@@ -53,13 +53,13 @@ class Sample(NamedTuple):
 def sample_of(
     true: NDArray[np.int64], probability: NDArray[np.float32], photo: Sequence[str]
 ) -> Sample:
-    """Predictions by file; photo names the photograph of each."""
+    """Returns the predictions by file; `photo` names the photograph of each."""
     number = np.unique(photo, return_inverse=True)[1]
     return Sample(true, _normalised(probability), number)
 
 
 def average_photos(sample: Sample) -> Sample:
-    """The probabilities of a photograph's files averaged."""
+    """Averages the probabilities over the files of each photograph."""
     true = _photo_labels(sample)
     total = np.zeros((len(true), sample.probability.shape[1]))
     np.add.at(total, sample.photo, sample.probability)
@@ -190,14 +190,14 @@ def _photo_labels(sample: Sample) -> NDArray[np.int64]:
 
 
 def _normalised(probability: NDArray[np.float32] | Floats) -> Floats:
-    """Rows that sum to 1: what was written with six digits does not, quite."""
+    """Makes rows sum to 1, which values rounded to six digits do not."""
     values = probability.astype(np.float64)
     result: Floats = values / values.sum(1, keepdims=True)
     return result
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    """0 where there is nothing, as scikit-learn has it."""
+    """Divides; 0 where `whole` is 0, as in scikit-learn."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
@@ -215,7 +215,7 @@ def _auc(sample: Sample, weights: Floats) -> Floats:
             drawn = weights[start : start + step, sample.photo[order]]
             up = np.add.reduceat(drawn * positive, first, axis=1)
             down = np.add.reduceat(drawn * ~positive, first, axis=1)
-            below = down.cumsum(1) - down / 2  # an equal one is half below
+            below = down.cumsum(1) - down / 2  # ties count half
             both = up.sum(1) * down.sum(1)
             won = (up * below).sum(1)
             areas[start : start + step, label] = np.divide(

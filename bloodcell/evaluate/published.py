@@ -1,4 +1,4 @@
-"""The seven published experiments, as read from their table: what ours are set beside.
+"""The results of the seven published experiments, from their table.
 
 Keras MobileNet with ImageNet weights, Flatten, dense layers, dropout 0.5, Adam; files at random.
 """
@@ -43,7 +43,7 @@ PUBLISHED = (  # in the order of the published graphs, 1.png to 7.png
 
 
 def find_published(name: str) -> Published | None:
-    """The published row of an experiment, whatever its split.
+    """Returns the published row of an experiment, for any split.
 
     Args:
         name: of the experiment: that of a shipped config, alone or followed by `-` and more.

@@ -26,7 +26,7 @@ SCORES = "scores.json"
 
 
 class Predictions(NamedTuple):
-    """What a model said of some images.
+    """Predictions of a model for some images.
 
     Attributes:
         split: n names of the part each image lies in.
@@ -75,7 +75,7 @@ def _as_dict(sample: Sample, class_names: list[str]) -> dict[str, Any]:
 
 
 def _plain(found: Estimate) -> dict[str, float | None]:
-    """As JSON has it: what cannot be computed, as the AUC of an absent class, is null."""
+    """Replaces values that are not finite, e.g. the AUC of an absent class, by None."""
     return {k: v if math.isfinite(v) else None for k, v in found._asdict().items()}
 
 

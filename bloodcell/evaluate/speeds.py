@@ -1,4 +1,4 @@
-"""What `bloodcell benchmark` found: images per second of each stage, as a table and as JSON."""
+"""Results of `bloodcell benchmark`: images per second of each stage, as a table and as JSON."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
 def write_speeds(
     path: Path, settings: dict[str, Any], cache_build: float, found: list[Speeds]
 ) -> None:
-    """Writes all of it as JSON.
+    """Writes the results as JSON.
 
     Args:
         path: the file.

@@ -25,12 +25,12 @@ class Line(NamedTuple):
 
 
 def print_table(title: str, lines: list[Line], notes: list[tuple[str, str]]) -> None:
-    """Prints the scores and, below them, what to know and what to type next.
+    """Prints the scores and, below them, notes.
 
     Args:
         title: the run's name.
-        lines: a score each.
-        notes: pairs of what it is and what it says.
+        lines: one for each part.
+        notes: pairs of label and text.
     """
     table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", title_justify="left")
     for heading in ("part", "loss", "accuracy", "by photograph"):

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_WIDE = 190  # columns, where the console is none: a file or a pipe
+_WIDE = 190  # columns, if the output is a file or a pipe
 
 
 def print_wide(
@@ -16,7 +16,7 @@ def print_wide(
     title: str = "",
     words: Sequence[str] = ("experiment",),
 ) -> None:
-    """Prints a table and what it says.
+    """Prints a table and its legend.
 
     Args:
         headings: of the columns.
@@ -39,7 +39,7 @@ def print_wide(
 def as_markdown(
     headings: Sequence[str], rows: Iterable[Sequence[str]], legend: str, title: str = ""
 ) -> str:
-    """The same as Markdown."""
+    """Returns the table as Markdown."""
     lines = [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *rows)]
     above = [title, ""] if title else []
     return "\n".join([*above, *lines, "", legend, ""])

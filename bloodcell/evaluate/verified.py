@@ -1,4 +1,4 @@
-"""Whether a run's scores are what its checkpoint says: both computed again, and compared."""
+"""Compares the scores of a run with those computed again from its checkpoint."""
 
 import json
 import math
@@ -12,19 +12,19 @@ from bloodcell.evaluate.history import FILE_NAME, best, read_history
 from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions, score
 from bloodcell.machine import describe
 
-# another processor rounds in another way: share of the files that may be named otherwise, and how
-# far a probability, or the mean loss, may lie
+# tolerances for rounding on other processors: the share of files whose predicted class differs,
+# and the difference of a probability or the mean loss
 _OTHERWISE, _FURTHEST = 0.005, 0.05
 _SAME = 1e-5  # probabilities are written with six digits
 
 
 class Check(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: it was.
-        holds: whether it is as it must be; None if it may differ.
-        says: in words.
+        what: its name.
+        holds: whether it passed; None if a difference is allowed.
+        says: an explanation.
     """
 
     what: str
@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
 
 def read_claims(folder: Path) -> dict[str, Any]:
-    """Reads what a run claims.
+    """Reads the scores of a run.
 
     Args:
         folder: the run's.
@@ -68,7 +68,7 @@ def read_claims(folder: Path) -> dict[str, Any]:
 def compare(
     folder: Path, claims: dict[str, Any], now: Predictions, loss: float, fingerprint: str
 ) -> list[Check]:
-    """Compares a run with what its checkpoint says now.
+    """Compares a run with new predictions of its checkpoint.
 
     Args:
         folder: the run's.
@@ -97,11 +97,11 @@ def compare(
 
 
 def compare_machines(claims: dict[str, Any], device: str) -> list[Check]:
-    """Says what else is as it was, and need not be.
+    """Lists differences of machine and versions, which are allowed.
 
     Args:
         claims: the `scores.json`.
-        device: name of what was tested on.
+        device: name of the device of the new test.
     """
     here = describe(device)
     return [
@@ -112,12 +112,12 @@ def compare_machines(claims: dict[str, Any], device: str) -> list[Check]:
 
 
 def _facts(said: Predictions) -> list[tuple[str, str, int]]:
-    """What is true of the files, whatever a model says."""
+    """Returns file, photograph and label of each image, sorted."""
     return sorted(zip(said.file, said.photo, said.true.tolist(), strict=True))
 
 
 def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -> list[str]:
-    """Names what stands in the scores and does not follow from predictions and history."""
+    """Lists the scores that do not follow from predictions and history."""
     then = claims["test"]
     false = [
         f"{by} {name}"
@@ -147,7 +147,7 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
 
 
 def _alike(now: Any, then: Any) -> bool:
-    """Whether two scores are equal but for the order in which a processor adds up."""
+    """Returns whether two scores are equal up to rounding."""
     if isinstance(now, dict):
         same = isinstance(then, dict) and now.keys() == then.keys()
         return same and all(_alike(value, then[key]) for key, value in now.items())

@@ -1,4 +1,4 @@
-"""Runs trainings as processes of their own, as many at a time as there are devices."""
+"""Runs trainings in separate processes, one for each device at a time."""
 
 import os
 import re
@@ -32,7 +32,7 @@ class Job(NamedTuple):
     log: Path
 
     def complaint(self) -> str:
-        """The last error message in the log."""
+        """Returns the last error message in the log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         messages = [line for line in lines if line.startswith("bloodcell: ")] or lines[-1:]
         return "".join(messages[-1:]).removeprefix("bloodcell: ")
@@ -56,7 +56,7 @@ def list_devices(jobs: int | None, accelerator: str | None) -> list[dict[str, st
 
 
 def _visible_gpus() -> list[str]:
-    """Names or numbers of the GPUs, as CUDA_VISIBLE_DEVICES takes them."""
+    """Returns names or numbers of the GPUs in the format of CUDA_VISIBLE_DEVICES."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
@@ -147,7 +147,7 @@ class Crew:
                 return None
             child = subprocess.Popen(
                 [*_FIT, *job.words],
-                env=os.environ | {"PYTHONUNBUFFERED": "1"} | device,  # its lines come at once
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | device,  # the log stays current
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
