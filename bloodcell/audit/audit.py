@@ -45,28 +45,33 @@ class ScannedFile(NamedTuple):
     reason: str = ""
 
 
-def audit(root: str, photos: str | None, out: str | None, photo_table: str | None) -> bool:
-    """Reads every image, searches for copies, and prints and writes the findings.
+def audit(
+    folder: str, photos: str | None = None, out: str | None = None, write_photos: str | None = None
+) -> bool:
+    """Finds copies, leaks, label conflicts and unreadable images in a folder.
+
+    Copies of a photograph are found from pixels, also if rotated, sheared or mirrored.
+    The exit status is 1 if images of one photograph or scene lie in two parts.
 
     Args:
-        root: as for `data.root`.
-        photos: photo table to compare with, as for `data.photos`; None uses the table of the named
-            data set, if it has one.
-        out: JSON file for all findings; None writes no file.
-        photo_table: CSV file for the detected photographs, in the format of `data.photos`; None
-            writes no file.
+        folder: a folder of class folders, or a .zip of one.
+        photos: a CSV file with the columns file, photo and, if known, cell, to compare with
+            (default: the table of the named data set, if it has one).
+        out: a .json file for all findings (default: none).
+        write_photos: a .csv file for the photographs that are found, for --data.photos (default:
+            none).
 
     Returns:
-        Whether images of one photograph, scene or cell are in more than one split.
+        Whether all images of each photograph, scene and cell are in one part.
 
     Raises:
         InputError: if every image is unreadable, or a file cannot be written.
     """
     check_place("--out", out, ".json")
-    check_place("--write_photos", photo_table, ".csv")
+    check_place("--write_photos", write_photos, ".csv")
     keep_memory()
     start = time.perf_counter()
-    source = open_source(root)
+    source = open_source(folder)
     table = build_table(source, Path(photos) if photos else None)
     files, copies, rows = _scan(source, table)
     found = describe(table, files, copies, rows) | {
@@ -76,16 +81,16 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
     if out:
         with write_whole(Path(out)) as file:
             file.write(json.dumps(found, indent=1) + "\n")
-    if photo_table:
-        _write_photos(Path(photo_table), table, copies, rows)
+    if write_photos:
+        _write_photos(Path(write_photos), table, copies, rows)
     print_audit(found)
     if out:
         print(out)
-    if photo_table:
+    if write_photos:
         first = "correct the labels first, then " if found["label_conflicts"] else ""
-        print(f"{photo_table}: {first}give it to fit with --data.photos {photo_table}")
+        print(f"{write_photos}: {first}give it to fit with --data.photos {write_photos}")
     known = found["photo_table"] or {"leaks": []}
-    return bool(found["leaks"] or found["scene_leaks"] or known["leaks"])
+    return not (found["leaks"] or found["scene_leaks"] or known["leaks"])
 
 
 def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:

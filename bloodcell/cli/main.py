@@ -7,8 +7,6 @@ import difflib
 import io
 import os
 import sys
-import time
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,8 +61,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _answer(words: list[str]) -> None:
-    from bloodcell.cli.arguments import VERBS
-    from bloodcell.cli.parsing import front_page, parse, verb_page
+    from bloodcell.cli.arguments import VERBS, Training
+    from bloodcell.cli.parsing import front_page, verb_page
 
     if words in (["--version"], ["-V"]):
         print(f"bloodcell {__version__}")
@@ -82,7 +80,7 @@ def _answer(words: list[str]) -> None:
     if "-h" in rest or "--help" in rest:
         print(verb_page(verb))
         return
-    good = _train(verb, rest) if VERBS[verb].groups else _call(verb, *parse(verb, rest))
+    good = _train(verb, rest) if isinstance(VERBS[verb], Training) else _call(verb, rest)
     if not good:
         sys.exit(1)
 
@@ -106,84 +104,19 @@ def _train(verb: str, words: list[str]) -> bool:
     return verify(Path(words[0]), request)
 
 
-def _call(verb: str, given: Namespace, rest: list[str]) -> bool:
-    """Calls the function of a verb that has no settings; returns whether all went well."""
-    match verb:
-        case "audit":
-            from bloodcell.audit.audit import audit
+def _call(verb: str, words: list[str]) -> bool:
+    """Calls the function of a verb; returns whether all went well."""
+    from bloodcell.cli.arguments import VERBS, Function
+    from bloodcell.cli.parsing import WORDS, parse
 
-            if len(given.folder) != 1:
-                words = " ".join(given.folder) or "none"
-                raise InputError(f"audit takes one folder or .zip (got: {words}).")
-            return not audit(given.folder[0], given.photos, given.out, given.write_photos)
-        case "cache":
-            _cache(given.empty)
-        case "compare":
-            from bloodcell.evaluate.compare import compare
-
-            compare(given.runs, given.out)
-        case "download":
-            from bloodcell.datasets import kaggle
-
-            print(kaggle.download())
-        case "explain":
-            from bloodcell.infer.explain import explain
-
-            return explain(given.images, given.model, given.out)
-        case "export":
-            from bloodcell.infer.export import export
-
-            export(given.images, given.model, given.out, given.int8)
-        case "predict":
-            return _predict(given)
-        case "reproduce":
-            from bloodcell.published.reproduce import reproduce
-
-            reproduce(**vars(given), words=rest)
-        case "serve":
-            from bloodcell.serve.serve import serve
-
-            return serve(given.model, given.host, given.port, given.data)
-    return True
-
-
-def _predict(given: Namespace) -> bool:
-    from bloodcell.infer.cells import Cells
-    from bloodcell.infer.predict import predict
-
-    for flag, value in (("--field", given.field), ("--draw", given.draw)):
-        if value is not None and not given.cells:
-            raise InputError(f"{flag} {value} is for --cells. Add it, or leave {flag} out.")
-    cells = Cells(given.field or 1.0, Path(given.draw) if given.draw else None)
-    return predict(
-        given.images,
-        model=given.model,
-        out=given.out,
-        abstain=given.abstain,
-        tta=given.tta,
-        batch_size=given.batch_size,
-        devices=given.devices,
-        cells=cells if given.cells else None,
-    )
-
-
-def _cache(empty: bool) -> None:
-    """Lists the decoded images on disk, a line for each entry, or deletes them."""
-    from bloodcell.data import cache
-    from bloodcell.files import cache_folder
-
-    folder = cache_folder() / "pixels"
-    if empty:
-        print(f"{cache.empty() / 2**30:.2f} GiB freed in {folder}")
-        return
-    print(f"decoded images in {folder}:")
-    entries = cache.list_entries()
-    for entry in entries:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        size = f"{entry.bytes / 2**30:7.2f} GiB  {entry.images:>9,} images at {entry.size} px"
-        print(f"{size}  used {used}  {entry.root}")
-    if not entries:
-        print("  none")
+    given, rest = parse(verb, words)
+    function = VERBS[verb]
+    assert isinstance(function, Function)
+    arguments = vars(given) | ({WORDS: rest} if WORDS in function.read(verb).settings else {})
+    done = function.call(verb, arguments)
+    if isinstance(done, Path):
+        print(done)
+    return done is not False
 
 
 def _no_such_verb(verb: str, verbs: list[str]) -> str:

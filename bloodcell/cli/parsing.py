@@ -1,18 +1,20 @@
-"""Parses the words of a verb and makes its help page, from the options that are declared for it."""
+"""Parses the words of a verb and makes its help page."""
 
 import argparse
 import difflib
 import shutil
 from argparse import Namespace
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, get_args
 
-from bloodcell.cli.arguments import TRAINER, VERBS
+from bloodcell.cli.arguments import TRAINER, VERBS, Function, Option, Training
+from bloodcell.cli.schema import REQUIRED, Setting
 from bloodcell.cli.settings import settings
 from bloodcell.errors import InputError
 
 # the program sets them
 _LINKED = ("data.seed", "model.seed", "model.class_names", "model.image_size")
+WORDS = "words"  # the argument of a function that takes all other words of the command line
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,7 +24,8 @@ class _Parser(argparse.ArgumentParser):
         """Raises InputError instead of ending the process."""
         message = message.removeprefix("argument ")
         message = message.replace(": expected one argument", " stands without a value")
-        message = message.replace(": =", "=")  # the value, by `_number`
+        message = message.replace(": =", "=")  # the value, by `_reader`
+        message = message.replace("the following arguments are required:", f"{self.prog} needs")
         raise InputError(f"{message}. See `{self.prog} --help`.")
 
 
@@ -44,20 +47,21 @@ def front_page() -> str:
     )
     verbs = parser.add_argument_group("verbs")
     for name, verb in VERBS.items():
-        verbs.add_argument(name, help=verb.summary)
+        summary = verb.read(name).summary if isinstance(verb, Function) else verb.summary
+        verbs.add_argument(name, help=summary[0].lower() + summary[1:])
     return parser.format_help().rstrip()
 
 
 def verb_page(name: str) -> str:
     """The page of `bloodcell VERB --help`."""
-    parser = _make(name)
-    groups = VERBS[name].groups
+    parser, verb = _make(name), VERBS[name]
+    groups = verb.groups if isinstance(verb, Training) else ()
     scores = bool(groups) and "model" not in groups
     for group in groups:
         title = "data (default: as it was trained)" if scores and group == "data" else group
         section = parser.add_argument_group(title)
         for key, setting in settings(group).items():
-            text = setting.text if scores else f"{setting.text} (default: {_bare(setting.default)})"
+            text = setting.text if scores else setting.help()
             if group == "trainer":
                 text = TRAINER.get(key.removeprefix("trainer."), "")
             if text and _is_shown(name, key):
@@ -73,10 +77,6 @@ def _is_shown(verb: str, key: str) -> bool:
     return key not in _LINKED and (verb == "fit" or not of_fit)
 
 
-def _bare(default: str | None) -> str:
-    return "none" if default in (None, "None") else str(default).strip("'\"").lower()
-
-
 def parse(name: str, words: Sequence[str]) -> tuple[Namespace, list[str]]:
     """Parses the words after a verb.
 
@@ -90,13 +90,13 @@ def parse(name: str, words: Sequence[str]) -> tuple[Namespace, list[str]]:
     Raises:
         InputError: naming the option or value that cannot be used.
     """
-    parser = _make(name)
-    if VERBS[name].groups or name == "reproduce":  # a value of `fit` must not become a positional
-        return parser.parse_known_args(words)
+    parser, verb = _make(name), VERBS[name]
+    if isinstance(verb, Training) or WORDS in verb.read(name).settings:
+        return parser.parse_known_args(words)  # a value of `fit` must not become a positional
     given, rest = parser.parse_known_intermixed_args(words)
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
-        known = [option for option, _ in VERBS[name].options if option.startswith("--")]
+        known = [names[-1] for names, _ in _options(name) if names[-1].startswith("--")]
         near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         takes = ", ".join(known) or "no options"
@@ -107,19 +107,58 @@ def parse(name: str, words: Sequence[str]) -> tuple[Namespace, list[str]]:
 
 
 def _make(name: str) -> _Parser:
-    verb = VERBS[name]
-    places = "".join(f"{how['metavar']} " for option, how in verb.options if option[0] != "-")
+    verb, options = VERBS[name], _options(name)
+    signature = verb.read(name) if isinstance(verb, Function) else verb
+    places = "".join(f"{how['metavar']} " for names, how in options if names[0][0] != "-")
     parser = _Parser(
         f"bloodcell {name}",
         usage=f"bloodcell {name} {places}[options]",
-        description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n{verb.remarks}",
+        description=f"{signature.summary[0].upper()}{signature.summary[1:]}.\n{signature.remarks}",
         formatter_class=_format,
         add_help=False,
         allow_abbrev=False,
     )
-    for option, how in verb.options:
-        parser.add_argument(*option.split("/"), **how)
+    for names, how in options:
+        parser.add_argument(*names, **how)
     return parser
+
+
+def _options(name: str) -> tuple[Option, ...]:
+    """Returns the options of a verb; those of a function are its arguments."""
+    verb = VERBS[name]
+    if isinstance(verb, Training):
+        return verb.options
+    found = verb.read(name).settings.items()
+    return tuple(_option(key, setting) for key, setting in found if key != WORDS)
+
+
+def _option(key: str, setting: Setting) -> Option:
+    how: dict[str, Any] = {"help": setting.help().replace("%", "%%"), "metavar": key.upper()}
+    if setting.default is REQUIRED:
+        return (key,), how | ({"nargs": "*"} if setting.kind is not str else {})
+    if setting.kind is bool:
+        return (f"--{key}",), {"help": how["help"], "action": "store_true"}
+    return (f"--{key}",), how | {"default": setting.default, "type": _reader(setting)}
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    """Makes the function that reads the value of an option."""
+    kinds = {setting.kind, *get_args(setting.kind)} & {int, float}
+
+    def read(given: str) -> Any:
+        if not given:
+            raise argparse.ArgumentTypeError("expected one argument")
+        for kind in kinds:
+            try:
+                return kind(given)
+            except ValueError:
+                rule = Setting(kind, None, "").rule()
+                raise argparse.ArgumentTypeError(
+                    f"={given} cannot be used: it must be {rule}"
+                ) from None
+        return given
+
+    return read
 
 
 def _format(prog: str) -> argparse.HelpFormatter:

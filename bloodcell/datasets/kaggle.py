@@ -31,7 +31,9 @@ DIGEST = "c77b3c043a09aa5647509232a18f7aa3252b4282eef43faca9943e6b965e1d40"
 
 
 def download() -> Path:
-    """Downloads the set, unless it is in kagglehub's cache, and checks it against the manifest.
+    """Downloads the Kaggle data set Blood Cells, and checks each file.
+
+    Files in the cache of kagglehub are not downloaded again.
 
     Returns:
         The folder with the unpacked archive.

@@ -1,7 +1,6 @@
 """The table of `bloodcell compare`: on the console, as Markdown and as CSV."""
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 from bloodcell.errors import InputError, listed
@@ -22,25 +21,25 @@ _LEGEND = (
 )
 
 
-def compare(folders: Sequence[str], out: str | None = None) -> None:
-    """Prints the table of all finished runs, and writes it.
+def compare(runs: list[str], out: str | None = None) -> None:
+    """Prints a table of finished runs, with intervals over photographs.
 
     Args:
-        folders: run folders or folders that hold some; none means all below lightning_logs.
-        out: a .csv, .md or .png file; None writes none.
+        runs: run folders, or folders that contain some (default: lightning_logs).
+        out: a .csv or .md file for the table, or a .png file for a figure of it (default: none).
 
     Raises:
         InputError: if there is no finished run, or the file is of another kind.
     """
     check_place("--out", out, *_KINDS)
-    runs, left_out = read_runs(find_runs(folders))
-    if not runs:
+    finished, left_out = read_runs(find_runs(runs))
+    if not finished:
         names = [f"{folder} ({reason})" for folder, reason in left_out.items()]
         raise InputError(
             f"compare: no finished run (left out: {listed(names, 3)}). "
             "Train one: bloodcell fit --config demo.yaml."
         )
-    experiments = pool(runs)
+    experiments = pool(finished)
     rows = [_row(experiment) for experiment in experiments]
     print_wide(_HEADINGS, rows, _LEGEND, words=("experiment", "split", "best"))
     for folder, reason in left_out.items():

@@ -1,7 +1,7 @@
 """`bloodcell explain`: draws heat maps of the evidence for the predicted classes."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -23,13 +23,17 @@ MOST = 60  # images per figure
 _BATCH_SIZE = 16
 
 
-def explain(given: Sequence[str], model: str | None = None, out: str = "explained.png") -> bool:
-    """Draws each image beside a heat map of the evidence for its predicted class.
+def explain(images: list[str], model: str | None = None, out: str = "explained.png") -> bool:
+    """Draws images beside maps of the regions that decided their class.
+
+    Colour, and the line around it, mark what supports the predicted class.
 
     Args:
-        given: as for `predict`.
-        model: as for `--model`.
-        out: .png file for all images, or folder for one figure per image.
+        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read a
+            path from each line of the standard input.
+        model: a run folder, a .ckpt or a .safetensors file (default: the model that is part of
+            bloodcell).
+        out: a .png file for up to 60 images, or a folder for one figure per image.
 
     Returns:
         Whether every image could be read.
@@ -37,7 +41,7 @@ def explain(given: Sequence[str], model: str | None = None, out: str = "explaine
     Raises:
         InputError: if an argument is invalid, or there are too many images for one figure.
     """
-    check_given(given)
+    check_given(images)
     path = Path(out)
     one_each = not path.suffix
     if not one_each:
@@ -53,16 +57,16 @@ def explain(given: Sequence[str], model: str | None = None, out: str = "explaine
     failed: list[Decoded] = []
     name = saved.description.name
     with ExitStack() as archives:
-        images = _explain(saved, find_images(given, archives), failed)
+        maps = _explain(saved, find_images(images, archives), failed)
         if one_each:
             path.mkdir(parents=True, exist_ok=True)
             count = 0
-            for count, image in enumerate(images, 1):
+            for count, image in enumerate(maps, 1):
                 file = path / f"{count:04d}_{Path(image.name).stem}.png"
                 save(draw_explained(name, [image]), file)
             print(f"{count:,} figures in {path}")
         else:
-            drawn = list(islice(images, MOST + 1))
+            drawn = list(islice(maps, MOST + 1))
             rule = f"at most {MOST} for one figure. Give --out a folder for a figure each"
             require(len(drawn) <= MOST, "IMAGES", f"more than {MOST}", rule)
             if drawn:

@@ -61,18 +61,25 @@ class Exported(NamedTuple):
 
 
 def export(
-    given: Sequence[str], model: str | None = None, out: str | None = None, int8: str | None = None
+    images: list[str], model: str | None = None, out: str | None = None, int8: str | None = None
 ) -> Agreement:
-    """Writes a model and its card, and keeps them only if the predictions agree.
+    """Writes a model as one file, and checks it on real images.
+
+    The file takes pixels of any size and gives probabilities: it contains the resizing, the
+    normalisation, the softmax and the class names. The file is kept only if its answers agree with
+    the model's on up to 2,500 of the images: 8 bits may change the class of a tenth of the images,
+    a .safetensors file (16 bits) that of a hundredth.
 
     Args:
-        given: images, as for `predict`; at most 2,500 evenly spaced ones are compared.
-        model: run folder, .ckpt or .safetensors file; None uses the bundled model.
-        out: .onnx, .pt2 (for PyTorch) or .safetensors file (for bloodcell, in half precision); or
-            a folder (an existing one, or a name that ends in `/` or has no suffix) in the layout of
-            the Hugging Face Hub for timm. None writes NAME.onnx to the current folder.
-        int8: training images, as for `predict`, to calibrate an additional file NAME.int8.onnx;
-            at most 200 are used. None writes no such file.
+        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read a
+            path from each line of the standard input.
+        model: a run folder, a .ckpt or a .safetensors file (default: the model that is part of
+            bloodcell).
+        out: a .onnx file, a .pt2 file for PyTorch, a .safetensors file for bloodcell in half
+            precision, or a folder for timm in the layout of the Hugging Face Hub: an existing one,
+            or a name that ends in / or has no suffix (default: the run's name, .onnx).
+        int8: training images; up to 200 of them calibrate a second file NAME.int8.onnx, which
+            computes in 8 bits (default: none).
 
     Returns:
         The agreement between the model and the exported file (not the 8-bit file).
@@ -80,13 +87,13 @@ def export(
     Raises:
         InputError: if an argument is invalid, or the predictions differ.
     """
-    path = _check(given, model, out, int8)
+    path = _check(images, model, out, int8)
     from bloodcell.infer.saved import MODEL, load_saved  # imports torch: after the checks
     from bloodcell.model.checkpoint import find_checkpoint
 
     folder = out is not None and is_folder(out)
     with ExitStack() as stack:
-        images = sample_images(given, _COMPARED, stack)
+        sample = sample_images(images, _COMPARED, stack)
         training = sample_images([int8], _CALIBRATED, stack) if int8 else []
         saved = load_saved(path)
         description = saved.description
@@ -98,7 +105,7 @@ def export(
             metadata = _metadata(description, source)
             original, exported = _write_files(saved, target, metadata, training, stack)
         models = [original, *(one.model for one in exported)]
-        folders, measured = measure(models, images, description.image_size)
+        folders, measured = measure(models, sample, description.image_size)
         agreements = [compare(measured[0].probability, one.probability) for one in measured[1:]]
         for one, agreement in zip(exported, agreements, strict=True):
             _require_agreement(one, agreement)

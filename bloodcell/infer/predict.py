@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bloodcell.data.crop import Pixels
+from bloodcell.errors import InputError, require
 from bloodcell.files import check_place
 from bloodcell.infer.answers import SUFFIXES, Answer, load_pyarrow, open_writer
 from bloodcell.infer.cells import UNREADABLE, UNSURE, Cells, differential
@@ -33,26 +34,38 @@ BATCH_SIZE = 32
 
 
 def predict(
-    given: Sequence[str],
+    images: list[str],
     model: str | None = None,
     out: str | None = None,
     abstain: float = 0.0,
     tta: bool = False,
+    cells: bool = False,
+    field: float | None = None,
+    draw: str | None = None,
     batch_size: int = BATCH_SIZE,
     devices: str | None = None,
-    cells: Cells | None = None,
 ) -> bool:
-    """Classifies images, writes a table and prints a summary.
+    """Classifies images, and writes a table with a row for each image.
+
+    The probabilities are calibrated if the run has fitted a temperature, as `fit` does.
+    The exit status is 1 if an image could not be read; its row gives the reason.
 
     Args:
-        given: files, folders, archives, patterns or `-`.
-        model: as for `--model`.
-        out: .csv, .jsonl or .parquet file; None writes CSV to the standard output.
-        abstain: images get no class if their largest probability is below this value, 0 to 1.
-        tta: whether to average the probabilities over the eight rotations and reflections.
+        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read a
+            path from each line of the standard input.
+        model: a run folder, a .ckpt, a .safetensors or an exported .onnx file, which needs no
+            PyTorch (default: the model that is part of bloodcell).
+        out: a .csv, .jsonl or .parquet file (default: CSV on the standard output).
+        abstain: give no class to images whose largest probability is below this value, 0 to 1.
+        tta: average over the eight rotations and reflections, which takes eight times as long.
+        cells: find the white cells of each image, and write a row for each cell and the
+            differential count.
+        field: with --cells, the width of the field of view relative to that of the Kaggle set,
+            which is about 8 red cells; 0.1 to 50 (default: 1).
+        draw: with --cells, the folder for copies of the images with the cells boxed and named
+            (default: none).
         batch_size: images per batch.
-        devices: as for `--devices`; None uses all GPUs, or the CPU if there is none.
-        cells: settings for finding the white cells; None classifies each image as one cell.
+        devices: cpu, cuda, or several, such as cuda:0,cuda:1 (default: all GPUs, or the CPU).
 
     Returns:
         Whether every image could be read.
@@ -60,16 +73,13 @@ def predict(
     Raises:
         InputError: if an argument is invalid.
     """
-    check_given(given)
-    check_place("--out", out, *SUFFIXES)
-    if cells:
-        cells.check_folder(given)
-    if out and Path(out).suffix == ".parquet":
-        load_pyarrow()  # fails early if pyarrow is missing
-    total = None if STDIN in given else _count(given)
+    require(0 <= abstain <= 1, "--abstain", abstain, "a number from 0 to 1")
+    require(batch_size > 0, "--batch_size", batch_size, "a whole number over 0")
+    settings = _check(images, out, cells, field, draw)
+    total = None if STDIN in images else _count(images)
     opened = open_model(model, devices or AUTO)
-    if cells:
-        cells.check(opened)
+    if settings:
+        settings.check(opened)
     start = time.perf_counter()
     counts: Counter[str] = Counter()
     names = opened.description.class_names
@@ -77,19 +87,39 @@ def predict(
     with (
         ExitStack() as archives,
         Progress(console=console, transient=True, disable=quiet) as bar,
-        open_writer(Path(out) if out else None, sys.stdout, names, cells is not None) as write,
+        open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
-        batches = _decode(find_images(given, archives), opened, cells, batch_size)
+        batches = _decode(find_images(images, archives), opened, settings, batch_size)
         answers = answer_batches(opened, batches, abstain, tta)
-        for answer in cells.draw_each(answers, names) if cells else answers:
+        for answer in settings.draw_each(answers, names) if settings else answers:
             write(answer)
             counts[_kind(answer)] += 1
             bar.advance(task)
-    print(_summary(counts, names, time.perf_counter() - start, cells is not None), file=sys.stderr)
+    print(_summary(counts, names, time.perf_counter() - start, cells), file=sys.stderr)
     if out:
         print(out, file=sys.stderr)
     return not counts[UNREADABLE]
+
+
+def _check(
+    images: list[str], out: str | None, cells: bool, field: float | None, draw: str | None
+) -> Cells | None:
+    """Checks the arguments; returns the settings of `--cells`, None without it."""
+    check_given(images)
+    check_place("--out", out, *SUFFIXES)
+    if out and Path(out).suffix == ".parquet":
+        load_pyarrow()  # fails early if pyarrow is missing
+    for flag, value in (("--field", field), ("--draw", draw)):
+        if value is not None and not cells:
+            raise InputError(f"{flag} {value} is for --cells. Add it, or leave {flag} out.")
+    field = 1.0 if field is None else field
+    require(0.1 <= field <= 50, "--field", field, "a number from 0.1 to 50")
+    if not cells:
+        return None
+    settings = Cells(field, Path(draw) if draw else None)
+    settings.check_folder(images)
+    return settings
 
 
 def _decode(

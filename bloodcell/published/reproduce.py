@@ -104,21 +104,32 @@ class Task(NamedTuple):
 
 
 def reproduce(
-    seeds: int, splits: str, jobs: int | None, fast: bool, out: str | None, words: list[str]
+    words: list[str],
+    seeds: int = 3,
+    splits: str = ",".join(_SPLITS),
+    jobs: int | None = None,
+    fast: bool = False,
+    out: str | None = None,
 ) -> None:
-    """Makes the runs that are not finished yet, then writes and prints tables and figures.
+    """Trains the seven published experiments, each also split by photograph.
+
+    Any other option of fit applies to all runs, e.g. --data.root blood-cells.zip.
+    Finished runs are kept; after an interruption the same command continues.
 
     Args:
-        seeds: number of seeds, from 0.
-        splits: seed, photo, or both with a comma.
-        jobs: runs at a time; None makes one for each GPU, or one.
-        fast: small images and few epochs, for CPUs.
-        out: folder of the runs, tables and figures; None is reproduced or reproduced-fast.
         words: options of every `fit`.
+        seeds: number of seeds, from 0.
+        splits: seed (as published), photo (by photograph), or both with a comma.
+        jobs: runs at a time (default: one for each GPU, or one).
+        fast: for CPUs, 128 pixels, at most 24 epochs, and batch sizes and learning rates to match;
+            all results are marked as fast.
+        out: folder of the runs, tables and figures (default: reproduced, or reproduced-fast).
 
     Raises:
         InputError: if an option cannot be used, or a run failed.
     """
+    for flag, count in (("--seeds", seeds), ("--jobs", jobs)):
+        require(count is None or count > 0, flag, count, "a whole number over 0")
     for flag in (word.partition("=")[0] for word in words):
         if flag in _OWN:
             raise InputError(f"reproduce decides {flag} itself. Leave it out.")

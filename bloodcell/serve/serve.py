@@ -22,7 +22,8 @@ from bloodcell.serve.photographs import find_source, open_photographs
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-HOST, PORT = "127.0.0.1", 7860
+HOST = "127.0.0.1"
+PORT = 7860
 _MOST_BYTES = 50_000_000  # limit per request
 _MOST_PIXELS = 40_000_000  # limit per image: 120 MB decoded
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -31,14 +32,18 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 def serve(
     model: str | None = None, host: str = HOST, port: int = PORT, data: str | None = None
 ) -> bool:
-    """Serves the page and the HTTP API until Ctrl-C.
+    """Serves a page on this machine that classifies images.
+
+    Not for diagnosis. Nothing is sent anywhere; uploads are deleted at the end.
+    For programs: curl -F image=@a.jpeg http://127.0.0.1:7860/api/predict, and GET /health.
 
     Args:
-        model: as for `--model`.
-        host: address to listen on.
-        port: port to listen on; 0 selects a free port.
-        data: source of the training photographs, as for `data.root`; None uses the data of the
-            run, if it still exists.
+        model: a run folder, a .ckpt or a .safetensors file (default: the model that is part of
+            bloodcell).
+        host: the address to listen on; the default is reached from this machine only.
+        port: the port to listen on; 0 takes a free one.
+        data: the training data, a folder or a .zip, to show the nearest training photographs
+            (default: the data of the run, if they still exist).
 
     Returns:
         True.

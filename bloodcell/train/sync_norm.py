@@ -12,8 +12,9 @@ from torch import Tensor, nn
 class SyncNorm(LayerSync):
     """Makes the BatchNorm layers of a network use the statistics of all devices.
 
-    Lightning's default, torch.nn.SyncBatchNorm, supports only GPUs, and drops the activation that
-    timm's BatchNorm layers contain.
+    Lightning's default, torch.nn.SyncBatchNorm, drops the activation that timm's BatchNorm layers
+    contain. timm's `convert_sync_batchnorm` keeps it, but builds on the same class, which raises
+    ValueError for tensors on a CPU.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:

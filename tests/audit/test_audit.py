@@ -146,8 +146,8 @@ def test_names_that_look_like_markup(clean: Path, capsys: pytest.CaptureFixture[
 
 
 def test_what_cannot_be_audited(refused: Refused, make_folders: Callable[..., Path]) -> None:
-    assert "audit takes one folder or .zip (got: none)" in refused("audit")
-    assert "audit takes one folder or .zip (got: a b)" in refused("audit", "a", "b")
+    assert "bloodcell audit needs FOLDER. See `bloodcell audit --help`." in refused("audit")
+    assert "audit takes no other words (got: b)" in refused("audit", "a", "b")
     assert "audit takes --photos, --out, --write_photos (got: --deep)" in refused(
         "audit", "a", "--deep"
     )

@@ -1,15 +1,18 @@
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from bloodcell.cli.arguments import TRAINER, VERBS
+from bloodcell.cli.arguments import TRAINER, VERBS, Function
 from bloodcell.cli.configs import SHIPPED, find_config
 from bloodcell.cli.main import main
 from bloodcell.cli.parsing import parse, verb_page
-from bloodcell.cli.settings import check_words, read_settings, settings
+from bloodcell.cli.schema import REQUIRED, read_signature
+from bloodcell.cli.settings import check_words, settings
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
 from bloodcell.train.task import Classifier
@@ -39,7 +42,7 @@ def test_help_lists_every_setting_with_its_text() -> None:
     page = verb_page("fit")
     for name, kind in (("data", BloodCells), ("model", Classifier)):
         path = Path(sys.modules[kind.__module__].__file__ or "")
-        for argument, setting in read_settings(path, kind.__name__).items():
+        for argument, setting in read_signature(path, kind.__name__).settings.items():
             key = f"{name}.{argument}"
             assert setting.text, f"{key} has no text"
             linked = key in ("data.seed", "model.seed", "model.class_names", "model.image_size")
@@ -49,15 +52,31 @@ def test_help_lists_every_setting_with_its_text() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_lists_every_declared_option(verb: str) -> None:
-    page = verb_page(verb)
-    for names, how in VERBS[verb].options:
-        for name in names.split("/"):
-            assert (name if name.startswith("-") else how["metavar"]) in page
-    for default in (how.get("default") for _, how in VERBS[verb].options):
-        assert default in (None, [], 0.0) or f"(default: {default}" in " ".join(page.split())
+def test_help_lists_every_option(verb: str) -> None:
+    page, declared = " ".join(verb_page(verb).split()), VERBS[verb]
+    if isinstance(declared, Function):
+        for name, setting in declared.read(verb).settings.items():
+            if name == "words":  # all other words of the command line
+                continue
+            assert setting.text
+            required = setting.default is REQUIRED
+            assert (name.upper() if required else f"--{name} ") in page
+            assert required or setting.default is False or setting.help() in page
+    else:
+        assert all(name in page for names, _ in declared.options for name in names if "-" in name)
+        assert all(how["help"] in page for _, how in declared.options)
     if verb == "fit":
         assert all(f"--trainer.{name} " in page for name in TRAINER)
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if isinstance(VERBS[v], Function)])
+def test_options_have_the_defaults_of_the_function(verb: str) -> None:
+    declared = VERBS[verb]
+    assert isinstance(declared, Function)
+    function = getattr(import_module(declared.module), verb)
+    for name, argument in inspect.signature(function).parameters.items():
+        default = REQUIRED if argument.default is argument.empty else argument.default
+        assert declared.read(verb).settings[name].default == default
 
 
 def test_help_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +160,8 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("test --data.crop nucleus", "data.crop=nucleus cannot be used: it must be one of none, c"),
         ("verify run --data.crop nucleus", "data.crop=nucleus cannot be used"),
         ("predict a.png --batch_size 0", "--batch_size=0 cannot be used: it must be a whole numb"),
-        ("predict a.png --field wide", "--field=wide cannot be used: it must be a number from 0.1"),
+        ("predict a.png --field wide", "--field=wide cannot be used: it must be a number."),
+        ("predict a.png --field 99 --cells", "--field=99.0 cannot be used: it must be a number fr"),
         ("predict a.png --out", "--out stands without a value"),
         ("reproduce --seeds 0", "--seeds=0 cannot be used: it must be a whole number over 0"),
     ],
