@@ -73,7 +73,7 @@ def predict(
     Raises:
         InputError: if an argument is invalid.
     """
-    require(0 <= abstain <= 1, "--abstain", abstain, "a number from 0 to 1")
+    require(0 <= abstain <= 1, "--abstain", f"{abstain:g}", "a number from 0 to 1")
     require(batch_size > 0, "--batch_size", batch_size, "a whole number over 0")
     settings = _check(images, out, cells, field, draw)
     total = None if STDIN in images else _count(images)
@@ -114,7 +114,7 @@ def _check(
         if value is not None and not cells:
             raise InputError(f"{flag} {value} is for --cells. Add it, or leave {flag} out.")
     field = 1.0 if field is None else field
-    require(0.1 <= field <= 50, "--field", field, "a number from 0.1 to 50")
+    require(0.1 <= field <= 50, "--field", f"{field:g}", "a number from 0.1 to 50")
     if not cells:
         return None
     settings = Cells(field, Path(draw) if draw else None)

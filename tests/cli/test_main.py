@@ -161,7 +161,7 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("verify run --data.crop nucleus", "data.crop=nucleus cannot be used"),
         ("predict a.png --batch_size 0", "--batch_size=0 cannot be used: it must be a whole numb"),
         ("predict a.png --field wide", "--field=wide cannot be used: it must be a number."),
-        ("predict a.png --field 99 --cells", "--field=99.0 cannot be used: it must be a number fr"),
+        ("predict a.png --field 99 --cells", "--field=99 cannot be used: it must be a number fr"),
         ("predict a.png --out", "--out stands without a value"),
         ("reproduce --seeds 0", "--seeds=0 cannot be used: it must be a whole number over 0"),
     ],
