@@ -146,6 +146,25 @@ def test_setup_opens_what_was_prepared(smears: Path, monkeypatch: pytest.MonkeyP
     assert set(data.datasets) == {"test"}
 
 
+@pytest.mark.parametrize("how", ["no cache", "dry run"])
+def test_one_process_opens_the_source(how: str, smears: Path) -> None:
+    """Also where nothing is decoded into the cache."""
+    data = smears_data(smears, cache_gib=0.0 if how == "no cache" else 20.0)
+    data.trainer = trainer(fast_dev_run=how == "dry run")
+    data.prepare_data()
+    assert vars(data)["table"].rows
+
+
+def test_a_dry_run_leaves_nothing_to_the_next_run(smears: Path) -> None:
+    data, model = smears_data(smears), tiny()
+    trainer(fast_dev_run=True).fit(model, data)
+    assert len(data.datasets["train"]) == 8
+    runs = trainer()
+    runs.fit(model, data)
+    assert len(data.datasets["train"]) == len(data.parts["train"]) == 44
+    assert runs.global_step == 6
+
+
 def test_the_checkpoint_holds_the_data_modules_state(smears: Path, tmp_path: Path) -> None:
     data, runs = smears_data(smears, transforms=[v2.RandomHorizontalFlip()]), trainer()
     own: dict[str, Any] = {"optimizer": torch.optim.AdamW, "lr": 1e-5}
