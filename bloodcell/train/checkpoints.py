@@ -191,8 +191,8 @@ class KeepLast(Checkpoint):
         when = "the test" if trainer.testing else f"epoch {trainer.current_epoch + 1}"
         print(f"\nStopped in {when}. To go on:\n  {words}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Removes `before.ckpt`, which is no longer needed."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Removes `before.ckpt`, which is no longer needed, also if only the test was missing."""
         last = last_of(trainer)
         if last and trainer.is_global_zero:
             last.with_stem(BEFORE).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bloodcell.cli.main import main
 from bloodcell.data.batches import Batch
 from bloodcell.evaluate.history import read_history
-from bloodcell.train.checkpoints import read_monitor
+from bloodcell.train.checkpoints import WholeFiles, read_monitor
 from bloodcell.train.task import Classifier
 
 Refused = Callable[..., str]
@@ -113,6 +114,30 @@ def test_the_second_ctrl_c_stops_at_once(small: list[str], monkeypatch: pytest.M
         main(["fit", *small])
     assert stopped.value.code == 130
     assert list(Path().rglob("*.ckpt")) == []
+
+
+def test_a_signal_during_the_last_checkpoint_stops_before_the_test(
+    small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, steps = WholeFiles.save_checkpoint, list[int]()
+
+    def signalled(self: WholeFiles, checkpoint: dict[str, Any], path: Path, **more: Any) -> None:
+        steps.append(checkpoint["global_step"])
+        if steps.count(22) == 1 and steps[-1] == 22:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(self, checkpoint, path, **more)
+
+    run = Path("lightning_logs/c/version_0")
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeFiles, "save_checkpoint", signalled)
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", *small])
+    assert stopped.value.code == 143
+    assert not (run / "scores.json").exists()
+    main(["fit", *small, "--resume", "auto"])
+    assert (run / "scores.json").exists()
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["best.ckpt", "last.ckpt"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "turned"])

@@ -1,5 +1,6 @@
 """What somebody who knows Lightning expects: each part works without the rest of this package."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +23,7 @@ from bloodcell.cli.main import main
 from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.errors import InputError
 from bloodcell.train.metrics import Metrics
+from bloodcell.train.signals import StopGently
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's, of torch
@@ -96,6 +99,21 @@ def test_both_from_python(smears: Path) -> None:
     said = torch.cat([part for part in runs.predict(model, data) or [] if isinstance(part, Tensor)])
     torch.testing.assert_close(said, probability)
     torch.testing.assert_close(said.sum(1), torch.ones(len(rows)))
+
+
+def test_a_signal_ends_one_run_of_a_trainer_only(smears: Path) -> None:
+    class Signalled(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 2 and stop.signal is None and not runs:
+                signal.raise_signal(signal.SIGTERM)
+
+    data, model, stop, runs = smears_data(smears), tiny(), StopGently(), list[int]()
+    twice = trainer(callbacks=[stop, Signalled()])
+    with pytest.raises(SIGTERMException):
+        twice.fit(model, data)
+    runs.append(twice.global_step)
+    twice.fit(model, data)
+    assert (runs, twice.current_epoch, stop.signal) == ([3], 1, None)
 
 
 @pytest.mark.parametrize("scale", [False, True])
