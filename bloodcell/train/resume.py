@@ -17,6 +17,7 @@ from bloodcell.model.checkpoint import (
     BEST,
     LAST,
     SUFFIX,
+    check_complete,
     data_state,
     find_checkpoint,
     read_checkpoint,
@@ -77,10 +78,16 @@ def _read_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
     *others, final = paths
     for place, path in enumerate(others, 1):
         try:
-            return path, read_checkpoint(CKPT_PATH, path)
+            return path, _read(path)
         except InputError as error:
             print(f"bloodcell: {error} Trying {paths[place].name}.", file=sys.stderr)
-    return final, read_checkpoint(CKPT_PATH, final)
+    return final, _read(final)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    checkpoint = read_checkpoint(CKPT_PATH, path)
+    check_complete(CKPT_PATH, path, checkpoint)
+    return checkpoint
 
 
 def _checkpoints(folder: Path) -> list[Path]:

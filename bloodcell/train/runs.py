@@ -16,7 +16,14 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError
 from bloodcell.files import write_whole
-from bloodcell.model.checkpoint import LAST, SUFFIX, data_state, find_checkpoint
+from bloodcell.model.checkpoint import (
+    LAST,
+    SUFFIX,
+    check_knows_data,
+    data_state,
+    find_checkpoint,
+    read_checkpoint,
+)
 from bloodcell.model.description import TRAINED_ON
 
 CKPT_PATH = "--ckpt_path"
@@ -95,15 +102,18 @@ class SaveConfig(SaveConfigCallback):
                 file.write(self.parser.dump(self.config, skip_none=False))
 
 
-def best_checkpoint(verb: str, path: str | None) -> Path:
-    """Returns the checkpoint that `--ckpt_path` of `validate` and `test` refers to.
+def read_best(verb: str, path: str | None) -> tuple[Path, dict[str, Any]]:
+    """Returns path and content of the checkpoint for `--ckpt_path` of `validate` and `test`.
 
     Raises:
-        InputError: if there is no checkpoint.
+        InputError: if there is none, or it does not say which images it was trained on.
     """
     if not path:
         raise InputError(f"{verb} needs --ckpt_path: a run folder or a .ckpt file.")
-    return find_checkpoint(CKPT_PATH, Path(path), "best")
+    file = find_checkpoint(CKPT_PATH, Path(path), "best")
+    checkpoint = read_checkpoint(CKPT_PATH, file)
+    check_knows_data(CKPT_PATH, file, checkpoint)
+    return file, checkpoint
 
 
 def run_folder_of(trainer: Trainer) -> Path | None:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import bloodcell
 from bloodcell.cli.main import main
 from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.errors import InputError
+from bloodcell.model.checkpoint import check_complete, read_checkpoint
 from bloodcell.train.metrics import Metrics
 from bloodcell.train.signals import StopGently
 
@@ -231,6 +233,34 @@ def test_transforms_are_a_function_of_seed_epoch_and_step(smears: Path) -> None:
 def test_settings_that_an_own_optimizer_replaces(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         tiny(**settings)
+
+
+def test_checkpoints_of_other_loaders_and_of_weights_only_predict(
+    smears: Path, refused: Callable[..., str]
+) -> None:
+    loader = DataLoader(FakeData(20, (3, 32, 32), 4, v2.PILToTensor()), 8)
+    model, runs = tiny(), trainer()
+    runs.fit(model, loader, loader)
+    foreign = Path("foreign.ckpt")
+    runs.save_checkpoint(foreign)
+    data = smears_data(smears)
+    ours = trainer()
+    ours.fit(tiny(class_names=data.class_names), data)
+    ours.save_checkpoint("weights.ckpt", weights_only=True)
+    image = np.zeros((32, 32, 3), np.uint8)
+    said = bloodcell.load("foreign.ckpt").predict(image).probability
+    runs_said = model.eval()(torch.zeros(1, 3, 32, 32)).softmax(1).detach()
+    np.testing.assert_allclose(said, runs_said, atol=1e-5)
+    assert bloodcell.load("weights.ckpt").class_names == data.class_names
+    cpu = ["--trainer.accelerator", "cpu"]
+    main(["test", "--ckpt_path", "weights.ckpt", *cpu])
+    message = refused("test", "--ckpt_path", "foreign.ckpt", *cpu)
+    assert "foreign.ckpt does not say which images it was trained on" in message
+    assert "Use it with predict" in message
+    message = refused("fit", "--ckpt_path", "weights.ckpt", *cpu)
+    assert "cannot resume a run: it lacks callbacks, optimizer_states. Give" in message
+    with pytest.raises(InputError, match=r"foreign\.ckpt holds a model, .* lacks datamodule_hyper"):
+        check_complete("", foreign, read_checkpoint("", foreign))
 
 
 def hand_made(classes: int) -> tuple[Tensor, Tensor]:
