@@ -22,6 +22,7 @@ _QUIET = (  # warnings of Lightning that do not apply here
     ".*sync_dist=True.*",  # metrics synchronise themselves; the speed is counted for all devices
     ".*Grad strides do not match bucket view strides.*",  # of 1x1 kernels: costs nothing here
     ".*all_gather is deprecated.*",  # Lightning's own call
+    ".*is using 'interval': 'epoch'.*",  # as documented: each schedule steps once an epoch
     ".*LeafSpec.*",
 )
 

@@ -90,7 +90,10 @@ class KeepBest(ModelCheckpoint):
             self._check_logged(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the epoch if it is the best so far."""
+        """Saves the epoch if it is the best so far; not one whose loss is NaN, as it was undone."""
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not loss.isfinite():
+            return
         validated = any(name.startswith("val/") for name in trainer.callback_metrics)
         if validated or not str(self.monitor).startswith("val/"):
             self._check_logged(trainer)

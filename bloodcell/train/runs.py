@@ -154,6 +154,8 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
         InputError: if a setting differs; it names the first one.
     """
     for key, now, then in _differences(checkpoint, config):
+        if key == "model.lr" and also_data:  # takes effect: see `Classifier.on_load_checkpoint`
+            continue
         if also_data or key.startswith("model.") or key in ("data.image_size", "data.crop"):
             raise InputError(
                 f"{key}={now}, but the checkpoint was made with {then}, which cannot change now. "
@@ -212,5 +214,15 @@ def _differences(
     for key, then in settings(checkpoint).items():
         group, _, name = key.rpartition(".")
         now = config[group][name] if group else config[name]
+        if key == "model.optimizer":
+            now, then = _without_rate(now), _without_rate(then)
         if name not in _FREE and now != then:
             yield key, now, then
+
+
+def _without_rate(optimizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Returns the class path and options of an optimizer without its learning rate."""
+    if not optimizer:
+        return None
+    options = {key: one for key, one in optimizer["init_args"].items() if key != "lr"}
+    return {"class_path": optimizer["class_path"], "init_args": options}

@@ -181,7 +181,8 @@ class Classifier(LightningModule):
         Lightning steps those after the checkpoint, so a resumed run would differ.
         """
         if metric is None:
-            super().lr_scheduler_step(scheduler, metric)
+            with optimizers.nominal_rates(self.trainer.optimizers[0]):
+                super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_end(self) -> None:
         """Gathers the outputs of all devices, each image once, and logs the scores."""
@@ -220,6 +221,8 @@ class Classifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network if the checkpoint's weights need another configuration.
 
+        A learning rate other than that of the checkpoint takes effect on a resumed run.
+
         Raises:
             InputError: if the checkpoint's classes differ from those of the data.
         """
@@ -230,6 +233,9 @@ class Classifier(LightningModule):
                 "Give data.root a folder with the checkpoint's classes, or train anew."
             )
         self._so_far = checkpoint.get(SO_FAR, [])
+        factor = optimizers.changed_rate(checkpoint["hyper_parameters"], self.hparams)
+        for state in checkpoint.get("optimizer_states", []):
+            optimizers.change_rates(state["param_groups"], factor)
         before, now = self.pretrained_config, PretrainedConfig.from_dict(checkpoint[RECIPE])
         self.pretrained_config = now
         if replace(before, source="") != replace(now, source=""):

@@ -1,6 +1,7 @@
 """What is kept of a run that is stopped, damaged or goes wrong."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bloodcell.cli.main import main
@@ -196,12 +198,51 @@ def test_a_loss_that_is_no_number_takes_the_run_back(
     monkeypatch.setattr(Classifier, "training_step", poisoned)
     main(["fit", *small, "--model.lr", "1e-3", "--rollbacks", "2"])
     said = capsys.readouterr().out
-    assert "no finite number in step 4 of epoch 2, with model.lr=0.001, of TRAIN/" in said
+    assert (
+        "the loss is NaN or infinite in step 4 of epoch 2, with model.lr=0.001, of TRAIN/" in said
+    )
     assert "Back to the last checkpoint, with model.lr=0.0005." in said
     assert "Back to the last checkpoint, with model.lr=0.00025." in said
     history = read_history(Path("lightning_logs/c/version_0/metrics.csv"))
     assert [line.lr for line in history] == [1e-3, 2.5e-4]
     assert all(torch.isfinite(value).all() for value in checkpoint("last")["state_dict"].values())
+
+
+def test_a_validation_loss_alone_takes_the_run_back(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    """In the second of three epochs; its weights are never the best, whatever their accuracy."""
+    step = Classifier.validation_step
+
+    def poisoned(self: Classifier, batch: Batch, batch_idx: int) -> None:
+        step(self, batch, batch_idx)
+        if self.current_epoch == 1:
+            self.val_metrics.loss.total += float("nan")
+            self.val_metrics.acc.total += 1000
+
+    monkeypatch.setattr(Classifier, "validation_step", poisoned)
+    small += ["--model.lr", "1e-3", "--monitor", "val/acc"]
+    said = refused("fit", *small)
+    assert "the validation loss is NaN or infinite in epoch 2, with model.lr=0.001. Go on" in said
+    main(["fit", *small, "--trainer.max_epochs", "3", "--rollbacks", "1"])
+    history = read_history(Path("lightning_logs/c/version_1/metrics.csv"))
+    assert [line.lr for line in history] == [1e-3, 5e-4, 5e-4]
+    assert all(math.isfinite(line.train_loss) for line in history)
+    assert checkpoint("best", 1)["epoch"] != 1
+
+
+def test_a_run_goes_on_with_a_lower_rate(small: list[str], refused: Refused) -> None:
+    """It takes effect, whatever the schedule, stands in config.yaml, and may change again."""
+    run, fit = Path("lightning_logs/c/version_0"), ["fit", "--ckpt_path", "last", "--name", "c"]
+    main(["fit", *small, "--model.lr", "1e-3", "--trainer.max_epochs", "1"])
+    main([*fit, "--model.lr", "1e-4", "--trainer.max_epochs", "2"])
+    main([*fit, "--trainer.max_epochs", "3"])
+    main([*fit, "--model.lr", "1e-5", "--trainer.max_epochs", "4"])
+    history = read_history(run / "metrics.csv")
+    assert [line.lr for line in history] == pytest.approx([1e-3, 1e-4, 1e-4, 1e-5])
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["lr"] == 1e-5
+    said = refused(*fit, "--model.weight_decay", "0.1", "--trainer.max_epochs", "5")
+    assert "model.weight_decay=0.1, but the checkpoint was made with 0.0" in said
 
 
 def test_what_is_told_of_a_loss_that_is_no_number(
@@ -217,7 +258,8 @@ def test_what_is_told_of_a_loss_that_is_no_number(
 
     monkeypatch.setattr(Classifier, "training_step", poisoned)
     said = refused("fit", *small)
-    assert "the loss is no finite number in step 3 of epoch 2" in said
+    assert "the loss is NaN or infinite in step 3 of epoch 2" in said
+    assert "fit --ckpt_path lightning_logs/c/version_0 --model.lr 5e-06, or with one" in said
     assert "fit --ckpt_path lightning_logs/c/version_0 --rollbacks 3" in said
     images = Path(small[1]).rglob("*.jpeg")
     names = sorted(path.relative_to(small[1]).as_posix() for path in images)
