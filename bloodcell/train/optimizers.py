@@ -60,17 +60,27 @@ def nominal_rates(optimizer: Optimizer) -> Iterator[None]:
         group["lr"] = group["lr"] * group.get(FACTOR, 1.0)
 
 
-def changed_rate(then: Mapping[str, Any], now: Mapping[str, Any]) -> float:
-    """Returns the learning rate setting divided by that of a checkpoint.
+def keep_rate(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Changes the rates in a checkpoint if the resumed run has another learning rate.
 
     Args:
-        then: model settings of the checkpoint.
-        now: model settings of the resumed run.
+        checkpoint: the checkpoint, before its optimizers are restored.
+        settings: model settings of the resumed run.
     """
+    then, now = checkpoint["hyper_parameters"], settings
     owns = [one.get("optimizer") for one in (then, now)]
     if any(owns):  # without a class path, the rate of an optimizer of one's own is unknown
         then, now = (own["init_args"] if own else {} for own in owns)
-    return float(now["lr"] / then["lr"]) if then.get("lr") and now.get("lr") else 1.0
+    if then.get("lr") and now.get("lr"):
+        for state in checkpoint.get("optimizer_states", []):
+            change_rates(state["param_groups"], now["lr"] / then["lr"])
+
+
+def check_ends(trainer: Trainer, schedule: Schedule) -> None:
+    """Raises InputError if the schedule needs a last step and the run has none."""
+    rule = "constant where the run has no last step: give trainer.max_epochs for cosine"
+    ends = trainer.max_epochs != -1 or trainer.max_steps != -1
+    require(ends or schedule == "constant", "model.schedule", schedule, rule)
 
 
 def build_adam(
@@ -88,7 +98,7 @@ def build_adam(
 
 
 def prepare_optimizer(optimizer: Optimizer) -> Optimizer:
-    """Stores the full learning rate and its factor in each group, and allows loading of older states."""
+    """Stores the full rate and its factor in each group, and allows loading of older states."""
     for group in optimizer.param_groups:
         group |= {FULL_RATE: group["lr"], FACTOR: 1.0}
     optimizer.register_load_state_dict_pre_hook(_complete_state)

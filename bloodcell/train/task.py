@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from bloodcell.data.augment import random_bits
 from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
-from bloodcell.errors import InputError, require
+from bloodcell.errors import InputError
 from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
 from bloodcell.model.network import Network, Pool, PretrainedConfig
@@ -121,10 +121,7 @@ class Classifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Raises InputError if the schedule needs a last step and the run has none."""
-        trainer = self.trainer
-        rule = "constant where the run has no last step: give trainer.max_epochs for cosine"
-        ends = trainer.max_epochs != -1 or trainer.max_steps != -1
-        require(ends or self.schedule == "constant", "model.schedule", self.schedule, rule)
+        optimizers.check_ends(self.trainer, self.schedule)
 
     def on_train_start(self) -> None:
         """Compiles the network, after a checkpoint may have rebuilt it; restores the metrics."""
@@ -233,9 +230,7 @@ class Classifier(LightningModule):
                 "Give data.root a folder with the checkpoint's classes, or train anew."
             )
         self._so_far = checkpoint.get(SO_FAR, [])
-        factor = optimizers.changed_rate(checkpoint["hyper_parameters"], self.hparams)
-        for state in checkpoint.get("optimizer_states", []):
-            optimizers.change_rates(state["param_groups"], factor)
+        optimizers.keep_rate(checkpoint, self.hparams)
         before, now = self.pretrained_config, PretrainedConfig.from_dict(checkpoint[RECIPE])
         self.pretrained_config = now
         if replace(before, source="") != replace(now, source=""):

@@ -51,7 +51,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(words: list[str], scheduler: 
 def test_a_rollback_halves_the_rates_of_a_scheduler(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OneCycleLR sets its own rates; they stay halved in a resumed run, and can be lowered there."""
+    """OneCycleLR sets its own rates; they stay halved when resumed, and can be lowered then."""
     wrong = Finite._wrong_loss
     told: list[int] = []
 
