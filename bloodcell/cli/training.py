@@ -106,6 +106,7 @@ class BloodcellCLI(LightningCLI):
         if self.path and self.checkpoint:
             if self.verb == "fit":
                 self._check_unfinished(self.path, self.checkpoint)
+                resume.check_same_monitor(self.path, self.config.monitor)
             runs.check_same(self.checkpoint, self.config.as_dict(), also_data=self.verb == "fit")
 
     def _find_run(self, parser: LightningArgumentParser, words: list[str]) -> list[str]:

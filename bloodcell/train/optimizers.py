@@ -112,15 +112,27 @@ def with_scheduler(
     if not make_scheduler:
         return optimizer
     scheduler: Any = make_scheduler(optimizer)
-    monitor = getattr(scheduler, "monitor", _WATCHED)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+    # Lightning refuses an epoch without the metric, and takes an old one for new
+    config: Any = {"scheduler": scheduler, "reduce_on_plateau": False}
+    config["monitor"] = getattr(scheduler, "monitor", _WATCHED)
+    return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def follows_metric(scheduler: Any) -> bool:
+    """Returns whether a scheduler depends on a metric, so that `step_plateaus` steps it."""
+    return isinstance(scheduler, ReduceLROnPlateau)
 
 
 def step_plateaus(trainer: Trainer) -> None:
-    """Steps the schedulers that depend on a metric, such as ReduceLROnPlateau."""
+    """Steps the schedulers that depend on a metric, such as ReduceLROnPlateau.
+
+    An epoch without a validation still has the validation metrics of an earlier one.
+    """
+    validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed > 0
     for config in trainer.lr_scheduler_configs:
         metric = trainer.callback_metrics.get(str(config.monitor))
-        if config.reduce_on_plateau and metric is not None:
+        outdated = str(config.monitor).startswith("val/") and not validated
+        if follows_metric(config.scheduler) and metric is not None and not outdated:
             scheduler = cast(ReduceLROnPlateau, config.scheduler)
             with nominal_rates(scheduler.optimizer):
                 scheduler.step(float(metric))

@@ -177,7 +177,7 @@ class Classifier(LightningModule):
 
         Lightning steps those after the checkpoint, so a resumed run would differ.
         """
-        if metric is None:
+        if not optimizers.follows_metric(scheduler):
             with optimizers.nominal_rates(self.trainer.optimizers[0]):
                 super().lr_scheduler_step(scheduler, metric)
 

@@ -311,6 +311,16 @@ def test_the_best_checkpoint_follows_the_monitor(
         assert scores["best_epoch"] == best
 
 
+def test_the_monitor_stays_when_a_run_goes_on(small: list[str], refused: Refused) -> None:
+    main(["fit", *small, "--trainer.max_epochs", "1"])
+    best = Path("lightning_logs/c/version_0/checkpoints/best.ckpt")
+    before = best.read_bytes()
+    said = refused("fit", "--ckpt_path", "last", *small, "--monitor", "val/acc")
+    assert "--monitor val/acc, but the run chooses its best checkpoint by val/loss" in said
+    assert best.read_bytes() == before
+    main(["fit", "--ckpt_path", "last", *small, "--monitor", "min:val/loss"])
+
+
 def test_a_monitor_that_cannot_be_used(small: list[str], refused: Refused) -> None:
     said = refused("fit", *small, "--monitor", "val/kappa")
     assert "--monitor=val/kappa cannot be used: it must be preceded by min: or max:" in said

@@ -1,5 +1,6 @@
 """An optimizer and a scheduler by class path: resumed exactly, and taken back."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(words: list[str], scheduler: 
     assert group["weight_decay"] == 0.02
     assert 0 <= group["lr"] < 1e-3
     assert one["hyper_parameters"]["optimizer"]["class_path"] == "torch.optim.AdamW"
+
+
+def test_a_plateau_counts_validations_only(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once after each of two validations in five epochs; the run is resumed after the third."""
+    stepped: list[tuple[int, float]] = []
+    step = rates.ReduceLROnPlateau.step
+
+    def noted(self: rates.ReduceLROnPlateau, metrics: Any, *more: Any) -> None:
+        stepped.append((self.last_epoch, float(metrics)))
+        step(self, metrics, *more)
+
+    monkeypatch.setattr(rates.ReduceLROnPlateau, "step", noted)
+    every = ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs"]
+    main(["fit", *words, *OWN, *PLATEAU, *every, "3", "--name", "parts"])
+    main(["fit", "--ckpt_path", "lightning_logs/parts/version_0", "--trainer.max_epochs", "5"])
+    lines = read_history(path("parts"))
+    losses = [line.val_loss for line in lines if not math.isnan(line.val_loss)]
+    assert len(losses) == 2
+    assert stepped == [(0, pytest.approx(losses[0])), (1, pytest.approx(losses[1]))]
 
 
 def test_a_rollback_halves_the_rates_of_a_scheduler(
