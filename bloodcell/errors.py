@@ -4,8 +4,8 @@ import errno
 
 BAD_INPUT = 2  # the exit status that argparse uses for wrong arguments
 TERMINATED = 143  # the exit status that shells report after SIGTERM
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_PLACE = (
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PLACE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
@@ -37,6 +37,22 @@ def reason(error: object) -> str:
     text = str(error).strip() or type(error).__name__
     first = text.splitlines()[0].split(". ")[0].rstrip(".")
     return first if len(first) <= 200 else first[:200] + " ..."
+
+
+def of_disk(error: OSError, elsewhere: str) -> str | None:
+    """Describes an error of a disk: it is full, or a place cannot be used; None for other errors.
+
+    Args:
+        error: any error of the system.
+        elsewhere: the way out besides mending the place, e.g. `write elsewhere`.
+    """
+    name = error.filename or "a file"  # a full disk is often reported without a name
+    if error.errno in _NO_ROOM:
+        return f"no room to write {name} ({error.strerror}). Free some space, or {elsewhere}."
+    if error.errno in _NO_PLACE:
+        mend = "Mend it or its permissions"
+        return f"{name} cannot be used ({error.strerror}). {mend}, or {elsewhere}."
+    return None
 
 
 def require(holds: bool, setting: str, value: object, rule: str) -> None:

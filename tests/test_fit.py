@@ -420,7 +420,7 @@ def test_a_run_that_diverges_stops_and_keeps_what_it_has(
 ) -> None:
     said = refused("fit", *words, "--model.lr", "1e30", "--trainer.max_epochs", "3")
     assert (
-        "the loss is no finite number in step 2 of epoch 1, with model.lr=1e+30, of TRAIN/" in said
+        "the loss is NaN or infinite in step 2 of epoch 1, with model.lr=1e+30, of TRAIN/" in said
     )
     assert "Start anew with a lower --model.lr: there is no checkpoint to go back to." in said
     assert not list(Path().rglob("*.ckpt"))

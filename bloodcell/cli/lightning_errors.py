@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from bloodcell.errors import NO_PLACE, NO_ROOM, TERMINATED, InputError, reason
+from bloodcell.errors import TERMINATED, InputError, of_disk, reason
 from bloodcell.memory import keep_memory
 
 _QUIET = (  # warnings of Lightning that do not apply here
@@ -22,7 +22,12 @@ _QUIET = (  # warnings of Lightning that do not apply here
     ".*sync_dist=True.*",  # metrics synchronise themselves; the speed is counted for all devices
     ".*Grad strides do not match bucket view strides.*",  # of 1x1 kernels: costs nothing here
     ".*all_gather is deprecated.*",  # Lightning's own call
+    ".*is using 'interval': 'epoch'.*",  # as documented: each schedule steps once an epoch
     ".*LeafSpec.*",
+)
+_ELSEWHERE = (
+    "write elsewhere: runs with --trainer.default_root_dir, drawn smears and decoded images with "
+    "the variable XDG_CACHE_HOME. A run with a checkpoint goes on with --ckpt_path last"
 )
 
 
@@ -53,19 +58,10 @@ def lightning_errors(verb: str) -> Iterator[None]:
             raise KeyboardInterrupt from stop
         raise
     except OSError as error:
-        if error.errno in NO_PLACE:
-            raise InputError(
-                f"{error.filename} cannot be used ({error.strerror}). Mend it or its permissions, "
-                "or write elsewhere: runs with --trainer.default_root_dir, drawn smears and "
-                "decoded images with the variable XDG_CACHE_HOME."
-            ) from error
-        if error.errno not in NO_ROOM:
+        said = of_disk(error, _ELSEWHERE)
+        if said is None:
             raise
-        raise InputError(
-            f"no room to write {error.filename or 'into the run folder'} ({error.strerror}). "
-            "Free some space, or write elsewhere with --trainer.default_root_dir; a run with a "
-            "checkpoint goes on with --ckpt_path last."
-        ) from error
+        raise InputError(said) from error
 
 
 def _cause(error: Exception) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bloodcell import __version__
-from bloodcell.errors import BAD_INPUT, NO_PLACE, NO_ROOM, InputError, require
+from bloodcell.errors import BAD_INPUT, InputError, of_disk, require
 
 _OTHER_WORDS = {
     "train": "fit",
@@ -51,12 +51,10 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (*NO_PLACE, *NO_ROOM):
+        said = of_disk(error, "give another place")
+        if said is None:
             raise
-        print(
-            f"bloodcell: {error.filename}: {error.strerror}. Mend it, or give another.",
-            file=sys.stderr,
-        )
+        print(f"bloodcell: {said}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

@@ -11,9 +11,7 @@ import torch
 from jsonargparse.typing import register_type
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import (
-    SIGTERMException,
-)
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from bloodcell.cli.arguments import MAX_EPOCHS
 from bloodcell.cli.configs import Request, read_config, without_repeated
@@ -22,7 +20,7 @@ from bloodcell.cli.settings import SEED, RunOptions, settings
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import InputError, reason, require
-from bloodcell.model.checkpoint import network_state, read_checkpoint, refusing
+from bloodcell.model.checkpoint import network_state, refusing
 from bloodcell.model.pretrained import IMAGENET, NONE, reach_hub, read_trained_on
 from bloodcell.train import resume, runs
 from bloodcell.train.batch_size import settle
@@ -98,8 +96,7 @@ class BloodcellCLI(LightningCLI):
         """Parses; the settings that a checkpoint was made with are the defaults."""
         given, words = self.request.ckpt_path, list(args)
         if self.verb in _PARTS and (given or not self.request.shows):
-            self.path = runs.best_checkpoint(self.verb, given)
-            self.checkpoint = read_checkpoint(runs.CKPT_PATH, self.path)
+            self.path, self.checkpoint = runs.read_best(self.verb, given)
             with refusing(runs.CKPT_PATH, self.path):
                 parser.set_defaults(runs.settings(self.checkpoint))
         elif self.verb == "fit" and (given or self.request.resume):
@@ -109,6 +106,7 @@ class BloodcellCLI(LightningCLI):
         if self.path and self.checkpoint:
             if self.verb == "fit":
                 self._check_unfinished(self.path, self.checkpoint)
+                resume.check_same_monitor(self.path, self.config.monitor)
             runs.check_same(self.checkpoint, self.config.as_dict(), also_data=self.verb == "fit")
 
     def _find_run(self, parser: LightningArgumentParser, words: list[str]) -> list[str]:

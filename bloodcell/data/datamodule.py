@@ -14,12 +14,7 @@ from bloodcell.data.augment import Augment, augment_batch, transform_batch
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader, as_it_is
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import Crop, InputFormat, Pixels
-from bloodcell.data.decode import (
-    Unreadable,
-    allocate,
-    check_readable,
-    decode_into,
-)
+from bloodcell.data.decode import Unreadable, allocate, check_readable, decode_into
 from bloodcell.data.describe import check_settings, describe
 from bloodcell.data.identity import check_unchanged, image_keys, pack_facts
 from bloodcell.data.placement import OnDevice, check_room, place_images
@@ -105,6 +100,7 @@ class BloodCells(LightningDataModule):
         self.seed = seed
         self.datasets: dict[str, ImageDataset] = {}
         self.left_out = 0
+        self._set_up_for = (0, torch.device("cpu"))  # limit of a dry run, and device
 
     @cached_property
     def source(self) -> Source:
@@ -131,7 +127,9 @@ class BloodCells(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads or draws the images and decodes them into the cache, in one process."""
-        if not self.datasets and self._most_of_a_dry_run() == 0 and self.cache_gib:
+        most, _ = self._drop_outdated()
+        _ = self.table  # opens the source
+        if self.cache_gib and not most and not self.datasets:
             self._decode([], keep=True)
 
     def setup(self, stage: str) -> None:
@@ -142,10 +140,10 @@ class BloodCells(LightningDataModule):
                 `validate` uses the validation part, `test` and `predict` the test part.
         """
         wanted = _PARTS_OF.get(stage, PARTS)
+        most, device = self._drop_outdated()
         if all(part in self.datasets for part in wanted):
             return
         parts = {part: self.parts[part] for part in wanted}
-        most = self._most_of_a_dry_run()
         if most:
             parts = {part: of[:: max(1, len(of) // most)][:most] for part, of in parts.items()}
         rows = [i for part_rows in parts.values() for i in part_rows]
@@ -159,7 +157,6 @@ class BloodCells(LightningDataModule):
             warnings.filterwarnings("ignore", ".*array is not writable.*")
             images = torch.from_numpy(pixels)
         images = images.permute(0, 3, 1, 2)  # (N, H, W, 3) -> (N, 3, H, W)
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         check_room(images, device, self.on_device)
         gather = place_images(images, device, self.on_device)
         for part, part_rows in parts.items():
@@ -172,6 +169,14 @@ class BloodCells(LightningDataModule):
             targets = torch.tensor([self.table.labels[i] for i in kept])
             numbers, cuda = torch.tensor(kept), device.type == "cuda"
             self.datasets[part] = ImageDataset(gather, places, targets, numbers, cuda)
+
+    def _drop_outdated(self) -> tuple[int, torch.device]:
+        """Drops the parts if they were set up for another limit or device; returns those of now."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        now = self._most_of_a_dry_run(), device
+        if now != self._set_up_for:
+            self.datasets, self._set_up_for = {}, now
+        return now
 
     def _most_of_a_dry_run(self) -> int:
         """Returns the number of images of each part for `fast_dev_run`; 0 for a normal run."""

@@ -35,7 +35,8 @@ class Saved(NamedTuple):
         description: classes, network, input size, temperature, scores.
         network: maps pixels to logits; in evaluation mode, on the CPU, in float32.
         gallery: features of the training photographs; None if the run was not tested.
-        trained_on: (n,) keys of the training images, as in `BloodCells.trained_on`.
+        trained_on: (n,) keys of the training images, as `BloodCells.state_dict` returns them; None
+            if they are not known.
     """
 
     description: Description
@@ -72,7 +73,7 @@ def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Save
         description,
         _build(path, description, checkpoint["state_dict"]),
         Gallery.from_dict(gallery) if gallery else None,
-        data_state(checkpoint)[TRAINED_ON],
+        data_state(checkpoint).get(TRAINED_ON),
     )
 
 

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.description import NETWORK, RECIPE, TRAINED_ON
 
-_KINDS = {  # types of a checkpoint's entries
-    **dict.fromkeys(("state_dict", "hyper_parameters", "datamodule_hyper_parameters"), dict),
-    **dict.fromkeys(("loops", "callbacks"), dict),
+_DATA_SETTINGS = "datamodule_hyper_parameters"
+_OF_MODEL = ("state_dict", "hyper_parameters")
+_KINDS = {  # types of a checkpoint's entries; those that are not of the model resume a run
+    **dict.fromkeys((*_OF_MODEL, _DATA_SETTINGS, "loops", "callbacks"), dict),
     **dict.fromkeys(("epoch", "global_step"), int),
     "optimizer_states": list,
 }
@@ -58,7 +59,7 @@ def find_checkpoint(flag: str, path: Path, name: str) -> Path:
 
 
 def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
-    """Reads a checkpoint.
+    """Reads a checkpoint that holds at least a model.
 
     Args:
         flag: option that names the file, for error messages.
@@ -81,13 +82,44 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
             f"{flag} {path} was not written by bloodcell. To start from the weights of "
             "another program, use model.weights."
         )
-    wrong = [key for key, kind in _KINDS.items() if not isinstance(checkpoint.get(key), kind)]
+    needed = {*_OF_MODEL, *checkpoint}
+    kinds = {key: kind for key, kind in _KINDS.items() if key in needed}
+    wrong = [key for key, kind in kinds.items() if not isinstance(checkpoint.get(key), kind)]
     if wrong:
         raise InputError(
             f"{flag} {path} is not as bloodcell writes it: {listed(wrong)} cannot be used. Give "
             "another checkpoint."
         )
     return checkpoint
+
+
+def check_complete(flag: str, path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Checks that a run can be resumed from a checkpoint.
+
+    Raises:
+        InputError: if it lacks more than the model, as one that Lightning wrote with weights only.
+    """
+    missing = [key for key in _KINDS if key not in checkpoint]
+    if missing:
+        raise InputError(
+            f"{flag} {path} holds a model, but cannot resume a run: it lacks {listed(missing)}. "
+            "Give the run's last.ckpt, or start anew from the weights: `bloodcell export IMAGES "
+            f"--model {path} --out m.safetensors`, then --model.weights m.safetensors."
+        )
+
+
+def check_knows_data(flag: str, path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Checks that a checkpoint says which images it was trained on.
+
+    Raises:
+        InputError: if it was trained on other loaders than those of `BloodCells`.
+    """
+    if _DATA_SETTINGS not in checkpoint or TRAINED_ON not in data_state(checkpoint):
+        raise InputError(
+            f"{flag} {path} does not say which images it was trained on, as its data were not "
+            "BloodCells: a score could measure memory. Use it with predict, or score it from "
+            "Python with Trainer.test and data of your own."
+        )
 
 
 def data_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class Description:
             ValueError: if no model can be built from the description.
         """
         made = checkpoint["hyper_parameters"]
-        groups = {"model": made, "data": checkpoint["datamodule_hyper_parameters"]}
+        # missing if it was trained on other loaders than those of BloodCells
+        groups = {"model": made, "data": checkpoint.get("datamodule_hyper_parameters", {})}
         training = {
             f"{group}.{key}": groups[group][key] for group, key in _TRAINING if key in groups[group]
         }

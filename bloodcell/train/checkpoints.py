@@ -90,7 +90,10 @@ class KeepBest(ModelCheckpoint):
             self._check_logged(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the epoch if it is the best so far."""
+        """Saves the epoch if it is the best so far; not one whose loss is NaN, as it was undone."""
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not loss.isfinite():
+            return
         validated = any(name.startswith("val/") for name in trainer.callback_metrics)
         if validated or not str(self.monitor).startswith("val/"):
             self._check_logged(trainer)
@@ -191,8 +194,8 @@ class KeepLast(Checkpoint):
         when = "the test" if trainer.testing else f"epoch {trainer.current_epoch + 1}"
         print(f"\nStopped in {when}. To go on:\n  {words}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Removes `before.ckpt`, which is no longer needed."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Removes `before.ckpt`, which is no longer needed, also if only the test was missing."""
         last = last_of(trainer)
         if last and trainer.is_global_zero:
             last.with_stem(BEFORE).unlink(missing_ok=True)

@@ -9,12 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError, listed
 from bloodcell.text import command
-from bloodcell.train.optimizers import FULL_RATE
+from bloodcell.train.optimizers import change_rates
 from bloodcell.train.runs import data_of, last_of
 from bloodcell.train.task import Classifier
 
 EVERY = 64  # batches between checks, because reading a value from a GPU blocks the host
-_RATES = ("lr", "initial_lr", FULL_RATE)  # keys of parameter groups that a rollback halves
 _NEVER = torch.iinfo(torch.int64).max
 
 
@@ -61,16 +60,16 @@ class Finite(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.look(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks the validation loss before the best checkpoint is chosen.
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks the validation loss, before the best checkpoint is chosen.
 
         Raises:
-            InputError: if it is NaN or infinite.
+            InputError: if it is NaN or infinite and no rollback is possible.
         """
         loss = trainer.callback_metrics.get("val/loss")
-        if loss is not None and not torch.isfinite(loss):
-            said = f"the validation loss is no finite number in {_epoch(trainer)}."
-            raise InputError(f"{said} {_way_out(trainer)}")
+        if loss is not None and not trainer.sanity_checking and not torch.isfinite(loss):
+            said = f"the validation loss is NaN or infinite in {_epoch(trainer)}."
+            self._mend(trainer, pl_module, said)
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks loss and weights, and rolls the run back if they are not finite.
@@ -96,7 +95,7 @@ class Finite(Callback):
             return ""
         names = listed(data_of(trainer).batch_files(trainer.current_epoch, first), 4)
         step = f"step {first + 1} of {_epoch(trainer)}"
-        return f"the loss is no finite number in {step}, of {names}."
+        return f"the loss is NaN or infinite in {step}, of {names}."
 
 
 def _wrong_weight(trainer: Trainer) -> str:
@@ -105,7 +104,7 @@ def _wrong_weight(trainer: Trainer) -> str:
     wrong = not all(bool(torch.isfinite(one).all()) for one in values)
     if not trainer.strategy.reduce_boolean_decision(wrong, all=False):  # same on all ranks
         return ""
-    return f"a weight of the network is no finite number in {_epoch(trainer)}."
+    return f"a weight of the network is NaN or infinite in {_epoch(trainer)}."
 
 
 def _epoch(trainer: Trainer) -> str:
@@ -118,11 +117,18 @@ def _lr(trainer: Trainer) -> float:
 
 def _way_out(trainer: Trainer) -> str:
     last = last_of(trainer)
-    anew = "Start anew with a lower --model.lr"
+    own = trainer.lightning_module.hparams.get("optimizer")
+    setting = "--model.optimizer.lr" if own else "--model.lr"
     if not last or not last.is_file():
-        return f"{anew}: there is no checkpoint to go back to."
+        return f"Start anew with a lower {setting}: there is no checkpoint to go back to."
+    if own:  # the parser needs the class before its options
+        setting = f"--model.optimizer {own['class_path']} {setting}"
     words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(last.parents[1]))
-    return f"{anew}, or halve it from the last checkpoint on: {words} --rollbacks 3"
+    half = trainer.optimizers[0].defaults["lr"] / 2
+    return (
+        f"Go on from the last checkpoint with a lower rate, e.g. {words} {setting} {half:g}, or "
+        f"with one that is halved whenever this happens: {words} --rollbacks 3"
+    )
 
 
 def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
@@ -137,20 +143,19 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
     checkpoint = torch.load(path, map_location=pl_module.device, weights_only=True)
     pl_module.load_state_dict(checkpoint["state_dict"])
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        # halves the current rates: the checkpoint may be older than the last rollback
-        halved = [
-            {key: group[key] / 2 for key in _RATES if key in group}
+        # the options stay, as the scheduler's state does; the checkpoint may have older rates
+        options = [
+            {key: value for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups
         ]
         optimizer.load_state_dict(state)
         optimizer.zero_grad(set_to_none=True)  # discards accumulated gradients
-        for group, rates in zip(optimizer.param_groups, halved, strict=True):
-            group.update(rates)
-    for config in trainer.lr_scheduler_configs:
-        scheduler: Any = config.scheduler
-        if hasattr(scheduler, "base_lrs"):  # ReduceLROnPlateau has none
-            scheduler.base_lrs = [rate / 2 for rate in scheduler.base_lrs]
+        for group, now in zip(optimizer.param_groups, options, strict=True):
+            group.update(now)
+        change_rates(optimizer.param_groups, 0.5)
     assert isinstance(pl_module, Classifier)
-    for one in pl_module.train_metrics.sums():
-        one.zero_()
+    sums = pl_module.train_metrics.sums()
+    if not all(one.isfinite() for one in sums):
+        for one in sums:
+            one.zero_()
     return True

@@ -1,7 +1,8 @@
 """The optimizer, its learning rate schedule, and the checks of the model's settings."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 from lightning.pytorch import Trainer
@@ -14,7 +15,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from bloodcell.errors import require
 
 Schedule = Literal["constant", "cosine"]
-FULL_RATE = "full_rate"  # key in the optimizer's groups: the learning rate before the schedule
+# keys in the optimizer's groups: the learning rate before `model.schedule`, and the factor by which
+# rollbacks and a resumed run changed the rates of any schedule
+FULL_RATE, FACTOR = "full_rate", "rate_factor"
 DEFAULT_LR = 1e-5
 _WARM_UP = 0.1  # share of all steps
 _WATCHED = "val/loss"  # default metric of ReduceLROnPlateau
@@ -37,7 +40,47 @@ def follow_schedule(trainer: Trainer) -> None:
     """Sets the learning rate of the next step according to the cosine schedule."""
     share = rate_share(trainer.global_step, float(trainer.estimated_stepping_batches))
     for group in trainer.optimizers[0].param_groups:
-        group["lr"] = group[FULL_RATE] * share
+        group["lr"] = group[FULL_RATE] * share * group[FACTOR]
+
+
+def change_rates(groups: Iterable[dict[str, Any]], factor: float) -> None:
+    """Multiplies the learning rates of parameter groups, now and after each step of a schedule."""
+    for group in groups:
+        group["lr"] = group["lr"] * factor
+        group[FACTOR] = group.get(FACTOR, 1.0) * factor
+
+
+@contextmanager
+def nominal_rates(optimizer: Optimizer) -> Iterator[None]:
+    """Lets a scheduler step on its own rates, because some set them and others multiply them."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] / group.get(FACTOR, 1.0)
+    yield
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * group.get(FACTOR, 1.0)
+
+
+def keep_rate(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Changes the rates in a checkpoint if the resumed run has another learning rate.
+
+    Args:
+        checkpoint: the checkpoint, before its optimizers are restored.
+        settings: model settings of the resumed run.
+    """
+    then, now = checkpoint["hyper_parameters"], settings
+    owns = [one.get("optimizer") for one in (then, now)]
+    if any(owns):  # without a class path, the rate of an optimizer of one's own is unknown
+        then, now = (own["init_args"] if own else {} for own in owns)
+    if then.get("lr") and now.get("lr"):
+        for state in checkpoint.get("optimizer_states", []):
+            change_rates(state["param_groups"], now["lr"] / then["lr"])
+
+
+def check_ends(trainer: Trainer, schedule: Schedule) -> None:
+    """Raises InputError if the schedule needs a last step and the run has none."""
+    rule = "constant where the run has no last step: give trainer.max_epochs for cosine"
+    ends = trainer.max_epochs != -1 or trainer.max_steps != -1
+    require(ends or schedule == "constant", "model.schedule", schedule, rule)
 
 
 def build_adam(
@@ -55,9 +98,9 @@ def build_adam(
 
 
 def prepare_optimizer(optimizer: Optimizer) -> Optimizer:
-    """Stores the full learning rate in each group, and allows loading of older states."""
+    """Stores the full rate and its factor in each group, and allows loading of older states."""
     for group in optimizer.param_groups:
-        group[FULL_RATE] = group["lr"]
+        group |= {FULL_RATE: group["lr"], FACTOR: 1.0}
     optimizer.register_load_state_dict_pre_hook(_complete_state)
     return optimizer
 
@@ -69,16 +112,30 @@ def with_scheduler(
     if not make_scheduler:
         return optimizer
     scheduler: Any = make_scheduler(optimizer)
-    monitor = getattr(scheduler, "monitor", _WATCHED)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+    # Lightning refuses an epoch without the metric, and takes an old one for new
+    config: Any = {"scheduler": scheduler, "reduce_on_plateau": False}
+    config["monitor"] = getattr(scheduler, "monitor", _WATCHED)
+    return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def follows_metric(scheduler: Any) -> bool:
+    """Returns whether a scheduler depends on a metric, so that `step_plateaus` steps it."""
+    return isinstance(scheduler, ReduceLROnPlateau)
 
 
 def step_plateaus(trainer: Trainer) -> None:
-    """Steps the schedulers that depend on a metric, such as ReduceLROnPlateau."""
+    """Steps the schedulers that depend on a metric, such as ReduceLROnPlateau.
+
+    An epoch without a validation still has the validation metrics of an earlier one.
+    """
+    validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed > 0
     for config in trainer.lr_scheduler_configs:
         metric = trainer.callback_metrics.get(str(config.monitor))
-        if config.reduce_on_plateau and metric is not None:
-            cast(ReduceLROnPlateau, config.scheduler).step(float(metric))
+        outdated = str(config.monitor).startswith("val/") and not validated
+        if follows_metric(config.scheduler) and metric is not None and not outdated:
+            scheduler = cast(ReduceLROnPlateau, config.scheduler)
+            with nominal_rates(scheduler.optimizer):
+                scheduler.step(float(metric))
 
 
 def check_settings(hp: Any) -> None:
@@ -117,5 +174,6 @@ def _complete_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Adds keys that old checkpoints lack, and keeps the current `fused`, before loading."""
     for now, group in zip(optimizer.param_groups, state["param_groups"], strict=True):
         group.setdefault(FULL_RATE, now[FULL_RATE])
+        group.setdefault(FACTOR, 1.0)
         if type(optimizer) is Adam:
             group["fused"] = now["fused"]

@@ -17,10 +17,12 @@ from bloodcell.model.checkpoint import (
     BEST,
     LAST,
     SUFFIX,
+    check_complete,
     data_state,
     find_checkpoint,
     read_checkpoint,
 )
+from bloodcell.train.checkpoints import read_monitor
 from bloodcell.train.runs import CKPT_PATH
 
 AUTO = "auto"  # value of --resume: resume if there is a checkpoint, otherwise start a new run
@@ -77,10 +79,16 @@ def _read_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
     *others, final = paths
     for place, path in enumerate(others, 1):
         try:
-            return path, read_checkpoint(CKPT_PATH, path)
+            return path, _read(path)
         except InputError as error:
             print(f"bloodcell: {error} Trying {paths[place].name}.", file=sys.stderr)
-    return final, read_checkpoint(CKPT_PATH, final)
+    return final, _read(final)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    checkpoint = read_checkpoint(CKPT_PATH, path)
+    check_complete(CKPT_PATH, path, checkpoint)
+    return checkpoint
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -115,10 +123,10 @@ def run_folder(checkpoint: Path) -> Path:
         InputError: if the checkpoint is not in a run folder.
     """
     folder = checkpoint.absolute().parent.parent
-    if checkpoint.parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
+    if checkpoint.parent.name != "checkpoints" or not (folder / CONFIG).is_file():
         raise InputError(
             f"--ckpt_path {checkpoint} lies in no run folder (looked for "
-            f"{folder / 'config.yaml'}), so there is no run to go on with. Give a run folder, e.g. "
+            f"{folder / CONFIG}), so there is no run to go on with. Give a run folder, e.g. "
             "lightning_logs/d8/version_0."
         )
     return folder
@@ -133,6 +141,30 @@ def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
     data.check_unchanged(data_state(checkpoint))
 
 
+def check_same_monitor(path: Path, wanted: str) -> None:
+    """Checks that a resumed run chooses its best checkpoint as it began.
+
+    Args:
+        path: path of the checkpoint.
+        wanted: `--monitor`.
+
+    Raises:
+        InputError: if it differs: the best checkpoint so far could not be compared.
+    """
+    begun = _config(path).get("monitor", wanted)  # the oldest runs had no choice
+    if read_monitor(begun) != read_monitor(wanted):
+        raise InputError(
+            f"--monitor {wanted}, but the run chooses its best checkpoint by {begun}, which cannot "
+            "change now. Leave it out, or start a new run without --ckpt_path."
+        )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    text = (run_folder(path) / CONFIG).read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
 def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
     """Returns whether a run has been tested and the settings do not extend its training.
 
@@ -142,10 +174,9 @@ def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
         path: path of the checkpoint.
         wanted: the `trainer` group of the settings.
     """
-    folder = run_folder(path)
-    if not (folder / SCORES).is_file():
+    if not (run_folder(path) / SCORES).is_file():
         return False
-    begun = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["trainer"]
+    begun = _config(path)["trainer"]
     return not any(_limit(wanted[key]) > _limit(begun[key]) for key in ("max_epochs", "max_steps"))
 
 

@@ -16,7 +16,14 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError
 from bloodcell.files import write_whole
-from bloodcell.model.checkpoint import LAST, SUFFIX, data_state, find_checkpoint
+from bloodcell.model.checkpoint import (
+    LAST,
+    SUFFIX,
+    check_knows_data,
+    data_state,
+    find_checkpoint,
+    read_checkpoint,
+)
 from bloodcell.model.description import TRAINED_ON
 
 CKPT_PATH = "--ckpt_path"
@@ -95,15 +102,18 @@ class SaveConfig(SaveConfigCallback):
                 file.write(self.parser.dump(self.config, skip_none=False))
 
 
-def best_checkpoint(verb: str, path: str | None) -> Path:
-    """Returns the checkpoint that `--ckpt_path` of `validate` and `test` refers to.
+def read_best(verb: str, path: str | None) -> tuple[Path, dict[str, Any]]:
+    """Returns path and content of the checkpoint for `--ckpt_path` of `validate` and `test`.
 
     Raises:
-        InputError: if there is no checkpoint.
+        InputError: if there is none, or it does not say which images it was trained on.
     """
     if not path:
         raise InputError(f"{verb} needs --ckpt_path: a run folder or a .ckpt file.")
-    return find_checkpoint(CKPT_PATH, Path(path), "best")
+    file = find_checkpoint(CKPT_PATH, Path(path), "best")
+    checkpoint = read_checkpoint(CKPT_PATH, file)
+    check_knows_data(CKPT_PATH, file, checkpoint)
+    return file, checkpoint
 
 
 def run_folder_of(trainer: Trainer) -> Path | None:
@@ -144,6 +154,8 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
         InputError: if a setting differs; it names the first one.
     """
     for key, now, then in _differences(checkpoint, config):
+        if key == "model.lr" and also_data:  # takes effect: see `Classifier.on_load_checkpoint`
+            continue
         if also_data or key.startswith("model.") or key in ("data.image_size", "data.crop"):
             raise InputError(
                 f"{key}={now}, but the checkpoint was made with {then}, which cannot change now. "
@@ -202,5 +214,15 @@ def _differences(
     for key, then in settings(checkpoint).items():
         group, _, name = key.rpartition(".")
         now = config[group][name] if group else config[name]
+        if key == "model.optimizer":
+            now, then = _without_rate(now), _without_rate(then)
         if name not in _FREE and now != then:
             yield key, now, then
+
+
+def _without_rate(optimizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Returns the class path and options of an optimizer without its learning rate."""
+    if not optimizer:
+        return None
+    options = {key: one for key, one in optimizer["init_args"].items() if key != "lr"}
+    return {"class_path": optimizer["class_path"], "init_args": options}

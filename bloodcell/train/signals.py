@@ -9,9 +9,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import (
-    SIGTERMException,
-)
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from bloodcell.data.batches import Batch
 
@@ -97,6 +95,7 @@ class StopGently(Callback):
         """Restores the handlers; raises SIGTERMException if the run is to stop before its test."""
         self._trains = False
         self._give_back()
+        self._decide(trainer)
         self._stop()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,6 +117,7 @@ class StopGently(Callback):
             raise SIGTERMException
 
     def _listen(self) -> None:
+        self.signal, self.stops = None, False  # those of an earlier run of the same Trainer
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS:

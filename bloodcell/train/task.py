@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from bloodcell.data.augment import random_bits
 from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
-from bloodcell.errors import InputError, require
+from bloodcell.errors import InputError
 from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
 from bloodcell.model.network import Network, Pool, PretrainedConfig
@@ -121,10 +121,7 @@ class Classifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Raises InputError if the schedule needs a last step and the run has none."""
-        trainer = self.trainer
-        rule = "constant where the run has no last step: give trainer.max_epochs for cosine"
-        ends = trainer.max_epochs != -1 or trainer.max_steps != -1
-        require(ends or self.schedule == "constant", "model.schedule", self.schedule, rule)
+        optimizers.check_ends(self.trainer, self.schedule)
 
     def on_train_start(self) -> None:
         """Compiles the network, after a checkpoint may have rebuilt it; restores the metrics."""
@@ -180,8 +177,9 @@ class Classifier(LightningModule):
 
         Lightning steps those after the checkpoint, so a resumed run would differ.
         """
-        if metric is None:
-            super().lr_scheduler_step(scheduler, metric)
+        if not optimizers.follows_metric(scheduler):
+            with optimizers.nominal_rates(self.trainer.optimizers[0]):
+                super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_end(self) -> None:
         """Gathers the outputs of all devices, each image once, and logs the scores."""
@@ -220,6 +218,8 @@ class Classifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network if the checkpoint's weights need another configuration.
 
+        A learning rate other than that of the checkpoint takes effect on a resumed run.
+
         Raises:
             InputError: if the checkpoint's classes differ from those of the data.
         """
@@ -230,6 +230,7 @@ class Classifier(LightningModule):
                 "Give data.root a folder with the checkpoint's classes, or train anew."
             )
         self._so_far = checkpoint.get(SO_FAR, [])
+        optimizers.keep_rate(checkpoint, self.hparams)
         before, now = self.pretrained_config, PretrainedConfig.from_dict(checkpoint[RECIPE])
         self.pretrained_config = now
         if replace(before, source="") != replace(now, source=""):

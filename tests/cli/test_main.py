@@ -1,3 +1,4 @@
+import errno
 import inspect
 import subprocess
 import sys
@@ -284,6 +285,25 @@ def test_whole_numbers_of_batches_stay_whole(words: list[str]) -> None:
     """As a user has it: in a process that imports what the command line imports, in its order."""
     done = run("fit", *words, "--trainer.limit_test_batches", "1", "--print_config")
     assert "\n  limit_test_batches: 1\n" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "no room to write a file (No space left on device). Free some space, or give"),
+        ("out.csv", "no room to write out.csv (No space left on device). Free some space, or"),
+    ],
+)
+def test_a_full_disk_is_told(
+    name: str | None, message: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system does not always say which file it could not write."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    monkeypatch.setattr("bloodcell.evaluate.compare.compare", full)
+    assert f"bloodcell: {message}" in refused("compare", "somewhere")
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -1,21 +1,24 @@
 """What is kept of a run that is stopped, damaged or goes wrong."""
 
 import json
+import math
 import os
 import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bloodcell.cli.main import main
 from bloodcell.data.batches import Batch
 from bloodcell.evaluate.history import read_history
-from bloodcell.train.checkpoints import read_monitor
+from bloodcell.train.checkpoints import WholeFiles, read_monitor
 from bloodcell.train.task import Classifier
 
 Refused = Callable[..., str]
@@ -115,6 +118,30 @@ def test_the_second_ctrl_c_stops_at_once(small: list[str], monkeypatch: pytest.M
     assert list(Path().rglob("*.ckpt")) == []
 
 
+def test_a_signal_during_the_last_checkpoint_stops_before_the_test(
+    small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, steps = WholeFiles.save_checkpoint, list[int]()
+
+    def signalled(self: WholeFiles, checkpoint: dict[str, Any], path: Path, **more: Any) -> None:
+        steps.append(checkpoint["global_step"])
+        if steps.count(22) == 1 and steps[-1] == 22:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(self, checkpoint, path, **more)
+
+    run = Path("lightning_logs/c/version_0")
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeFiles, "save_checkpoint", signalled)
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", *small])
+    assert stopped.value.code == 143
+    assert not (run / "scores.json").exists()
+    main(["fit", *small, "--resume", "auto"])
+    assert (run / "scores.json").exists()
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["best.ckpt", "last.ckpt"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "turned"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     damage: str,
@@ -171,12 +198,51 @@ def test_a_loss_that_is_no_number_takes_the_run_back(
     monkeypatch.setattr(Classifier, "training_step", poisoned)
     main(["fit", *small, "--model.lr", "1e-3", "--rollbacks", "2"])
     said = capsys.readouterr().out
-    assert "no finite number in step 4 of epoch 2, with model.lr=0.001, of TRAIN/" in said
+    assert (
+        "the loss is NaN or infinite in step 4 of epoch 2, with model.lr=0.001, of TRAIN/" in said
+    )
     assert "Back to the last checkpoint, with model.lr=0.0005." in said
     assert "Back to the last checkpoint, with model.lr=0.00025." in said
     history = read_history(Path("lightning_logs/c/version_0/metrics.csv"))
     assert [line.lr for line in history] == [1e-3, 2.5e-4]
     assert all(torch.isfinite(value).all() for value in checkpoint("last")["state_dict"].values())
+
+
+def test_a_validation_loss_alone_takes_the_run_back(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    """In the second of three epochs; its weights are never the best, whatever their accuracy."""
+    step = Classifier.validation_step
+
+    def poisoned(self: Classifier, batch: Batch, batch_idx: int) -> None:
+        step(self, batch, batch_idx)
+        if self.current_epoch == 1:
+            self.val_metrics.loss.total += float("nan")
+            self.val_metrics.acc.total += 1000
+
+    monkeypatch.setattr(Classifier, "validation_step", poisoned)
+    small += ["--model.lr", "1e-3", "--monitor", "val/acc"]
+    said = refused("fit", *small)
+    assert "the validation loss is NaN or infinite in epoch 2, with model.lr=0.001. Go on" in said
+    main(["fit", *small, "--trainer.max_epochs", "3", "--rollbacks", "1"])
+    history = read_history(Path("lightning_logs/c/version_1/metrics.csv"))
+    assert [line.lr for line in history] == [1e-3, 5e-4, 5e-4]
+    assert all(math.isfinite(line.train_loss) for line in history)
+    assert checkpoint("best", 1)["epoch"] != 1
+
+
+def test_a_run_goes_on_with_a_lower_rate(small: list[str], refused: Refused) -> None:
+    """It takes effect, whatever the schedule, stands in config.yaml, and may change again."""
+    run, fit = Path("lightning_logs/c/version_0"), ["fit", "--ckpt_path", "last", "--name", "c"]
+    main(["fit", *small, "--model.lr", "1e-3", "--trainer.max_epochs", "1"])
+    main([*fit, "--model.lr", "1e-4", "--trainer.max_epochs", "2"])
+    main([*fit, "--trainer.max_epochs", "3"])
+    main([*fit, "--model.lr", "1e-5", "--trainer.max_epochs", "4"])
+    history = read_history(run / "metrics.csv")
+    assert [line.lr for line in history] == pytest.approx([1e-3, 1e-4, 1e-4, 1e-5])
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["lr"] == 1e-5
+    said = refused(*fit, "--model.weight_decay", "0.1", "--trainer.max_epochs", "5")
+    assert "model.weight_decay=0.1, but the checkpoint was made with 0.0" in said
 
 
 def test_what_is_told_of_a_loss_that_is_no_number(
@@ -192,7 +258,8 @@ def test_what_is_told_of_a_loss_that_is_no_number(
 
     monkeypatch.setattr(Classifier, "training_step", poisoned)
     said = refused("fit", *small)
-    assert "the loss is no finite number in step 3 of epoch 2" in said
+    assert "the loss is NaN or infinite in step 3 of epoch 2" in said
+    assert "fit --ckpt_path lightning_logs/c/version_0 --model.lr 5e-06, or with one" in said
     assert "fit --ckpt_path lightning_logs/c/version_0 --rollbacks 3" in said
     images = Path(small[1]).rglob("*.jpeg")
     names = sorted(path.relative_to(small[1]).as_posix() for path in images)
@@ -242,6 +309,16 @@ def test_the_best_checkpoint_follows_the_monitor(
         assert checkpoint("best", version)["epoch"] == best
         scores = json.loads(Path(f"lightning_logs/c/version_{version}/scores.json").read_text())
         assert scores["best_epoch"] == best
+
+
+def test_the_monitor_stays_when_a_run_goes_on(small: list[str], refused: Refused) -> None:
+    main(["fit", *small, "--trainer.max_epochs", "1"])
+    best = Path("lightning_logs/c/version_0/checkpoints/best.ckpt")
+    before = best.read_bytes()
+    said = refused("fit", "--ckpt_path", "last", *small, "--monitor", "val/acc")
+    assert "--monitor val/acc, but the run chooses its best checkpoint by val/loss" in said
+    assert best.read_bytes() == before
+    main(["fit", "--ckpt_path", "last", *small, "--monitor", "min:val/loss"])
 
 
 def test_a_monitor_that_cannot_be_used(small: list[str], refused: Refused) -> None:

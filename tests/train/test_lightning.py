@@ -1,14 +1,17 @@
 """What somebody who knows Lightning expects: each part works without the rest of this package."""
 
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +23,9 @@ import bloodcell
 from bloodcell.cli.main import main
 from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.errors import InputError
+from bloodcell.model.checkpoint import check_complete, read_checkpoint
 from bloodcell.train.metrics import Metrics
+from bloodcell.train.signals import StopGently
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's, of torch
@@ -98,6 +103,21 @@ def test_both_from_python(smears: Path) -> None:
     torch.testing.assert_close(said.sum(1), torch.ones(len(rows)))
 
 
+def test_a_signal_ends_one_run_of_a_trainer_only(smears: Path) -> None:
+    class Signalled(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 2 and stop.signal is None and not runs:
+                signal.raise_signal(signal.SIGTERM)
+
+    data, model, stop, runs = smears_data(smears), tiny(), StopGently(), list[int]()
+    twice = trainer(callbacks=[stop, Signalled()])
+    with pytest.raises(SIGTERMException):
+        twice.fit(model, data)
+    runs.append(twice.global_step)
+    twice.fit(model, data)
+    assert (runs, twice.current_epoch, stop.signal) == ([3], 1, None)
+
+
 @pytest.mark.parametrize("scale", [False, True])
 def test_any_loader_of_images_and_targets(scale: bool) -> None:
     kind = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=False)])
@@ -144,6 +164,25 @@ def test_setup_opens_what_was_prepared(smears: Path, monkeypatch: pytest.MonkeyP
     data = smears_data(smears)
     data.setup("predict")
     assert set(data.datasets) == {"test"}
+
+
+@pytest.mark.parametrize("how", ["no cache", "dry run"])
+def test_one_process_opens_the_source(how: str, smears: Path) -> None:
+    """Also where nothing is decoded into the cache."""
+    data = smears_data(smears, cache_gib=0.0 if how == "no cache" else 20.0)
+    data.trainer = trainer(fast_dev_run=how == "dry run")
+    data.prepare_data()
+    assert vars(data)["table"].rows
+
+
+def test_a_dry_run_leaves_nothing_to_the_next_run(smears: Path) -> None:
+    data, model = smears_data(smears), tiny()
+    trainer(fast_dev_run=True).fit(model, data)
+    assert len(data.datasets["train"]) == 8
+    runs = trainer()
+    runs.fit(model, data)
+    assert len(data.datasets["train"]) == len(data.parts["train"]) == 44
+    assert runs.global_step == 6
 
 
 def test_the_checkpoint_holds_the_data_modules_state(smears: Path, tmp_path: Path) -> None:
@@ -194,6 +233,34 @@ def test_transforms_are_a_function_of_seed_epoch_and_step(smears: Path) -> None:
 def test_settings_that_an_own_optimizer_replaces(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         tiny(**settings)
+
+
+def test_checkpoints_of_other_loaders_and_of_weights_only_predict(
+    smears: Path, refused: Callable[..., str]
+) -> None:
+    loader = DataLoader(FakeData(20, (3, 32, 32), 4, v2.PILToTensor()), 8)
+    model, runs = tiny(), trainer()
+    runs.fit(model, loader, loader)
+    foreign = Path("foreign.ckpt")
+    runs.save_checkpoint(foreign)
+    data = smears_data(smears)
+    ours = trainer()
+    ours.fit(tiny(class_names=data.class_names), data)
+    ours.save_checkpoint("weights.ckpt", weights_only=True)
+    image = np.zeros((32, 32, 3), np.uint8)
+    said = bloodcell.load("foreign.ckpt").predict(image).probability
+    runs_said = model.eval()(torch.zeros(1, 3, 32, 32)).softmax(1).detach()
+    np.testing.assert_allclose(said, runs_said, atol=1e-5)
+    assert bloodcell.load("weights.ckpt").class_names == data.class_names
+    cpu = ["--trainer.accelerator", "cpu"]
+    main(["test", "--ckpt_path", "weights.ckpt", *cpu])
+    message = refused("test", "--ckpt_path", "foreign.ckpt", *cpu)
+    assert "foreign.ckpt does not say which images it was trained on" in message
+    assert "Use it with predict" in message
+    message = refused("fit", "--ckpt_path", "weights.ckpt", *cpu)
+    assert "cannot resume a run: it lacks callbacks, optimizer_states. Give" in message
+    with pytest.raises(InputError, match=r"foreign\.ckpt holds a model, .* lacks datamodule_hyper"):
+        check_complete("", foreign, read_checkpoint("", foreign))
 
 
 def hand_made(classes: int) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,21 @@
 """An optimizer and a scheduler by class path: resumed exactly, and taken back."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as rates
+from torch.optim.lr_scheduler import LRScheduler
 
 from bloodcell.cli.main import main
+from bloodcell.evaluate.history import read_history
 from bloodcell.train.finite import Finite
+from bloodcell.train.optimizers import change_rates, nominal_rates, prepare_optimizer
 
 OWN = ["--model.optimizer", "AdamW", "--model.optimizer.lr", "1e-3"]
 COSINE = ["--model.scheduler", "CosineAnnealingLR", "--model.scheduler.T_max", "3"]
@@ -42,9 +49,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one(words: list[str], scheduler: 
     assert one["hyper_parameters"]["optimizer"]["class_path"] == "torch.optim.AdamW"
 
 
+def test_a_plateau_counts_validations_only(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once after each of two validations in five epochs; the run is resumed after the third."""
+    stepped: list[tuple[int, float]] = []
+    step = rates.ReduceLROnPlateau.step
+
+    def noted(self: rates.ReduceLROnPlateau, metrics: Any, *more: Any) -> None:
+        stepped.append((self.last_epoch, float(metrics)))
+        step(self, metrics, *more)
+
+    monkeypatch.setattr(rates.ReduceLROnPlateau, "step", noted)
+    every = ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs"]
+    main(["fit", *words, *OWN, *PLATEAU, *every, "3", "--name", "parts"])
+    main(["fit", "--ckpt_path", "lightning_logs/parts/version_0", "--trainer.max_epochs", "5"])
+    lines = read_history(path("parts"))
+    losses = [line.val_loss for line in lines if not math.isnan(line.val_loss)]
+    assert len(losses) == 2
+    assert stepped == [(0, pytest.approx(losses[0])), (1, pytest.approx(losses[1]))]
+
+
 def test_a_rollback_halves_the_rates_of_a_scheduler(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """OneCycleLR sets its own rates; they stay halved when resumed, and can be lowered then."""
     wrong = Finite._wrong_loss
     told: list[int] = []
 
@@ -54,17 +83,71 @@ def test_a_rollback_halves_the_rates_of_a_scheduler(
             return "the loss is NaN."
         return wrong(self, trainer)
 
-    rates: list[list[float]] = []
-
-    def note(self: Finite, trainer: Trainer, pl_module: LightningModule) -> None:
-        scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
-        group = trainer.optimizers[0].param_groups[0]
-        rates.append([group["initial_lr"], *scheduler.base_lrs])
-
+    cycle = ["--model.scheduler", "OneCycleLR", "--model.scheduler.total_steps", "9"]
+    decay = ["--model.optimizer.weight_decay", "0.02"]
+    fit = ["fit", *words, *OWN, *decay, *cycle, "--model.scheduler.max_lr", "1e-3"]
+    main([*fit, "--name", "whole", "--trainer.max_epochs", "4"])
     monkeypatch.setattr(Finite, "_wrong_loss", once)
-    monkeypatch.setattr(Finite, "on_train_epoch_end", note)
-    main(["fit", *words, *OWN, *COSINE, "--rollbacks", "1", "--trainer.max_epochs", "2"])
-    assert rates == [[1e-3, 1e-3], [5e-4, 5e-4]]
+    main([*fit, "--name", "parts", "--rollbacks", "1", "--trainer.max_epochs", "2"])
+    resume = ["fit", "--ckpt_path", "lightning_logs/parts/version_0", "--trainer.max_epochs"]
+    main([*resume, "3"])
+    main([*resume, "4", "--model.optimizer", "AdamW", "--model.optimizer.lr", "5e-4"])
+    whole, parts = ([line.lr for line in read_history(path(name))] for name in ("whole", "parts"))
+    assert len(set(whole)) == 4
+    shares = [part / one for part, one in zip(parts, whole, strict=True)]
+    assert shares == pytest.approx([1, 0.5, 0.5, 0.25])
+
+
+def path(name: str) -> Path:
+    return Path(f"lightning_logs/{name}/version_0/metrics.csv")
+
+
+SCHEDULERS: dict[str, Callable[[Optimizer], LRScheduler]] = {
+    "constant": lambda sgd: rates.ConstantLR(sgd, 0.5, 4),
+    "cosine": lambda sgd: rates.CosineAnnealingLR(sgd, 9),
+    "restarts": lambda sgd: rates.CosineAnnealingWarmRestarts(sgd, 3),
+    "cycle": lambda sgd: rates.OneCycleLR(sgd, 0.1, 9),
+    "cyclic": lambda sgd: rates.CyclicLR(sgd, 0.01, 0.1, 2),
+    "exponential": lambda sgd: rates.ExponentialLR(sgd, 0.9),
+    "lambda": lambda sgd: rates.LambdaLR(sgd, lambda epoch: 1 / (1 + epoch)),
+    "product": lambda sgd: rates.MultiplicativeLR(sgd, lambda _: 0.9),
+    "step": lambda sgd: rates.StepLR(sgd, 2),
+    "sequential": lambda sgd: rates.SequentialLR(
+        sgd, [rates.LinearLR(sgd, 0.1, 1, 3), rates.PolynomialLR(sgd, 5)], [3]
+    ),
+    "chained": lambda sgd: rates.ChainedScheduler(
+        [rates.LinearLR(sgd, 0.1, 1, 3), rates.ExponentialLR(sgd, 0.9)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_halved_rates_stay_halved(name: str) -> None:
+    """With every scheduler of PyTorch, and in one that is resumed."""
+
+    def series(factor: float) -> list[float]:
+        found, state = list[float](), dict[str, Any]()
+        for step in range(8):
+            if step in (0, 5):  # made, or made again and resumed
+                weight = torch.zeros(1, requires_grad=True)
+                sgd = prepare_optimizer(torch.optim.SGD([weight], 0.1, momentum=0.9))
+                scheduler = SCHEDULERS[name](sgd)
+            if state:
+                sgd.load_state_dict(state["optimizer"])
+                scheduler.load_state_dict(state["scheduler"])
+            if step == 2:
+                change_rates(sgd.param_groups, factor)
+            sgd.step()
+            with nominal_rates(sgd):
+                scheduler.step()
+            state = {"optimizer": sgd.state_dict(), "scheduler": scheduler.state_dict()}
+            found.append(sgd.param_groups[0]["lr"])
+        return found
+
+    whole, halved = series(1), series(0.5)
+    shares = [1, 1, *[0.5] * 6]
+    expected = [rate * share for rate, share in zip(whole, shares, strict=True)]
+    assert halved == pytest.approx(expected)
 
 
 def test_transforms_by_class_path(words: list[str]) -> None:
