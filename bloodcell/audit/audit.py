@@ -1,5 +1,6 @@
 """`bloodcell audit`: finds faults in a folder of images before training."""
 
+import contextlib
 import csv
 import io
 import json
@@ -14,14 +15,14 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
 from bloodcell.audit.console import print_audit
 from bloodcell.audit.copies import Copies, find_copies
 from bloodcell.audit.features import ImageFeatures, compute_features
-from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.table import PARTS, Row, Table, build_table
 from bloodcell.errors import InputError, reason
@@ -37,12 +38,14 @@ class ScannedFile(NamedTuple):
         size: width x height of the stored image.
         mode: colour mode, in Pillow's notation.
         reason: reason why the file is unreadable; empty otherwise.
+        note: what was left out of the image or scaled; empty if nothing.
     """
 
     features: ImageFeatures | None
     size: str = ""
     mode: str = ""
     reason: str = ""
+    note: str = ""
 
 
 def audit(root: str, photos: str | None, out: str | None, photo_table: str | None) -> bool:
@@ -71,6 +74,7 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
     files, copies, rows = _scan(source, table)
     found = describe(table, files, copies, rows) | {
         "root": str(source.root),
+        "left_out": dict(source.left_out),
         "seconds": round(time.perf_counter() - start, 1),
     }
     if out:
@@ -117,9 +121,15 @@ def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list
         def scan(row: Row) -> ScannedFile:
             try:
                 data = read(row.path)
-                features = compute_features(np.asarray(open_rgb(data)))
-                with Image.open(io.BytesIO(data)) as image:
-                    return ScannedFile(features, f"{image.width}x{image.height}", image.mode)
+                shown = open_rgb(data)
+                features = compute_features(np.asarray(shown))
+                width, height, mode = *shown.size, "other"
+                with (
+                    contextlib.suppress(UnidentifiedImageError),
+                    Image.open(io.BytesIO(data)) as of,
+                ):
+                    width, height, mode = *of.size, of.mode
+                return ScannedFile(features, f"{width}x{height}", mode, note=note_of(shown))
             except READ_ERRORS as error:
                 return ScannedFile(None, reason=reason(error))
             finally:
@@ -164,6 +174,9 @@ def describe(
         "parts": _count(rows, copies.photo, [row.official or "all" for row in rows]),
         "unreadable": {
             row.path: one.reason for row, one in zip(table.rows, files, strict=True) if one.reason
+        },
+        "notes": {
+            row.path: one.note for row, one in zip(table.rows, files, strict=True) if one.note
         },
         "sizes": dict(Counter(one.size for one in files if one.features).most_common()),
         "modes": dict(Counter(one.mode for one in files if one.features).most_common()),

@@ -15,6 +15,7 @@ from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Lo
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import Crop, InputFormat, Pixels
 from bloodcell.data.decode import (
+    Report,
     Unreadable,
     allocate,
     check_readable,
@@ -149,11 +150,11 @@ class BloodCells(LightningDataModule):
         if most:
             parts = {part: of[:: max(1, len(of) // most)][:most] for part, of in parts.items()}
         rows = [i for part_rows in parts.values() for i in part_rows]
-        pixels, decoded, bad = self._decode(rows, keep=not most)
+        pixels, decoded, report = self._decode(rows, keep=not most)
         place = {i: n for n, i in enumerate(decoded)}
-        left_out = {i for i in rows if self.table.rows[i].path in bad}
-        missing = {name: bad[name] for name in (self.table.rows[i].path for i in sorted(left_out))}
-        check_readable(missing, len(rows), self.unreadable)
+        report = report.of(self.table.rows[i].path for i in sorted(rows))
+        check_readable(report, len(rows), self.unreadable)
+        left_out = {i for i in rows if self.table.rows[i].path in report.unreadable}
         self.left_out = len(left_out)
         with warnings.catch_warnings():  # the array is read-only on purpose; batches are copies
             warnings.filterwarnings("ignore", ".*array is not writable.*")
@@ -181,17 +182,17 @@ class BloodCells(LightningDataModule):
         world: int = trainer.world_size
         return int(trainer.limit_train_batches or 1) * self.batch_size * world
 
-    def _decode(self, rows: list[int], keep: bool) -> tuple[Pixels, list[int], dict[str, str]]:
-        """Returns pixels, the table row of each image, and unreadable files with the reasons."""
+    def _decode(self, rows: list[int], keep: bool) -> tuple[Pixels, list[int], Report]:
+        """Returns pixels, the table row of each image, and what happened to the images."""
         if keep and self.cache_gib:
             rows = list(range(len(self.table.rows)))
             names = [row.path for row in self.table.rows]
-            pixels, bad = open_cached(self.source, names, self.input_format, self.cache_gib)
+            pixels, report = open_cached(self.source, names, self.input_format, self.cache_gib)
         else:
             pixels = allocate(len(rows), self.image_size)
             names = [self.table.rows[i].path for i in rows]
-            bad = decode_into(pixels, self.source, names, self.input_format)
-        return pixels, rows, bad
+            report = decode_into(pixels, self.source, names, self.input_format)
+        return pixels, rows, report
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the identity of the data for a checkpoint.
