@@ -48,7 +48,13 @@ class ScannedFile(NamedTuple):
     note: str = ""
 
 
-def audit(root: str, photos: str | None, out: str | None, photo_table: str | None) -> bool:
+def audit(
+    root: str,
+    photos: str | None,
+    out: str | None,
+    photo_table: str | None,
+    labels: str | None = None,
+) -> bool:
     """Reads every image, searches for copies, and prints and writes the findings.
 
     Args:
@@ -58,6 +64,7 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
         out: JSON file for all findings; None writes no file.
         photo_table: CSV file for the detected photographs, in the format of `data.photos`; None
             writes no file.
+        labels: label table, as for `data.labels`; None takes the classes from the folders.
 
     Returns:
         Whether images of one photograph, scene or cell are in more than one split.
@@ -70,7 +77,7 @@ def audit(root: str, photos: str | None, out: str | None, photo_table: str | Non
     keep_memory()
     start = time.perf_counter()
     source = open_source(root)
-    table = build_table(source, Path(photos) if photos else None)
+    table = build_table(source, photos, labels)
     files, copies, rows = _scan(source, table)
     found = describe(table, files, copies, rows) | {
         "root": str(source.root),

@@ -213,6 +213,8 @@ VERBS = {
              "help": "a folder of class folders, or a .zip of one"}),
             _option("--photos", "FILE", "CSV with columns file, photo and, if known, cell, to "
                     "compare with"),
+            _option("--labels", "FILE", "CSV with columns file and class, for images that are not "
+                    "in class folders"),
             _option("--out", "FILE", "a .json file for all findings"),
             _option("--write_photos", "FILE", _PHOTOS),
         ),

@@ -115,7 +115,8 @@ def _call(verb: str, given: Namespace, rest: list[str]) -> bool:
             if len(given.folder) != 1:
                 words = " ".join(given.folder) or "none"
                 raise InputError(f"audit takes one folder or .zip (got: {words}).")
-            return not audit(given.folder[0], given.photos, given.out, given.write_photos)
+            tables = (given.photos, given.out, given.write_photos, given.labels)
+            return not audit(given.folder[0], *tables)
         case "cache":
             _cache(given.empty)
         case "compare":

@@ -2,7 +2,6 @@
 
 import warnings
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -50,6 +49,7 @@ class BloodCells(LightningDataModule):
         val_share: share of the photographs outside the test part that are used for validation: one
             in 2 to 20, i.e. 0.5, 0.33, 0.25, 0.2 ... 0.05. `seed` ignores it.
         photos: CSV file for your own data, with the columns file, photo and, if known, cell.
+        labels: CSV file with the columns file and class, for images that are not in class folders.
         image_size: side of the network's square input in pixels, 32 to 1024.
         crop: `none` resizes the whole picture to a square; `cell` crops a square around the white
             cell, 0.4 of the picture's longer side wide.
@@ -79,6 +79,7 @@ class BloodCells(LightningDataModule):
         fold: int = 0,
         val_share: float = 0.2,
         photos: str | None = None,
+        labels: str | None = None,
         image_size: int = 224,
         crop: Crop = "none",
         batch_size: int | Literal["auto"] = 32,
@@ -115,8 +116,7 @@ class BloodCells(LightningDataModule):
     @cached_property
     def table(self) -> Table:
         """The table of all images, with class, photograph and official part."""
-        photos = self.hparams["photos"]
-        return build_table(self.source, Path(photos) if photos else None)
+        return build_table(self.source, self.hparams["photos"], self.hparams["labels"])
 
     @cached_property
     def class_names(self) -> list[str]:
