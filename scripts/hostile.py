@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -164,6 +166,20 @@ def make_images() -> dict[str, bytes]:
     add("palette.png", image.convert("P"))
     add("one.png", image.resize((1, 1)))
     add("sixteen.png", Image.fromarray(np.full((9, 9), 40_000, np.uint16)))
+    deep = (noise.astype(np.uint16) * 16, noise.astype(np.float32) / 255)
+    for name, pixels, options in (
+        ("deep.tif", deep[0], {"photometric": "rgb"}),
+        ("zipped.tif", deep[0], {"photometric": "rgb", "compression": "zlib", "tile": (16, 16)}),
+        ("float.tif", deep[1], {"photometric": "rgb"}),
+        ("channels.tif", deep[0].transpose(2, 0, 1), {"ome": True, "metadata": {"axes": "CYX"}}),
+        ("imagej.tif", deep[0].transpose(2, 0, 1), {"imagej": True, "metadata": {"axes": "CYX"}}),
+    ):
+        tiff = io.BytesIO()
+        tifffile.imwrite(tiff, pixels, **options)
+        made[name] = tiff.getvalue()
+    lzw = (cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_LZW)
+    made["lzw.tif"] = cv2.imencode(".tif", deep[0], lzw)[1].tobytes()
+    made["deep.png"] = cv2.imencode(".png", deep[0])[1].tobytes()
     made["program.png"] = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     made["svg.jpg"] = b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
     made["empty.png"] = b""

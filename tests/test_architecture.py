@@ -13,7 +13,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "bloodcell"
 # from the lowest to the highest; a module imports from its own layer and from lower ones
 LAYERS = (
-    *({"errors", "files", "machine", "memory", "text"}, {"datasets"}, {"data"}, {"model"}),
+    *(
+        {"errors", "files", "machine", "memory", "spreadsheet", "text"},
+        {"datasets"},
+        {"data"},
+        {"model"},
+    ),
     *({"evaluate"}, {"train"}, {"infer"}, {"audit"}, {"serve"}, {"published"}, {"cli"}),
     {"", "__main__"},
 )

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 PROJECT = Path(__file__).parents[1]
 CONSTRAINTS = (PROJECT / "constraints.txt").read_text()
 # a new first number every quarter or year, whether or not anything changes
-COUNTING = {"pillow", "pyarrow", "rich"}
+COUNTING = {"pillow", "pyarrow", "rich", "tifffile"}
 LOWER, UPPER = {"==", "~=", ">=", ">"}, {"==", "~=", "<=", "<"}
 
 

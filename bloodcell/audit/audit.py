@@ -1,5 +1,6 @@
 """`bloodcell audit`: finds faults in a folder of images before training."""
 
+import contextlib
 import csv
 import io
 import json
@@ -14,14 +15,14 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
 from bloodcell.audit.console import print_audit
 from bloodcell.audit.copies import Copies, find_copies
 from bloodcell.audit.features import ImageFeatures, compute_features
-from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.table import PARTS, Row, Table, build_table
 from bloodcell.errors import InputError, reason
@@ -37,16 +38,22 @@ class ScannedFile(NamedTuple):
         size: width x height of the stored image.
         mode: colour mode, in Pillow's notation.
         reason: reason why the file is unreadable; empty otherwise.
+        note: what was left out of the image or scaled; empty if nothing.
     """
 
     features: ImageFeatures | None
     size: str = ""
     mode: str = ""
     reason: str = ""
+    note: str = ""
 
 
 def audit(
-    folder: str, photos: str | None = None, out: str | None = None, write_photos: str | None = None
+    folder: str,
+    photos: str | None = None,
+    labels: str | None = None,
+    out: str | None = None,
+    write_photos: str | None = None,
 ) -> bool:
     """Finds copies, leaks, label conflicts and unreadable images in a folder.
 
@@ -57,6 +64,8 @@ def audit(
         folder: a folder of class folders, or a .zip of one.
         photos: a CSV file with the columns file, photo and, if known, cell, to compare with
             (default: the table of the named data set, if it has one).
+        labels: a CSV file with the columns file and class, for images that are not in class
+            folders (default: the class folders).
         out: a .json file for all findings (default: none).
         write_photos: a .csv file for the photographs that are found, for --data.photos (default:
             none).
@@ -72,10 +81,11 @@ def audit(
     keep_memory()
     start = time.perf_counter()
     source = open_source(folder)
-    table = build_table(source, Path(photos) if photos else None)
+    table = build_table(source, photos, labels)
     files, copies, rows = _scan(source, table)
     found = describe(table, files, copies, rows) | {
         "root": str(source.root),
+        "left_out": dict(source.left_out),
         "seconds": round(time.perf_counter() - start, 1),
     }
     if out:
@@ -122,9 +132,15 @@ def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list
         def scan(row: Row) -> ScannedFile:
             try:
                 data = read(row.path)
-                features = compute_features(np.asarray(open_rgb(data)))
-                with Image.open(io.BytesIO(data)) as image:
-                    return ScannedFile(features, f"{image.width}x{image.height}", image.mode)
+                shown = open_rgb(data)
+                features = compute_features(np.asarray(shown))
+                width, height, mode = *shown.size, "other"
+                with (
+                    contextlib.suppress(UnidentifiedImageError),
+                    Image.open(io.BytesIO(data)) as of,
+                ):
+                    width, height, mode = *of.size, of.mode
+                return ScannedFile(features, f"{width}x{height}", mode, note=note_of(shown))
             except READ_ERRORS as error:
                 return ScannedFile(None, reason=reason(error))
             finally:
@@ -169,6 +185,9 @@ def describe(
         "parts": _count(rows, copies.photo, [row.official or "all" for row in rows]),
         "unreadable": {
             row.path: one.reason for row, one in zip(table.rows, files, strict=True) if one.reason
+        },
+        "notes": {
+            row.path: one.note for row, one in zip(table.rows, files, strict=True) if one.note
         },
         "sizes": dict(Counter(one.size for one in files if one.features).most_common()),
         "modes": dict(Counter(one.mode for one in files if one.features).most_common()),

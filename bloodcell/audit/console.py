@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bloodcell.data.decode import summarise
+from bloodcell.data.image_files import LeftOut
 from bloodcell.data.table import PARTS
 from bloodcell.errors import listed
 from bloodcell.text import clock
@@ -18,7 +20,7 @@ def print_audit(found: dict[str, Any]) -> None:
     """Prints the findings.
 
     Args:
-        found: result of `bloodcell.audit.audit.describe`, plus `root` and `seconds`.
+        found: result of `bloodcell.audit.audit.describe`, plus `root`, `left_out` and `seconds`.
     """
     console = Console()
     table = Table(box=box.SIMPLE_HEAD)
@@ -70,6 +72,8 @@ def _file_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("sizes", _counts(found["sizes"])),
         ("colours", _counts(found["modes"])),
         ("equal pixels", f"{equal:,} files repeat another" if equal else "none"),
+        *(("note", line) for line in summarise(found["notes"])),
+        *([("left out", str(LeftOut(found["left_out"])))] if found["left_out"] else []),
     ]
 
 

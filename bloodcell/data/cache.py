@@ -1,8 +1,9 @@
 """The decoded cache: the images of a data set, decoded once into one array on disk.
 
 An entry is a folder with `pixels.npy`, (n, size, size, 3) uint8, and `entry.json`, which lists the
-images that cannot be read. It is built in a temporary folder that is renamed when complete, so an
-interrupted build is never used. Processes map the array into memory and share its pages.
+images that cannot be read or are not shown as they are. It is built in a temporary folder that is
+renamed when complete, so an interrupted build is never used. Processes map the array into memory
+and share its pages.
 """
 
 import contextlib
@@ -20,18 +21,18 @@ import PIL
 from filelock import FileLock, Timeout
 
 from bloodcell.data.crop import InputFormat, Pixels
-from bloodcell.data.decode import decode_into
+from bloodcell.data.decode import Report, decode_into
 from bloodcell.data.source import Source
 from bloodcell.errors import InputError
 from bloodcell.files import cache_folder
 
 _PIXELS, _ENTRY, _PARTIAL = "pixels.npy", "entry.json", ".partial"
-_DECODING = ("decode.py", "crop.py", "locate.py")
+_DECODING = ("decode.py", "deep.py", "crop.py", "locate.py")
 # everything that determines the pixels, besides the files and the format
 _METHOD = "\n".join(
     [
         *(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _DECODING),
-        f"Pillow {PIL.__version__} torch {version('torch')}",
+        f"Pillow {PIL.__version__} torch {version('torch')} tifffile {version('tifffile')}",
     ]
 )
 
@@ -62,7 +63,7 @@ def open_cached(
     input_format: InputFormat,
     limit_gib: float,
     home: Path | None = None,
-) -> tuple[Pixels, dict[str, str]]:
+) -> tuple[Pixels, Report]:
     """Opens the decoded images of a source, and decodes them first if they are not in the cache.
 
     Args:
@@ -73,8 +74,8 @@ def open_cached(
         home: folder of the entries; None for the program's cache.
 
     Returns:
-        The pixels (n, size, size, 3) in the order of `names`, memory-mapped and read-only, and the
-        names of images that cannot be read, each with the reason.
+        The pixels (n, size, size, 3) in the order of `names`, memory-mapped and read-only, and
+        which images cannot be read.
 
     Raises:
         InputError: if the images exceed the limit or the free space of the disk.
@@ -85,7 +86,7 @@ def open_cached(
     shape = (len(names), input_format.size, input_format.size, 3)
     with FileLock(folder.with_suffix(".lock")):  # only one of several processes decodes
         opened = _open(folder, shape)
-        if opened is None or _readable_again(opened[1], source, input_format):
+        if opened is None or _readable_again(opened[1].unreadable, source, input_format):
             _make_room(home, 3 * len(names) * input_format.size**2, limit_gib)
             opened = _build(folder, source, names, input_format)
         os.utime(folder)
@@ -137,13 +138,15 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return facts
 
 
-def _open(folder: Path, shape: tuple[int, ...]) -> tuple[Pixels, dict[str, str]] | None:
+def _open(folder: Path, shape: tuple[int, ...]) -> tuple[Pixels, Report] | None:
     facts = _read(folder)
     try:
         pixels = np.load(folder / _PIXELS, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
-    return (pixels, facts["unreadable"]) if facts and pixels.shape == shape else None
+    if not facts or pixels.shape != shape:
+        return None
+    return pixels, Report(facts["unreadable"], facts["notes"])
 
 
 def _readable_again(unreadable: dict[str, str], source: Source, input_format: InputFormat) -> bool:
@@ -151,7 +154,8 @@ def _readable_again(unreadable: dict[str, str], source: Source, input_format: In
     if not unreadable:
         return False
     again = np.empty((len(unreadable), input_format.size, input_format.size, 3), np.uint8)
-    return len(decode_into(again, source, list(unreadable), input_format)) < len(unreadable)
+    found = decode_into(again, source, list(unreadable), input_format)
+    return len(found.unreadable) < len(unreadable)
 
 
 def _make_room(home: Path, needed: int, limit_gib: float) -> None:
@@ -178,7 +182,7 @@ def _make_room(home: Path, needed: int, limit_gib: float) -> None:
 
 def _build(
     folder: Path, source: Source, names: Sequence[str], input_format: InputFormat
-) -> tuple[Pixels, dict[str, str]]:
+) -> tuple[Pixels, Report]:
     partial = folder.with_suffix(_PARTIAL)  # the lock is held, so any such folder is stale
     for old in (partial, folder):
         shutil.rmtree(old, ignore_errors=True)
@@ -189,14 +193,14 @@ def _build(
         if hasattr(os, "posix_fallocate"):  # a full disk fails here, not as a later crash
             with (partial / _PIXELS).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, (partial / _PIXELS).stat().st_size)
-        unreadable = decode_into(pixels, source, names, input_format)
+        report = decode_into(pixels, source, names, input_format)
         pixels.flush()
         entry = {"root": str(source.root), "images": len(names), "size": input_format.size}
         with (partial / _ENTRY).open("w", encoding="utf-8") as text:
-            json.dump(entry | {"unreadable": unreadable}, text, indent=1)
+            json.dump(entry | report._asdict(), text, indent=1)
             text.flush()
             os.fsync(text.fileno())
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return np.load(folder / _PIXELS, mmap_mode="r"), unreadable
+    return np.load(folder / _PIXELS, mmap_mode="r"), report

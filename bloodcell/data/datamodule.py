@@ -2,7 +2,6 @@
 
 import warnings
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,13 @@ from bloodcell.data.augment import Augment, augment_batch, transform_batch
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader, as_it_is
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import Crop, InputFormat, Pixels
-from bloodcell.data.decode import Unreadable, allocate, check_readable, decode_into
+from bloodcell.data.decode import (
+    Report,
+    Unreadable,
+    allocate,
+    check_readable,
+    decode_into,
+)
 from bloodcell.data.describe import check_settings, describe
 from bloodcell.data.identity import check_unchanged, image_keys, pack_facts
 from bloodcell.data.placement import OnDevice, check_room, place_images
@@ -44,6 +49,7 @@ class BloodCells(LightningDataModule):
         val_share: share of the photographs outside the test part that are used for validation: one
             in 2 to 20, i.e. 0.5, 0.33, 0.25, 0.2 ... 0.05. `seed` ignores it.
         photos: CSV file for your own data, with the columns file, photo and, if known, cell.
+        labels: CSV file with the columns file and class, for images that are not in class folders.
         image_size: side of the network's square input in pixels, 32 to 1024.
         crop: `none` resizes the whole picture to a square; `cell` crops a square around the white
             cell, 0.4 of the picture's longer side wide.
@@ -73,6 +79,7 @@ class BloodCells(LightningDataModule):
         fold: int = 0,
         val_share: float = 0.2,
         photos: str | None = None,
+        labels: str | None = None,
         image_size: int = 224,
         crop: Crop = "none",
         batch_size: int | Literal["auto"] = 32,
@@ -110,8 +117,7 @@ class BloodCells(LightningDataModule):
     @cached_property
     def table(self) -> Table:
         """The table of all images, with class, photograph and official part."""
-        photos = self.hparams["photos"]
-        return build_table(self.source, Path(photos) if photos else None)
+        return build_table(self.source, self.hparams["photos"], self.hparams["labels"])
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -147,11 +153,11 @@ class BloodCells(LightningDataModule):
         if most:
             parts = {part: of[:: max(1, len(of) // most)][:most] for part, of in parts.items()}
         rows = [i for part_rows in parts.values() for i in part_rows]
-        pixels, decoded, bad = self._decode(rows, keep=not most)
+        pixels, decoded, report = self._decode(rows, keep=not most)
         place = {i: n for n, i in enumerate(decoded)}
-        left_out = {i for i in rows if self.table.rows[i].path in bad}
-        missing = {name: bad[name] for name in (self.table.rows[i].path for i in sorted(left_out))}
-        check_readable(missing, len(rows), self.unreadable)
+        report = report.of(self.table.rows[i].path for i in sorted(rows))
+        check_readable(report, len(rows), self.unreadable)
+        left_out = {i for i in rows if self.table.rows[i].path in report.unreadable}
         self.left_out = len(left_out)
         with warnings.catch_warnings():  # the array is read-only on purpose; batches are copies
             warnings.filterwarnings("ignore", ".*array is not writable.*")
@@ -186,17 +192,17 @@ class BloodCells(LightningDataModule):
         world: int = trainer.world_size
         return int(trainer.limit_train_batches or 1) * self.batch_size * world
 
-    def _decode(self, rows: list[int], keep: bool) -> tuple[Pixels, list[int], dict[str, str]]:
-        """Returns pixels, the table row of each image, and unreadable files with the reasons."""
+    def _decode(self, rows: list[int], keep: bool) -> tuple[Pixels, list[int], Report]:
+        """Returns pixels, the table row of each image, and what happened to the images."""
         if keep and self.cache_gib:
             rows = list(range(len(self.table.rows)))
             names = [row.path for row in self.table.rows]
-            pixels, bad = open_cached(self.source, names, self.input_format, self.cache_gib)
+            pixels, report = open_cached(self.source, names, self.input_format, self.cache_gib)
         else:
             pixels = allocate(len(rows), self.image_size)
             names = [self.table.rows[i].path for i in rows]
-            bad = decode_into(pixels, self.source, names, self.input_format)
-        return pixels, rows, bad
+            report = decode_into(pixels, self.source, names, self.input_format)
+        return pixels, rows, report
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the identity of the data for a checkpoint.

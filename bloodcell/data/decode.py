@@ -6,10 +6,11 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,6 +18,15 @@ from rich.console import Console
 from rich.progress import track
 
 from bloodcell.data.crop import InputFormat, Pixels, show
+from bloodcell.data.deep import (
+    FIRST_PAGE,
+    Deep,
+    check_size,
+    is_deep_png,
+    is_tiff,
+    read_deep_png,
+    read_tiff,
+)
 from bloodcell.data.source import Source
 from bloodcell.errors import InputError, listed, reason
 
@@ -30,8 +40,27 @@ IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; larger
 MOST_PIXELS = 89_000_000  # of one image; Pillow warns above
 # formats of photographs; EPS is excluded because Pillow would start Ghostscript
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
+_PAGED = ("PNG", "WEBP", "GIF")  # of a JPEG, further pages are previews
+_NOTE = "bloodcell"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
+
+
+class Report(NamedTuple):
+    """What happened to images as they were decoded.
+
+    Attributes:
+        unreadable: names of images that cannot be read, each with the reason.
+        notes: names of images that were scaled or left out in part, each with the note.
+    """
+
+    unreadable: dict[str, str]
+    notes: dict[str, str]
+
+    def of(self, names: Iterable[str]) -> "Report":
+        """Returns what happened to some of the images, in the order of their names."""
+        some = list(names)
+        return Report(*({n: part[n] for n in some if n in part} for part in self))
 
 
 def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
@@ -42,26 +71,60 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
         most_pixels: larger images are rejected before decoding, because a small file can contain
             an image that fills the memory.
 
+    Returns:
+        The image. Transparent parts are white. `note_of` tells what was left out or scaled.
+
     Raises:
-        ValueError: if the file is empty, not an image, truncated or too large.
+        ValueError: if the file is empty, not an image, truncated or too large, or if it does not
+            say which of its values is white.
     """
     if not data:
         raise ValueError("empty file")
     try:
+        tiff = read_tiff(data, most_pixels) if is_tiff(data) else Deep(None, "")
+        if tiff.image:
+            return _finish(tiff.image, tiff.note)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > most_pixels:
-                raise ValueError(
-                    f"{image.width:,} x {image.height:,} pixels, more than the "
-                    f"{most_pixels / 1e6:.0f} million allowed"
-                )
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # convert would clip 16-bit values at 255
-                upright = upright.point(lambda value: value / 257).convert("L")
-            return upright.convert("RGB")
+            check_size(image.width, image.height, most_pixels)
+            paged = image.format in _PAGED and getattr(image, "is_animated", False)
+            note = tiff.note or (FIRST_PAGE if paged else "")
+            if not is_deep_png(data):
+                return _finish(image, note)
+            image.load()  # fails if the file is cut off
+            deep = read_deep_png(data)
+            assert deep.image
+            deep.image.getexif().update(image.getexif())
+            return _finish(deep.image, "; ".join(filter(None, (note, deep.note))))
     except UnidentifiedImageError as error:
         raise ValueError("no image of a known format") from error
     except (OSError, SyntaxError, *_BOMBS) as error:
         raise ValueError(str(error)) from error
+
+
+def _finish(image: Image.Image, note: str) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        if upright.getextrema()[3] != (255, 255):
+            note = "; ".join(filter(None, (note, "transparent parts are shown white")))
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright)
+    rgb = upright.convert("RGB")
+    rgb.info[_NOTE] = note  # always set, because a file may bring any entries of its own
+    return rgb
+
+
+def note_of(image: Image.Image) -> str:
+    """Returns what `open_rgb` left out of an image or scaled; empty if nothing."""
+    return str(image.info.get(_NOTE, ""))
+
+
+def summarise(notes: Mapping[str, str]) -> list[str]:
+    """Returns a line for each note, from the notes of images by name."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name, note in notes.items():
+        names[note].append(name)
+    return [f"{note}: {len(of):,} images ({listed(of, 3)})" for note, of in names.items()]
 
 
 def decode(data: bytes, input_format: InputFormat | None) -> Pixels:
@@ -82,7 +145,7 @@ def decode(data: bytes, input_format: InputFormat | None) -> Pixels:
 
 def decode_into(
     pixels: Pixels, source: Source, names: Sequence[str], input_format: InputFormat
-) -> dict[str, str]:
+) -> Report:
     """Decodes images into an array, in threads, because Pillow releases the GIL.
 
     Args:
@@ -92,15 +155,19 @@ def decode_into(
         input_format: the format of the network's input.
 
     Returns:
-        The names of images that cannot be read, each with the reason.
+        Which images cannot be read, and which are not shown as they are.
     """
+    notes: dict[str, str] = {}
     with source.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def fill(place: int) -> str | None:
             try:
-                pixels[place] = decode(read(names[place]), input_format)
+                image = open_rgb(read(names[place]))
+                pixels[place] = show(image, input_format)
             except READ_ERRORS as error:
                 return reason(error)
+            if note := note_of(image):
+                notes[names[place]] = note
             return None
 
         reasons = track(
@@ -111,20 +178,24 @@ def decode_into(
             transient=True,
             disable=not sys.stderr.isatty(),
         )
-        return {name: why for name, why in zip(names, reasons, strict=True) if why}
+        bad = {name: why for name, why in zip(names, reasons, strict=True) if why}
+    return Report(bad, notes).of(names)
 
 
-def check_readable(bad: dict[str, str], total: int, unreadable: Unreadable) -> None:
+def check_readable(report: Report, total: int, unreadable: Unreadable) -> None:
     """Raises InputError for images that cannot be read, or lists them on standard error.
 
     Args:
-        bad: names of images that cannot be read, each with the reason.
+        report: what happened to the images.
         total: number of all images.
         unreadable: `stop` raises the error, `skip` lists the images.
 
     Raises:
-        InputError: if `bad` is not empty and `unreadable` is `stop`.
+        InputError: if an image cannot be read and `unreadable` is `stop`.
     """
+    for line in summarise(report.notes):
+        print(line, file=sys.stderr)
+    bad = report.unreadable
     if not bad:
         return
     names = listed([f"{name} ({why})" for name, why in bad.items()])

@@ -24,6 +24,13 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
             "its own photograph. If some are copies of one, name them with data.photos, else the "
             "scores are too good."
         )
+    if table.unlabelled:
+        lines.append(
+            f"data.labels has no line for {table.unlabelled:,} of {len(source.sizes):,} images: "
+            "they are left out."
+        )
+    if source.left_out:
+        lines.append(str(source.left_out))
     shared = shared_photos(table, parts)
     if shared:
         tested = count_photos(table, parts["test"])

@@ -40,7 +40,9 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
     keys = []
     for i in rows:
         row = table.rows[i]
-        tail = row.path[f"/{row.path}".rindex(f"/{row.class_name}/") :]
+        start = f"/{row.path}".rfind(f"/{row.class_name}/")
+        # a label table gives images other classes than their folders
+        tail = row.path[start:] if start >= 0 else f"{row.class_name}/{row.path}"
         line = f"{row.official} {tail} {source.sizes[row.path]}"
         digest = sha256(line.encode("utf-8", "surrogateescape")).digest()
         keys.append(int.from_bytes(digest[:8], signed=True))

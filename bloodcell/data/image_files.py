@@ -7,27 +7,55 @@ may be a pipe that never ends.
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import InputError, listed, reason
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+)
+# of images that microscopes, scanners, cameras and programs write, and that are not read
+_OTHER_SUFFIXES = (
+    ".avif .bif .btf .cr2 .cr3 .czi .dcm .dicom .dng .dv .eps .fits .heic .heif .ims .j2k .jp2 "
+    ".jpx .jxl .jxr .lif .lsm .mrc .mrxs .nd2 .ndpi .nef .nii .nrrd .oib .oif .oir .orf .pbm .pcx "
+    ".pgm .pnm .ppm .psd .qptiff .raf .rw2 .scn .sld .stk .svs .svslide .tga .vms .vsi .zvi "
+)
 MOST_BYTES = 300_000_000  # of one image file: 89 million uncompressed pixels
 # exceptions of opening an archive
 _ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
 
 
-def is_image(name: str) -> bool:
-    """Returns whether a path, with forward slashes, has an image suffix and no hidden part."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(map(_is_hidden, path.parts))
+class LeftOut(Counter[str]):
+    """Numbers of files that show images but are of kinds that are not read, by their endings."""
+
+    def passes(self, name: str) -> bool:
+        """Returns whether a path, with forward slashes, has an image suffix and no hidden part."""
+        path = PurePosixPath(name)
+        suffix = path.suffix.lower()
+        if any(map(_is_hidden, path.parts)):
+            return False
+        if suffix and f"{suffix} " in _OTHER_SUFFIXES:
+            self[suffix] += 1
+        return suffix in IMAGE_SUFFIXES
+
+    def __str__(self) -> str:
+        """What is said of them; empty without such files."""
+        if not self:
+            return ""
+        kinds = listed([f"{count:,} {suffix}" for suffix, count in self.most_common()])
+        return f"{self.total():,} files of other kinds are left out ({kinds}): convert them to .tif"
 
 
-def walk_images(root: Path) -> Iterator[Path]:
+def walk_images(root: Path, left_out: LeftOut) -> Iterator[Path]:
     """Yields the image files below a folder, sorted within each folder.
 
     Links are followed, but each folder is read only once. Hidden files and folders are skipped.
+
+    Args:
+        root: the folder.
+        left_out: counts the images of other kinds.
     """
     visited: set[str] = set()
     for folder, below, names in os.walk(root, followlinks=True):
@@ -37,7 +65,7 @@ def walk_images(root: Path) -> Iterator[Path]:
             continue
         visited.add(real)
         below[:] = sorted(name for name in below if not _is_hidden(name))
-        yield from (Path(folder, name) for name in sorted(names) if is_image(name))
+        yield from (Path(folder, name) for name in sorted(names) if left_out.passes(name))
 
 
 def open_archive(path: Path, label: str) -> zipfile.ZipFile:
@@ -47,14 +75,14 @@ def open_archive(path: Path, label: str) -> zipfile.ZipFile:
         InputError: if the archive is damaged, or contains a path that leaves it.
     """
     try:
-        archive = zipfile.ZipFile(path)
+        archive = open_zip(path)
     except _ZIP_ERRORS as error:
         raise InputError(
             f"{label} cannot be read as a zip archive ({reason(error)}). If it is one, it is cut "
             "off: download it again. Otherwise give a folder."
         ) from error
     for entry in archive.infolist():
-        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        name = PurePosixPath(entry.filename)
         if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
             archive.close()
             raise InputError(
@@ -64,9 +92,25 @@ def open_archive(path: Path, label: str) -> zipfile.ZipFile:
     return archive
 
 
-def archived_images(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Returns the image files of an archive, in its order."""
-    return [one for one in archive.infolist() if not one.is_dir() and is_image(one.filename)]
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Opens a zip archive; its names are in Unicode, with forward slashes.
+
+    Some programs write UTF-8 without saying so, and some write backslashes.
+    """
+    try:
+        archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        archive = zipfile.ZipFile(path)
+    for entry in archive.infolist():
+        entry.filename = entry.filename.replace("\\", "/")
+    archive.NameToInfo = {entry.filename: entry for entry in archive.infolist()}
+    return archive
+
+
+def archived_images(archive: zipfile.ZipFile, left_out: LeftOut) -> list[zipfile.ZipInfo]:
+    """Returns the image files of an archive, in its order; counts those of other kinds."""
+    files = (one for one in archive.infolist() if not one.is_dir())
+    return [one for one in files if left_out.passes(one.filename)]
 
 
 def read_file(path: Path) -> bytes:

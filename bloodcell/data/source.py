@@ -2,14 +2,15 @@
 
 import contextlib
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bloodcell.data.image_files import (
+    LeftOut,
     archived_images,
     open_archive,
+    open_zip,
     read_entry,
     read_file,
     walk_images,
@@ -29,18 +30,20 @@ class Source:
         stamps: a number for each image file that changes with its content: in a folder, the ctime
             in ns, which tools cannot reset; in an archive, the CRC.
         photos: the photo table that belongs to the images; None if there is none.
+        left_out: image files of kinds that are not read.
     """
 
     root: Path
     sizes: dict[str, int] = field(repr=False)
     stamps: dict[str, int] = field(repr=False)
     photos: Path | None = None
+    left_out: LeftOut = field(default_factory=LeftOut, repr=False)
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Callable[[str], bytes]]:
         """Opens the source and yields a thread-safe function that reads one file by name."""
         if self.root.is_file():
-            with zipfile.ZipFile(self.root) as archive:
+            with open_zip(self.root) as archive:
                 yield lambda name: read_entry(archive, archive.getinfo(name))
         else:
             yield lambda name: read_file(self.root / name)
@@ -69,17 +72,20 @@ def open_source(root: str, setting: str = "data.root") -> Source:
 
 
 def _from_folder(root: Path, photos: Path | None = None) -> Source:
-    files = {p.relative_to(root).as_posix(): p for p in walk_images(root) if p.is_file()}
+    left_out = LeftOut()
+    files = {p.relative_to(root).as_posix(): p for p in walk_images(root, left_out) if p.is_file()}
     status = {name: files[name].stat() for name in sorted(files)}
     sizes = {name: one.st_size for name, one in status.items()}
-    return Source(root, sizes, {name: one.st_ctime_ns for name, one in status.items()}, photos)
+    stamps = {name: one.st_ctime_ns for name, one in status.items()}
+    return Source(root, sizes, stamps, photos, left_out)
 
 
 def _from_archive(path: Path, setting: str) -> Source:
+    left_out = LeftOut()
     with open_archive(path, f"{setting}='{path}'") as archive:
-        entries = {entry.filename: entry for entry in archived_images(archive)}
+        entries = {entry.filename: entry for entry in archived_images(archive, left_out)}
     sizes = {name: entries[name].file_size for name in sorted(entries)}
-    return Source(path, sizes, {name: entries[name].CRC for name in sizes})
+    return Source(path, sizes, {name: entries[name].CRC for name in sizes}, None, left_out)
 
 
 def _explain_missing(root: str, path: Path, setting: str) -> str:

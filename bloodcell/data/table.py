@@ -1,6 +1,8 @@
 """The table of a data set, with class, official part, photograph and cell of each image."""
 
 import hashlib
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 
 from bloodcell.data.image_files import IMAGE_SUFFIXES
+from bloodcell.data.labels import read_labels
 from bloodcell.data.source import Source
 from bloodcell.datasets import photos
 from bloodcell.datasets.named import find_shipped_photos, named_datasets
 from bloodcell.errors import InputError, listed
 
+_SHORT_NAME = 4  # letters of a name in which a last s may be part of a code
 PARTS = ("train", "val", "test")
 # names of official split folders, in lower case, and their parts
 _SPLIT_FOLDERS = {
@@ -57,6 +61,7 @@ class Table:
         fingerprint: hash of `facts`, 16 hexadecimal digits.
         facts: for each row, a name (official part, class, file) and its properties (size,
             photograph, cell).
+        unlabelled: number of images that are left out because no label table names them.
     """
 
     rows: tuple[Row, ...]
@@ -64,6 +69,7 @@ class Table:
     unmapped: int
     fingerprint: str
     facts: tuple[tuple[str, str], ...] = ()
+    unlabelled: int = 0
 
     @cached_property
     def labels(self) -> list[int]:
@@ -72,47 +78,37 @@ class Table:
         return [index[row.class_name] for row in self.rows]
 
 
-def build_table(source: Source, photo_table: Path | None = None) -> Table:
+def build_table(
+    source: Source, photo_table: Path | str | None = None, labels: Path | str | None = None
+) -> Table:
     """Builds the table of a source.
 
     The expected layout is `.../[train|val|test]/CLASS/.../image`. If there is a training folder,
     images outside the split folders are ignored (the Kaggle archive's original photographs).
+    With `labels`, the layout is `.../[train|val|test]/.../image`, and images that the label table
+    does not name are ignored.
 
     Args:
         source: the images.
         photo_table: CSV file for `photos.read`. None: the photo table of the source or, for a copy
             of a named data set, the table shipped with the package. An image that no table
             contains counts as a photograph.
+        labels: CSV file for `read_labels`; None takes the classes from the folders.
 
     Raises:
-        InputError: if there are no images, fewer than two classes or photographs with two classes,
-            or if the given photo table does not contain every image once.
+        InputError: if there are no images, fewer than two classes, classes with almost the same
+            name or photographs with two classes, if the given photo table does not contain every
+            image once, or if the label table fits the images badly.
     """
-    placed = _places(source)
+    placed = _labelled_places(source, Path(labels)) if labels else _places(source)
     classes = sorted({class_name for _, class_name in placed.values()})
-    if len(classes) < 2:
-        raise InputError(
-            f"data.root='{source.root}' has one class only ({classes[0]}). Point it at the folder "
-            "that holds the class folders, at least two."
-        )
+    _check_classes(source, classes, labels)
     own = photo_table or source.photos
-    # paths include the root's name, because the root may be images/TRAIN itself
-    paths = {name: f"{source.root.name}/{name}" for name in placed}
-    table = photos.read(own) if own else find_shipped_photos(paths.values())
-    keys = {name: photos.find(table, path) for name, path in paths.items()}
-    lost = [name for name, key in keys.items() if key is None]
-    if own and lost:
-        raise InputError(
-            f"data.photos='{own}' has no line for {len(lost)} of {len(placed)} images "
-            f"({listed(lost, 3)}). Add them: every image needs its photograph."
-        )
-    if own:
-        _check_unique(own, keys)
-    rows = []
-    for name, (official, class_name) in sorted(placed.items()):
-        key = keys[name]
-        origin = table[key] if key else photos.Origin(name, name)
-        rows.append(Row(name, class_name, official, origin.photo, origin.cell))
+    origins, unmapped = _origins(source, placed, Path(own) if own else None)
+    rows = [
+        Row(name, class_name, official, origins[name].photo, origins[name].cell)
+        for name, (official, class_name) in sorted(placed.items())
+    ]
     facts = tuple(
         (
             f"{r.official}/{r.class_name}/{r.path.split('/')[-1]}",
@@ -123,7 +119,54 @@ def build_table(source: Source, photo_table: Path | None = None) -> Table:
     text = "\n".join(" ".join(fact) for fact in facts).encode("utf-8", "surrogateescape")
     _check_one_class(rows)
     digest = hashlib.sha256(text).hexdigest()[:16]
-    return Table(tuple(rows), tuple(classes), len(lost), digest, facts)
+    unlabelled = len(source.sizes) - len(placed) if labels else 0
+    return Table(tuple(rows), tuple(classes), unmapped, digest, facts, unlabelled)
+
+
+def _check_classes(source: Source, classes: list[str], labels: Path | str | None) -> None:
+    found = f"one class only ({classes[0]})" if len(classes) < 2 else ""
+    if not labels and all(name.lower() in _SPLIT_FOLDERS for name in classes):
+        found = f"parts without class folders ({', '.join(classes)})"
+    if found:
+        raise InputError(
+            f"data.root='{source.root}' has {found}. Point it at the folder that holds the class "
+            "folders, at least two; or give data.labels a table with the columns file and class."
+        )
+    alike: dict[str, str] = {}
+    for name in classes:
+        if (other := alike.setdefault(_plain(name), name)) != name:
+            way = f"in data.labels={labels}" if labels else "of the folders"
+            raise InputError(
+                f"data.root='{source.root}': the classes {other!r} and {name!r} are almost the "
+                f"same name, and on some systems one folder. Correct the names {way}."
+            )
+
+
+def _plain(class_name: str) -> str:
+    """Returns what is left of a name if spelling does not count: capitals, spaces, plural."""
+    text = unicodedata.normalize("NFKC", class_name).casefold().strip(" .")
+    text = re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", text)
+    return text.removesuffix("s") if len(text) > _SHORT_NAME else text
+
+
+def _origins(
+    source: Source, names: Iterable[str], own: Path | None
+) -> tuple[dict[str, photos.Origin], int]:
+    """Returns the origin of each image, and the number of images that no photo table contains."""
+    # paths include the root's name, because the root may be images/TRAIN itself
+    paths = {name: f"{source.root.name}/{name}" for name in names}
+    table = photos.read(own) if own else find_shipped_photos(paths.values())
+    keys = {name: photos.find(table, path) for name, path in paths.items()}
+    lost = [name for name, key in keys.items() if key is None]
+    if own and lost:
+        raise InputError(
+            f"data.photos='{own}' has no line for {len(lost)} of {len(paths)} images "
+            f"({listed(lost, 3)}). Add them: every image needs its photograph."
+        )
+    if own:
+        _check_unique(own, keys)
+    origins = {name: table[key] if key else photos.Origin(name, name) for name, key in keys.items()}
+    return origins, len(lost)
 
 
 def _check_unique(own: Path, keys: Mapping[str, str | None]) -> None:
@@ -145,6 +188,23 @@ def _check_one_class(rows: Iterable[Row]) -> None:
                 f"Photograph {row.photo!r} has images of two classes ({first.path}, {row.path}). "
                 "A photograph has one class: correct the photo table, or move the image."
             )
+
+
+def _labelled_places(source: Source, labels: Path) -> dict[str, tuple[str, str]]:
+    """Returns the official part and the class of each image that a label table names."""
+    classes = read_labels(labels, source.root.name, source.sizes)
+    if not classes:
+        raise InputError(f"data.labels='{labels}' names no image. Give each image a line.")
+    parts = {
+        name: next((_SPLIT_FOLDERS[f] for f in _folders(name) if f in _SPLIT_FOLDERS), "")
+        for name in classes
+    }
+    divided = "train" in parts.values()
+    return {name: (parts[name] if divided else "", of) for name, of in classes.items()}
+
+
+def _folders(name: str) -> list[str]:
+    return name.lower().split("/")[:-1]
 
 
 def _places(source: Source) -> dict[str, tuple[str, str]]:
@@ -183,5 +243,6 @@ def _no_images(source: Source) -> str:
     loose = f" ({len(source.sizes)} lie in it directly: is it one class?)" if source.sizes else ""
     return (
         f"data.root='{source.root}' has no images in class folders{loose}. Expected "
-        f"CLASS/image or train/CLASS/image with one of {', '.join(IMAGE_SUFFIXES)}."
+        f"CLASS/image or train/CLASS/image with one of {', '.join(IMAGE_SUFFIXES)}; or give "
+        "data.labels a table with the columns file and class."
     )

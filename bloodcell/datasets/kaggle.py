@@ -7,7 +7,6 @@ number in the name of the original photograph; photographs of the same white cel
 """
 
 import hashlib
-import io
 import lzma
 from importlib import resources
 from pathlib import Path
@@ -83,7 +82,7 @@ def check(folder: Path) -> None:
 def read_photos() -> photos.PhotoTable:
     """Reads the photo table of the set: 12,515 files, 348 photographs, 325 cells."""
     packed = resources.files("bloodcell.datasets").joinpath("kaggle_photos.csv.xz").read_bytes()
-    return photos.parse(io.StringIO(lzma.decompress(packed).decode()), "the shipped photo table")
+    return photos.parse(lzma.decompress(packed).decode(), "the shipped photo table")
 
 
 def prepare() -> Prepared:

@@ -1,11 +1,12 @@
 """Photo tables, which map each image file to its original photograph and white cell."""
 
-import csv
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bloodcell.errors import InputError, listed
+from bloodcell.errors import InputError
+from bloodcell.spreadsheet import Sheet, find_column, parse_sheet, read_sheet
 
 COLUMNS = ("file", "photo")
 
@@ -29,23 +30,15 @@ def read(path: Path) -> PhotoTable:
     """Reads a photo table from a CSV file.
 
     Args:
-        path: CSV file with the columns `file` (the end of the image's path, with forward slashes),
-            `photo` and, if known, `cell`. Without `cell`, each photograph has its own cell.
+        path: table with the columns `file` (the end of the image's path), `photo` and, if known,
+            `cell`. Without `cell`, each photograph has its own cell.
 
     Raises:
-        InputError: if the file is missing, is not CSV, lacks a column or contradicts itself.
+        InputError: if the file is missing, is no CSV, lacks a column or contradicts itself.
     """
     label = f"data.photos='{path}'"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return parse(file, label)
-    except OSError as error:
-        raise InputError(
-            f"{label} cannot be read ({error.strerror}). Give a CSV file with the columns "
-            f"{', '.join(COLUMNS)} and, if known, cell."
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{label} is no CSV file in UTF-8 ({error}). Save it as one.") from error
+    needed = f"a CSV file with the columns {', '.join(COLUMNS)} and, if known, cell"
+    return _parse(read_sheet(path, label, needed), label)
 
 
 def find(table: PhotoTable, path: str) -> str | None:
@@ -55,48 +48,51 @@ def find(table: PhotoTable, path: str) -> str | None:
         table: the photo table.
         path: path of the image, with forward slashes.
     """
-    parts = path.split("/")
+    parts = plain(path).split("/")
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((end for end in ends if end in table), None)
 
 
-def parse(lines: Iterable[str], label: str) -> PhotoTable:
-    """Returns the photo table from lines of CSV.
+def plain(name: str) -> str:
+    """Returns a path as tables are compared: with forward slashes, and accents in their letters."""
+    return unicodedata.normalize("NFC", name).replace("\\", "/")
+
+
+def parse(text: str, label: str) -> PhotoTable:
+    """Returns the photo table from the text of a CSV file.
 
     Args:
-        lines: CSV with the header that `read` describes.
+        text: CSV with the header that `read` describes.
         label: name of the table in error messages.
 
     Raises:
         InputError: if a column or a value is missing, or two lines contradict each other.
     """
-    rows = csv.DictReader(lines)
-    columns = rows.fieldnames or []
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise InputError(
-            f"{label} lacks the column {listed(missing)} (found: {listed(list(columns))}). "
-            "A photo table has the columns file, photo and, if known, cell."
-        )
+    return _parse(parse_sheet(text, label), label)
+
+
+def _parse(sheet: Sheet, label: str) -> PhotoTable:
+    for column in COLUMNS:
+        find_column(sheet, (column,), label)
     table: dict[str, Origin] = {}
     cell_of: dict[str, str] = {}
-    for row in rows:
-        file, photo = row["file"], row["photo"]
+    for number, values in sheet.lines:
+        file, photo = values["file"], values["photo"]
         if not file or not photo:
             raise InputError(
-                f"{label}, line {rows.line_num}: file={file!r}, photo={photo!r}. "
+                f"{label}, line {number}: file={file!r}, photo={photo!r}. "
                 "Neither may be empty: fill it in or delete the line."
             )
         # the prefix separates the names of photographs and cells: a table may number both from 0
-        origin = Origin(photo, row.get("cell") or f"photo {photo}")
+        origin = Origin(photo, values.get("cell") or f"photo {photo}")
         if cell_of.setdefault(photo, origin.cell) != origin.cell:
             raise InputError(
-                f"{label}, line {rows.line_num}: photo {photo!r} was given another cell above. "
+                f"{label}, line {number}: photo {photo!r} was given another cell above. "
                 "All copies of a photograph show the same cell: give them one name."
             )
-        if table.setdefault(file.replace("\\", "/"), origin) != origin:
+        if table.setdefault(plain(file), origin) != origin:
             raise InputError(
-                f"{label}, line {rows.line_num}: {file!r} was given another photograph above. "
+                f"{label}, line {number}: {file!r} was given another photograph above. "
                 "A file comes from one photograph: delete one of the two lines."
             )
     return table

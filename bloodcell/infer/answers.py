@@ -26,6 +26,7 @@ class Answer(NamedTuple):
         error: reason why the image cannot be read; empty otherwise.
         cell: position of the cell in the image; None for a whole image.
         read: returns the bytes of the image; all cells of an image share this object.
+        note: what was left out of the image or scaled; empty if nothing.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Answer(NamedTuple):
     error: str = ""
     cell: Cell | None = None
     read: Callable[[], bytes] | None = None
+    note: str = ""
 
 
 class Writer(Protocol):

@@ -17,11 +17,11 @@ from PIL import Image
 
 from bloodcell.data.cell import Cell
 from bloodcell.data.crop import InputFormat, Pixels, show, show_cells
-from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.image_files import (
     IMAGE_SUFFIXES,
+    LeftOut,
     archived_images,
-    is_image,
     open_archive,
     read_entry,
     read_file,
@@ -31,6 +31,7 @@ from bloodcell.errors import InputError, reason, require
 
 STDIN = "-"
 NO_CELL = "no white cell found"
+_BYTE_ORDER_MARK = "\ufeff"
 _AHEAD = 3  # batches that are decoded while one is classified
 
 
@@ -92,6 +93,7 @@ class Decoded(NamedTuple):
         error: reason why decoding failed; empty otherwise.
         cell: position of the cell in the picture; None for a whole image.
         read: reads the picture's bytes again; all cells of a picture share this object.
+        note: what was left out of the picture or scaled; empty if nothing.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Decoded(NamedTuple):
     error: str
     cell: Cell | None = None
     read: Callable[[], bytes] | None = None
+    note: str = ""
 
 
 def check_given(given: Sequence[str]) -> None:
@@ -111,27 +114,33 @@ def check_given(given: Sequence[str]) -> None:
     require(bool(given), "IMAGES", "", rule)
 
 
-def find_images(given: Sequence[str], archives: ExitStack) -> Iterator[Named]:
+def find_images(
+    given: Sequence[str], archives: ExitStack, left_out: LeftOut | None = None
+) -> Iterator[Named]:
     """Yields the images one by one, to save memory.
 
     Args:
         given: files, folders, .zip files, paths or patterns inside a .zip file (`x.zip/folder`,
             `x.zip/*/a*.png`), patterns, or `-` to read one path per line from the standard input.
         archives: exit stack that closes the opened archives.
+        left_out: counts the images of kinds that are not read.
 
     Raises:
         InputError: if a path does not exist, contains no image or cannot be read.
     """
+    left_out = LeftOut() if left_out is None else left_out
     for word in given:
         if word == STDIN:
-            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            lines = (line.lstrip(_BYTE_ORDER_MARK).rstrip("\r\n") for line in sys.stdin)
             yield from (_file(line) for line in lines if line)
             continue
         found = 0
-        for found, image in enumerate(_find(word, archives), 1):  # noqa: B007  counted
+        for found, image in enumerate(_find(word, archives, left_out), 1):  # noqa: B007  counted
             yield image
         if not found:
-            raise InputError(f"{word}: no images there. Looked for {', '.join(IMAGE_SUFFIXES)}.")
+            others = f" {left_out}." if left_out else ""
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise InputError(f"{word}: no images there. Looked for {kinds}.{others}")
 
 
 def decode_batches(
@@ -195,7 +204,9 @@ def _decode_ahead(images: Iterable[Input], make: Make, batch_size: int) -> Itera
 
 def _decode(image: Input, make: Make) -> list[Decoded]:
     try:
-        return [one._replace(read=image.read) for one in make(image.name, image.open())]
+        opened = image.open()
+        note = note_of(opened)
+        return [one._replace(read=image.read, note=note) for one in make(image.name, opened)]
     except READ_ERRORS as error:
         system = error.strerror if isinstance(error, OSError) else None
         return [Decoded(image.name, None, system or reason(error), read=image.read)]
@@ -205,36 +216,36 @@ def _file(path: str) -> Named:
     return Named(path, partial(read_file, Path(path)))
 
 
-def _find(word: str, archives: ExitStack) -> Iterator[Named]:
+def _find(word: str, archives: ExitStack, left_out: LeftOut) -> Iterator[Named]:
     path = Path(word).expanduser()
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, left_out)
     archive = next((p for p in (path, *path.parents) if p.suffix == ".zip" and p.is_file()), None)
     if archive:
-        return _archive(archive, path.relative_to(archive).as_posix(), archives)
+        return _archive(archive, path.relative_to(archive).as_posix(), archives, left_out)
     if path.is_file():
         return iter([_file(str(path))])
     if glob.has_magic(word):
         matches = glob.iglob(str(path), recursive=True)  # noqa: PTH207  may be absolute
-        return (one for match in matches for one in _matched(Path(match)))
+        return (one for match in matches for one in _matched(Path(match), left_out))
     raise InputError(f"{word}: no such file or folder.")
 
 
-def _matched(path: Path) -> Iterator[Named]:
+def _matched(path: Path, left_out: LeftOut) -> Iterator[Named]:
     if path.is_dir():
-        yield from _folder(path)
-    elif is_image(path.name):
+        yield from _folder(path, left_out)
+    elif left_out.passes(path.name):
         yield _file(str(path))
 
 
-def _folder(root: Path) -> Iterator[Named]:
-    return (_file(str(path)) for path in walk_images(root))
+def _folder(root: Path, left_out: LeftOut) -> Iterator[Named]:
+    return (_file(str(path)) for path in walk_images(root, left_out))
 
 
-def _archive(path: Path, inside: str, archives: ExitStack) -> Iterator[Named]:
+def _archive(path: Path, inside: str, archives: ExitStack, left_out: LeftOut) -> Iterator[Named]:
     """Yields all images of an archive, those in a folder, or those that match a pattern."""
     archive = archives.enter_context(open_archive(path, str(path)))
-    for entry in archived_images(archive):
+    for entry in archived_images(archive, left_out):
         name = entry.filename
         wanted = inside == "." or name == inside or name.startswith(f"{inside}/")
         if wanted or fnmatch(name, inside):

@@ -1,14 +1,15 @@
 """The Python interface: `bloodcell.load()` and `model.predict(...)`."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import require
 from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
@@ -29,11 +30,13 @@ class Answers(Sequence[Answer]):
         class_names: the classes, in the column order of `probability`.
         rows: one answer for each image or white cell.
         of_cells: whether the answers are for cells; then `cell` is the position of each.
+        left_out: numbers of image files of kinds that are not read, by their endings.
     """
 
     class_names: list[str]
     rows: list[Answer]
     of_cells: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str | None]:
@@ -60,7 +63,7 @@ class Answers(Sequence[Answer]):
     def __getitem__(self, index: slice) -> "Answers": ...
     def __getitem__(self, index: int | slice) -> "Answer | Answers":
         if isinstance(index, slice):
-            return Answers(self.class_names, self.rows[index], self.of_cells)
+            return replace(self, rows=self.rows[index])
         return self.rows[index]
 
 
@@ -119,8 +122,9 @@ class LoadedModel:
             wanted.check(self._model)
         paths, arrays = _sort(images)
         size, input_format = self.description.image_size, self._model.input_format
+        left_out = LeftOut()
         with ExitStack() as archives:
-            found: Iterable[Input] = find_images(paths, archives)
+            found: Iterable[Input] = find_images(paths, archives, left_out)
             if arrays:  # arrays are named by their index
                 found = [InMemory(str(n), array) for n, array in enumerate(arrays)]
             if wanted:
@@ -129,7 +133,7 @@ class LoadedModel:
                 batches = decode_batches(found, input_format, batch_size)
             answers = answer_batches(self._model, batches, abstain, tta)
             rows = [answer._replace(read=None) for answer in answers]  # the archives are closed
-        return Answers(self.class_names, rows, bool(cells))
+        return Answers(self.class_names, rows, bool(cells), left_out)
 
 
 def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:

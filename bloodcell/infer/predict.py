@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bloodcell.data.crop import Pixels
+from bloodcell.data.decode import summarise
+from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require
 from bloodcell.files import check_place
 from bloodcell.infer.answers import SUFFIXES, Answer, load_pyarrow, open_writer
@@ -81,7 +83,7 @@ def predict(
     if settings:
         settings.check(opened)
     start = time.perf_counter()
-    counts: Counter[str] = Counter()
+    tally = _Tally()
     names = opened.description.class_names
     console, quiet = Console(file=sys.stderr), not sys.stderr.isatty()
     with (
@@ -90,16 +92,18 @@ def predict(
         open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
-        batches = _decode(find_images(images, archives), opened, settings, batch_size)
+        batches = _decode(
+            find_images(images, archives, tally.left_out), opened, settings, batch_size
+        )
         answers = answer_batches(opened, batches, abstain, tta)
         for answer in settings.draw_each(answers, names) if settings else answers:
             write(answer)
-            counts[_kind(answer)] += 1
+            tally.add(answer)
             bar.advance(task)
-    print(_summary(counts, names, time.perf_counter() - start, cells), file=sys.stderr)
+    print(tally.summary(names, time.perf_counter() - start, cells), file=sys.stderr)
     if out:
         print(out, file=sys.stderr)
-    return not counts[UNREADABLE]
+    return not tally.counts[UNREADABLE]
 
 
 def _check(
@@ -130,13 +134,29 @@ def _decode(
     return decode_batches(images, model.input_format, batch_size)
 
 
-def _summary(counts: Counter[str], names: list[str], seconds: float, cells: bool) -> str:
-    per_second = f"{counts.total() / seconds:,.0f}"
-    if cells:
-        return f"{differential(counts, names)}\n{per_second} cells/s"
-    kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if counts[kind]]
-    by_class = ", ".join(f"{kind} {counts[kind]:,}" for kind in kinds) or "none"
-    return f"{counts.total():,} images: {by_class} ({per_second} images/s)"
+class _Tally:
+    """Counts the answers, and collects what has to be said of their images."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.notes: dict[str, str] = {}
+        self.left_out = LeftOut()
+
+    def add(self, answer: Answer) -> None:
+        self.counts[_kind(answer)] += 1
+        if answer.note:
+            self.notes[answer.file] = answer.note
+
+    def summary(self, names: list[str], seconds: float, cells: bool) -> str:
+        per_second = f"{self.counts.total() / seconds:,.0f}"
+        if cells:
+            lines = [differential(self.counts, names), f"{per_second} cells/s"]
+        else:
+            kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
+            by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
+            lines = [f"{self.counts.total():,} images: {by_class} ({per_second} images/s)"]
+        lines += summarise(self.notes)
+        return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
 
 
 def _kind(answer: Answer) -> str:
@@ -180,7 +200,8 @@ def answer_batch(
         best = int(probability.argmax())
         sure = probability[best] >= abstain
         named = dict(zip(names, probability.tolist(), strict=True))
-        yield Answer(image.name, names[best] if sure else None, named, "", image.cell, image.read)
+        said = names[best] if sure else None
+        yield Answer(image.name, said, named, "", image.cell, image.read, image.note)
 
 
 def _on_all_devices(

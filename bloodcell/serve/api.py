@@ -75,6 +75,8 @@ def as_dict(opinion: Opinion) -> dict[str, Any]:
         "class": next(iter(opinion.probability)),
         "probability": opinion.probability,
     }
+    if opinion.note:
+        answer["note"] = opinion.note
     if of := opinion.likeness:
         answer["unlike_training"] = of.unfamiliar
         answer["distance"] = {"nearest": of.distance, "threshold": of.threshold}

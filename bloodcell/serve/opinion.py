@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bloodcell.data.crop import Pixels, show
-from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, open_rgb
+from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, note_of, open_rgb
 from bloodcell.errors import reason
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.saved import Saved
@@ -66,6 +66,7 @@ class Opinion(NamedTuple):
         pixels: (size, size, 3), input of the network.
         probability: probability of each class, in descending order.
         likeness: None if the model has no gallery of training photographs.
+        note: what was left out of the image or scaled; empty if nothing.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Opinion(NamedTuple):
     pixels: Pixels | None = None
     probability: dict[str, float] | None = None
     likeness: Likeness | None = None
+    note: str = ""
 
 
 class Adviser:
@@ -120,7 +122,7 @@ class Adviser:
         pixels = show(picture, input_format)
         picture.thumbnail((_SIDE, _SIDE))  # only one large image is in memory at a time
         seen = picture if input_format.crop == "none" else Image.fromarray(pixels)
-        return Opinion(name, picture=picture, seen=seen, pixels=pixels)
+        return Opinion(name, picture=picture, seen=seen, pixels=pixels, note=note_of(picture))
 
     def _judge(
         self,

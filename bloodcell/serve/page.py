@@ -122,6 +122,7 @@ def _card(opinion: Opinion, photographs: Photographs) -> str:
     return (
         f'<div class="bc-card">{title}<div class="bc-row">{pictures}<div class="bc-bars">'
         f"<strong>{html.escape(name)}, {probability:.1%}</strong>{bars}</div></div>"
+        f"{_note('odd', html.escape(opinion.note)) if opinion.note else ''}"
         f"{_likeness(opinion, photographs)}</div>"
     )
 

@@ -127,7 +127,7 @@ _MODEL_BEFORE = {
     "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
     "optimizer": None, "scheduler": None,
 }  # fmt: skip
-_DATA_BEFORE: dict[str, Any] = {"crop": "none", "val_share": 0.2, "transforms": []}
+_DATA_BEFORE: dict[str, Any] = {"crop": "none", "val_share": 0.2, "transforms": [], "labels": None}
 
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
         raise InputError(
             f"{seen:,} of the {len(wanted):,} images to be scored were trained on. The data must "
             "be divided as it was then: leave out data.split, data.fold, data.val_share, "
-            "data.photos and seed_everything, or give data.root other images."
+            "data.photos, data.labels and seed_everything, or give data.root other images."
         )
 
 

@@ -16,7 +16,7 @@ from bloodcell.data import cache
 from bloodcell.data.cache import empty, list_entries, open_cached
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.decode import allocate, decode_into
+from bloodcell.data.decode import Report, allocate, decode_into
 from bloodcell.data.source import Source, open_source
 from bloodcell.errors import InputError
 
@@ -33,7 +33,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def count(
         pixels: Pixels, source: Source, names: list[str], input_format: InputFormat
-    ) -> dict[str, str]:
+    ) -> Report:
         counts.append(len(names))
         time.sleep(0.05)  # so that others come while it builds
         return decode_into(pixels, source, names, input_format)
@@ -49,7 +49,7 @@ def open_all(source: Source, size: int = 32, limit_gib: float = 1.0) -> Pixels:
 def test_the_pixels_are_those_of_the_files(source: Source) -> None:
     names = list(source.sizes)
     plain = allocate(len(names), 32)
-    assert decode_into(plain, source, names, InputFormat(plain.shape[1])) == {}
+    assert decode_into(plain, source, names, InputFormat(plain.shape[1])) == ({}, {})
     for _ in range(2):  # built, then found
         np.testing.assert_array_equal(open_all(source), plain)
 
@@ -114,9 +114,9 @@ def test_an_image_that_was_away_is_read_when_it_is_back(
 
     with monkeypatch.context() as away:
         away.setattr("bloodcell.data.source.read_file", gone)
-        assert len(open_cached(source, names, InputFormat(32), 1.0)[1]) == len(names)
-    pixels, unreadable = open_cached(source, names, InputFormat(32), 1.0)
-    assert unreadable == {}
+        assert len(open_cached(source, names, InputFormat(32), 1.0)[1].unreadable) == len(names)
+    pixels, report = open_cached(source, names, InputFormat(32), 1.0)
+    assert report.unreadable == {}
     assert pixels.reshape(len(pixels), -1).max(1).min() > 0
 
 

@@ -68,14 +68,14 @@ def test_skip_counts_and_lists(smears_copy: Path, capsys: pytest.CaptureFixture[
     source = open_source(str(smears_copy))
     names = list(source.sizes)
     whole = allocate(len(names), 32)
-    assert decode_into(whole, source, names, InputFormat(whole.shape[1])) == {}
+    assert decode_into(whole, source, names, InputFormat(whole.shape[1])) == ({}, {})
     (smears_copy / names[3]).write_bytes(b"no image")
     pixels = allocate(len(names), 32)
-    bad = decode_into(pixels, source, names, InputFormat(pixels.shape[1]))
-    assert bad == {names[3]: "no image of a known format"}
+    report = decode_into(pixels, source, names, InputFormat(pixels.shape[1]))
+    assert report.unreadable == {names[3]: "no image of a known format"}
     good = [place for place in range(len(names)) if place != 3]
     np.testing.assert_array_equal(pixels[good], whole[good])
-    check_readable(bad, len(names), "skip")
+    check_readable(report, len(names), "skip")
     said = capsys.readouterr().err
     assert f"1 of {len(names)} images cannot be read: {names[3]}" in said
 

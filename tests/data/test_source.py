@@ -172,3 +172,18 @@ def test_a_hidden_link_hides_no_class_folder(make_folders: Callable[..., Path]) 
     (root / ".cache").mkdir()
     (root / ".cache" / "a").symlink_to(root / "a")
     assert list(open_source(str(root)).sizes) == ["a/0.png", "b/0.png"]
+
+
+@pytest.mark.parametrize(("letters", "coded"), [("utf-8", b"Gr\xc3\xb6e"), ("cp437", b"Gr\x94es")])
+def test_names_in_archives_of_other_programs(letters: str, coded: bytes, tmp_path: Path) -> None:
+    """Some write UTF-8 without saying so, some the letters of old Windows, some backslashes."""
+    path = tmp_path / "names.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("12345/0.png", b"one")
+        archive.writestr("a\\0.png", b"two")
+    path.write_bytes(path.read_bytes().replace(b"12345", coded))
+    source = open_source(str(path))
+    name = f"{coded.decode(letters)}/0.png"
+    assert sorted(source.sizes) == sorted([name, "a/0.png"])
+    with source.reader() as read:
+        assert (read(name), read("a/0.png")) == (b"one", b"two")

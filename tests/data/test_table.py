@@ -154,3 +154,33 @@ def test_the_kaggle_zip(real_zip: Path) -> None:
     table = build_table(open_source(str(real_zip)))
     assert Counter(row.official for row in table.rows) == KAGGLE_COUNTS
     assert not any("JPEGImages" in row.path for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["Lymphocyte", "lymphocyte ", "lymphocytes", " LYMPHOCYTES", "lympho_cyte", "lympho cyte"],
+)
+def test_classes_of_almost_one_name_are_refused(
+    make_folders: Callable[..., Path], other: str
+) -> None:
+    first = "lympho-cyte" if "o_c" in other or "o c" in other else "lymphocyte"
+    root = make_folders({first: 1, other: 1, "monocyte": 1})
+    with pytest.raises(InputError, match=r"the classes '.*' and '.*' are almost the same name"):
+        build_table(open_source(str(root)))
+
+
+def test_letters_and_their_accents(make_folders: Callable[..., Path], tmp_path: Path) -> None:
+    """Macs write them apart: two folders on Linux, one name for people."""
+    root = make_folders({"gro\u0308\u00dfe": 1, "b": 1})
+    (tmp_path / "photos.csv").write_text("file,photo\ngr\u00f6\u00dfe/0.png,1\nb/0.png,2\n")
+    assert build_table(open_source(str(root)), tmp_path / "photos.csv").unmapped == 0
+    make_folders({"gr\u00f6\u00dfe": 1})
+    with pytest.raises(InputError, match="are almost the same name"):
+        build_table(open_source(str(root)))
+
+
+def test_short_and_signed_names_are_their_own(make_folders: Callable[..., Path]) -> None:
+    names = ["BA", "BAS", "CD4", "CD4+", "CD4-", "1", "1s"]
+    assert (
+        len(build_table(open_source(str(make_folders(dict.fromkeys(names, 1))))).class_names) == 7
+    )

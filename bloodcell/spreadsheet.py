@@ -1,0 +1,110 @@
+"""Reads tables as spreadsheet programs write them."""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bloodcell.errors import InputError, listed
+
+_SEPARATORS = ",;\t"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class Line(NamedTuple):
+    """One line of a table.
+
+    Attributes:
+        number: its number in the file, from 1.
+        values: its values by column, without spaces around them; empty where there is none.
+    """
+
+    number: int
+    values: dict[str, str]
+
+
+class Sheet(NamedTuple):
+    """A table whose lines are read one by one.
+
+    Attributes:
+        columns: names of the columns, in lower case.
+        lines: the lines that are not empty.
+    """
+
+    columns: list[str]
+    lines: Iterator[Line]
+
+
+def read_sheet(path: Path, label: str, needed: str) -> Sheet:
+    """Reads a table from a file in UTF-8 or UTF-16, as `parse_sheet` does.
+
+    Args:
+        path: the file.
+        label: name of the table in error messages.
+        needed: what to give instead of a file that cannot be read.
+
+    Raises:
+        InputError: if the file is missing or is no text.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{label} cannot be read ({error.strerror}). Give {needed}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{label} is no CSV file in UTF-8 or UTF-16 ({error}). Save it as one: in Excel, as "
+            "`CSV UTF-8`."
+        ) from error
+    return parse_sheet(text, label)
+
+
+def parse_sheet(text: str, label: str) -> Sheet:
+    """Parses a table with commas, semicolons or tabs between its values, and a header.
+
+    Args:
+        text: the table.
+        label: name of the table in error messages.
+
+    Raises:
+        InputError: if a line is no CSV; the lines raise it, too.
+    """
+    header = text.split("\n", 1)[0]
+    said = re.fullmatch(r"sep=([,;|\t])\s*", header)  # a line of Excel before the header
+    separator = said[1] if said else max(_SEPARATORS, key=header.count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+
+    def read() -> Iterator[list[str]]:
+        try:
+            for row in rows:
+                yield [value.strip() for value in row]
+        except csv.Error as error:
+            raise InputError(f"{label} is no CSV file ({error}). Save it as one.") from error
+
+    coming = (row for row in read() if any(row))
+    columns = next(coming, [])
+    if said:
+        columns = next(coming, [])
+    columns = [name.lower() for name in columns]
+    blank = dict.fromkeys(columns, "")
+    lines = (Line(rows.line_num, blank | dict(zip(columns, row, strict=False))) for row in coming)
+    return Sheet(columns, lines)
+
+
+def find_column(sheet: Sheet, names: Sequence[str], label: str) -> str:
+    """Returns the first of several names that is a column.
+
+    Raises:
+        InputError: if none is.
+    """
+    for name in names:
+        if name in sheet.columns:
+            return name
+    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+    raise InputError(
+        f"{label} lacks the column {names[0]}{others} "
+        f"(found: {listed(sheet.columns)}). Give one column this name."
+    )
