@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ MOST_PIXELS = 89_000_000  # of one image; Pillow warns above
 # formats of photographs; EPS is excluded because Pillow would start Ghostscript
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_TOGETHER = 64  # images of a task, because a task takes a kilobyte
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
 
 
@@ -96,7 +98,10 @@ def decode_into(
     """
     with source.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def fill(place: int) -> str | None:
+        def fill(start: int) -> list[str | None]:
+            return [fill_one(n) for n in range(start, min(start + _TOGETHER, len(names)))]
+
+        def fill_one(place: int) -> str | None:
             try:
                 pixels[place] = decode(read(names[place]), input_format)
             except READ_ERRORS as error:
@@ -104,7 +109,7 @@ def decode_into(
             return None
 
         reasons = track(
-            pool.map(fill, range(len(names))),
+            chain.from_iterable(pool.map(fill, range(0, len(names), _TOGETHER))),
             "reading images",
             total=len(names),
             console=Console(file=sys.stderr),

@@ -54,16 +54,13 @@ class Table:
         rows: the rows, sorted by path.
         class_names: the classes, sorted; the label of a class is its index.
         unmapped: number of images that no photo table contains; each counts as a photograph.
-        fingerprint: hash of `facts`, 16 hexadecimal digits.
-        facts: for each row, a name (official part, class, file) and its properties (size,
-            photograph, cell).
+        fingerprint: hash of the `fact` of each row, 16 hexadecimal digits.
     """
 
     rows: tuple[Row, ...]
     class_names: tuple[str, ...]
     unmapped: int
     fingerprint: str
-    facts: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def labels(self) -> list[int]:
@@ -113,17 +110,16 @@ def build_table(source: Source, photo_table: Path | None = None) -> Table:
         key = keys[name]
         origin = table[key] if key else photos.Origin(name, name)
         rows.append(Row(name, class_name, official, origin.photo, origin.cell))
-    facts = tuple(
-        (
-            f"{r.official}/{r.class_name}/{r.path.split('/')[-1]}",
-            f"{source.sizes[r.path]} {r.photo} {r.cell}",
-        )
-        for r in rows
-    )
-    text = "\n".join(" ".join(fact) for fact in facts).encode("utf-8", "surrogateescape")
     _check_one_class(rows)
-    digest = hashlib.sha256(text).hexdigest()[:16]
-    return Table(tuple(rows), tuple(classes), len(lost), digest, facts)
+    text = "\n".join(" ".join(fact(row, source)) for row in rows)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return Table(tuple(rows), tuple(classes), len(lost), digest)
+
+
+def fact(row: Row, source: Source) -> tuple[str, str]:
+    """Returns a name (official part, class, file) and its properties (size, photograph, cell)."""
+    name = f"{row.official}/{row.class_name}/{row.path.split('/')[-1]}"
+    return name, f"{source.sizes[row.path]} {row.photo} {row.cell}"
 
 
 def _check_unique(own: Path, keys: Mapping[str, str | None]) -> None:
