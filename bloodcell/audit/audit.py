@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from bloodcell.data.table import PARTS, Row, Table, build_table
 from bloodcell.errors import InputError, reason
 from bloodcell.files import check_place, write_whole
 from bloodcell.memory import keep_memory
+
+_TOGETHER = 16  # images of a task, because a task takes a kilobyte
 
 
 class ScannedFile(NamedTuple):
@@ -146,7 +149,10 @@ def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list
             finally:
                 bar.advance(reading)
 
-        files = list(pool.map(scan, table.rows))
+        def scan_some(start: int) -> list[ScannedFile]:
+            return [scan(row) for row in table.rows[start : start + _TOGETHER]]
+
+        files = list(chain.from_iterable(pool.map(scan_some, range(0, n, _TOGETHER))))
         readable = [
             (row, s.features) for row, s in zip(table.rows, files, strict=True) if s.features
         ]

@@ -19,7 +19,8 @@ _NEAR_GROUPS = 40  # candidates per group
 _COMPARISONS = 50_000  # limit for pairs of groups: minutes, even if every image is its own group
 _PROBES = 5  # pairs of images that are compared for two groups
 _SAME = 0.85  # agreement across relative to within groups; second photographs reach .76
-_BLOCK = 1024
+_BLOCK = 1024  # images that are compared with all others at a time
+_VALUES = 2**24  # comparisons held at a time, if there are many images
 
 
 class Copies(NamedTuple):
@@ -50,7 +51,7 @@ def find_copies(
     first: dict[bytes, int] = {}
     for place, image in enumerate(images):
         groups.join(first.setdefault(image.digest, place), place)
-    pairs = _near(np.stack([image.colours for image in images]), _NEIGHBOURS)
+    pairs = _near(np.stack([image.colours for image in images]), _NEIGHBOURS).tolist()
     for done, (one, other) in enumerate(pairs):
         if done % _BLOCK == 0:
             track(done / len(pairs) / 2)
@@ -104,12 +105,12 @@ class _Groups:
         """Returns the index (n,) of each image's group, in the order of their first images."""
         return np.unique(self._group, return_inverse=True)[1].astype(np.int64)
 
-    def near(self) -> list[tuple[int, int]]:
+    def near(self) -> list[list[int]]:
         """Returns an image of each group for pairs of groups of similar colours, closest first."""
-        of = list(self._members)
+        of = np.array(list(self._members))
         colours = np.stack([self._mean_colours(members) for members in self._members.values()])
-        pairs = _near(colours, _NEAR_GROUPS)[:_COMPARISONS]
-        return [(of[one], of[other]) for one, other in pairs]
+        pairs: list[list[int]] = of[_near(colours, _NEAR_GROUPS)[:_COMPARISONS]].tolist()
+        return pairs
 
     def compare(self, one: int, other: int) -> float:
         """Compares the agreement across the groups of two images with the agreement within them.
@@ -149,17 +150,21 @@ class _Groups:
         return result
 
 
-def _near(colours: Floats, most: int) -> list[tuple[int, int]]:
-    """Returns the pairs of similar rows without repetition, most similar first."""
+def _near(colours: Floats, most: int) -> Ints:
+    """Returns the pairs of similar rows without repetition, (m, 2), most similar first."""
     n, most = len(colours), min(most, len(colours) - 1)
-    found: dict[tuple[int, int], float] = {}
-    for start in range(0, n if most > 0 else 0, _BLOCK):
-        likeness = colours[start : start + _BLOCK] @ colours.T
-        rows = np.arange(len(likeness))
-        likeness[rows, start + rows] = -1
+    step = max(1, min(_BLOCK, _VALUES // n))
+    pairs: list[Ints] = [np.zeros(0, np.int64)]
+    values: list[Floats] = [np.zeros(0, np.float32)]
+    for start in range(0, n if most > 0 else 0, step):
+        likeness = colours[start : start + step] @ colours.T
+        rows = np.arange(start, start + len(likeness))
+        likeness[rows - start, rows] = -1
         near = np.argpartition(-likeness, most - 1, axis=1)[:, :most]
-        for row, others in zip(rows.tolist(), near.tolist(), strict=True):
-            for other in others:
-                pair = (min(start + row, other), max(start + row, other))
-                found[pair] = float(likeness[row, other])
-    return sorted(found, key=lambda pair: (-found[pair], pair))
+        one, other = np.minimum(rows[:, None], near), np.maximum(rows[:, None], near)
+        pairs.append((one * n + other).ravel())
+        values.append(np.take_along_axis(likeness, near, 1).ravel())
+    # of a pair that both of its rows found, the likeness that the later row has
+    pair, place = np.unique(np.concatenate(pairs)[::-1], return_index=True)
+    closest = np.lexsort((pair, -np.concatenate(values)[::-1][place]))
+    return np.stack(np.divmod(pair[closest], n), axis=1)

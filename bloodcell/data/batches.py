@@ -67,6 +67,11 @@ class ImageDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.places)
 
+    def only(self, positions: Tensor) -> "ImageDataset":
+        """Returns the images at some positions, (k,), in this order."""
+        facts = (one[positions] for one in (self.places, self.targets, self.rows))
+        return ImageDataset(self.gather, *facts, self.pin)
+
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         """Returns a batch; positions from `len(self)` on are padding and wrap around."""
         position = torch.tensor(positions)
@@ -79,25 +84,26 @@ class ImageDataset(Dataset[Batch]):
 
 
 class EvenSampler(Sampler[int]):
-    """Yields every n-th position on each of n devices, and the same number on all of them.
+    """Yields every n-th position of an order on each of n devices, the same number on all of them.
 
     Positions past the end pad the last round, so that no device waits forever. The dataset marks
     them as not counted, so that an evaluation counts every image exactly once.
 
     Args:
-        length: number of images.
+        order: (n,) the position of each image.
         world: number of devices.
         rank: rank of this device.
     """
 
-    def __init__(self, length: int, world: int, rank: int) -> None:
-        self.length, self.world, self.rank = length, world, rank
+    def __init__(self, order: Tensor, world: int, rank: int) -> None:
+        self.order, self.world, self.rank = order, world, rank
 
     def __len__(self) -> int:
-        return -(-self.length // self.world)
+        return -(-len(self.order) // self.world)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, len(self) * self.world, self.world))
+        padding = torch.arange(len(self.order), len(self) * self.world)
+        return iter(torch.cat([self.order, padding])[self.rank :: self.world].tolist())
 
 
 class Batches(BatchSampler):

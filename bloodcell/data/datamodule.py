@@ -24,7 +24,7 @@ from bloodcell.data.describe import check_settings, describe
 from bloodcell.data.identity import check_unchanged, image_keys, pack_facts
 from bloodcell.data.placement import OnDevice, check_room, place_images
 from bloodcell.data.source import Source, open_source
-from bloodcell.data.splits import Split, make_parts
+from bloodcell.data.splits import Split, make_parts, spread
 from bloodcell.data.table import PARTS, Table, build_table
 from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError
@@ -151,7 +151,7 @@ class BloodCells(LightningDataModule):
             return
         parts = {part: self.parts[part] for part in wanted}
         if most:
-            parts = {part: of[:: max(1, len(of) // most)][:most] for part, of in parts.items()}
+            parts = {part: spread(of, most) for part, of in parts.items()}
         rows = [i for part_rows in parts.values() for i in part_rows]
         pixels, decoded, report = self._decode(rows, keep=not most)
         place = {i: n for n, i in enumerate(decoded)}
@@ -208,8 +208,8 @@ class BloodCells(LightningDataModule):
         """Returns the identity of the data for a checkpoint.
 
         Returns:
-            `fingerprint` of the table, `facts` (the files, from `pack_facts`) and `trained_on` (the
-            keys of the training images, from `image_keys`).
+            `fingerprint` of the table, `facts` (from `pack_facts`) and `trained_on` (the keys of
+            the training images, from `image_keys`).
         """
         return dict(self._state)
 
@@ -230,13 +230,21 @@ class BloodCells(LightningDataModule):
     def _state(self) -> dict[str, Any]:
         return {
             "fingerprint": self.table.fingerprint,
-            "facts": pack_facts(self.table),
+            "facts": pack_facts(self.table, self.source),
             "trained_on": self.image_keys("train"),
         }
 
     def image_keys(self, part: str) -> Tensor:
         """Returns the key of each image of a part (train, val or test)."""
         return image_keys(self.table, self.source, self.parts[part])
+
+    def mixed(self, part: str) -> Tensor:
+        """Returns the positions (n,) of a part's images, mixed by a hash of their files.
+
+        Every first part of this order is a fair sample of classes and photographs.
+        """
+        rows = self.datasets[part].rows.tolist()
+        return image_keys(self.table, self.source, rows).argsort(stable=True)
 
     def train_dataloader(self) -> Loader:
         """Returns the training batches, in an order that depends only on (seed, epoch)."""
@@ -264,19 +272,20 @@ class BloodCells(LightningDataModule):
         return DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
 
     def val_dataloader(self) -> Loader:
-        """Returns the batches of the validation part, each image once."""
-        return Loader(self.datasets["val"], Batches(self._even("val"), self.batch_size))
+        """Returns the batches of the validation part, each image once, mixed."""
+        return self._evaluated("val")
 
     def test_dataloader(self) -> Loader:
-        """Returns the batches of the test part, each image once."""
-        return Loader(self.datasets["test"], Batches(self._even("test"), self.batch_size))
+        """Returns the batches of the test part, each image once, mixed."""
+        return self._evaluated("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Returns the batches of the test part, in the order of `parts["test"]`.
 
         Lightning rebuilds this loader, so it must be a plain DataLoader with keyword arguments.
         """
-        even, size = self._even("test"), self.batch_size
+        even = EvenSampler(torch.arange(len(self.datasets["test"])), *self._devices())
+        size = self.batch_size
         return DataLoader(self.datasets["test"], batch_size=size, sampler=even, collate_fn=as_it_is)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -301,5 +310,6 @@ class BloodCells(LightningDataModule):
     def _devices(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _even(self, part: str) -> EvenSampler:
-        return EvenSampler(len(self.datasets[part]), *self._devices())
+    def _evaluated(self, part: str) -> Loader:
+        even = EvenSampler(self.mixed(part), *self._devices())
+        return Loader(self.datasets[part], Batches(even, self.batch_size))

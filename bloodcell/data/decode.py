@@ -9,6 +9,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,6 +44,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _PAGED = ("PNG", "WEBP", "GIF")  # of a JPEG, further pages are previews
 _NOTE = "bloodcell"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_TOGETHER = 64  # images of a task, because a task takes a kilobyte
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
 
 
@@ -160,7 +162,10 @@ def decode_into(
     notes: dict[str, str] = {}
     with source.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def fill(place: int) -> str | None:
+        def fill(start: int) -> list[str | None]:
+            return [fill_one(n) for n in range(start, min(start + _TOGETHER, len(names)))]
+
+        def fill_one(place: int) -> str | None:
             try:
                 image = open_rgb(read(names[place]))
                 pixels[place] = show(image, input_format)
@@ -171,7 +176,7 @@ def decode_into(
             return None
 
         reasons = track(
-            pool.map(fill, range(len(names))),
+            chain.from_iterable(pool.map(fill, range(0, len(names), _TOGETHER))),
             "reading images",
             total=len(names),
             console=Console(file=sys.stderr),

@@ -10,24 +10,41 @@ import torch
 from torch import Tensor
 
 from bloodcell.data.source import Source
-from bloodcell.data.table import Table
+from bloodcell.data.table import Table, fact
 from bloodcell.errors import InputError, listed
 
 _MOST_FACTS = 2**30  # bytes, enough for millions of files
 
 
-def pack_facts(table: Table) -> Tensor:
-    """Returns the compressed facts of a table, uint8 (n,), for a checkpoint."""
-    text = json.dumps(table.facts).encode("utf-8", "surrogatepass")
-    return torch.tensor(list(zlib.compress(text)), dtype=torch.uint8)
+def pack_facts(table: Table, source: Source) -> Tensor:
+    """Returns the facts of a table for a checkpoint, 16 bytes a file.
+
+    Returns:
+        (n, 2) int64, hashes of the name and of the properties of each file, from `fact`.
+    """
+    return torch.tensor([[_hash(one) for one in fact(row, source)] for row in table.rows])
 
 
-def changed_files(table: Table, packed: Tensor) -> list[str]:
-    """Returns the files that changed, or were removed or added, since `packed` was made."""
-    data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
-    then = dict(json.loads(data.decode("utf-8", "surrogatepass")))
-    now = dict(table.facts)
-    return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+def changed_files(table: Table, source: Source, packed: Tensor) -> tuple[list[str], int]:
+    """Compares the files with those of a checkpoint.
+
+    Args:
+        table: the current table.
+        source: the current files.
+        packed: from `pack_facts`; earlier checkpoints hold all names as compressed JSON, uint8.
+
+    Returns:
+        The names of files that changed or are new, and how many are gone.
+    """
+    if packed.dtype == torch.uint8:
+        data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
+        named = json.loads(data.decode("utf-8", "surrogatepass"))
+        then = {_hash(name): _hash(properties) for name, properties in named}
+    else:
+        then = dict(packed.tolist())
+    now = dict(fact(row, source) for row in table.rows)
+    other = [name for name, properties in now.items() if then.get(_hash(name)) != _hash(properties)]
+    return sorted(other), len(then.keys() - map(_hash, now))
 
 
 def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
@@ -44,8 +61,7 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
         # a label table gives images other classes than their folders
         tail = row.path[start:] if start >= 0 else f"{row.class_name}/{row.path}"
         line = f"{row.official} {tail} {source.sizes[row.path]}"
-        digest = sha256(line.encode("utf-8", "surrogateescape")).digest()
-        keys.append(int.from_bytes(digest[:8], signed=True))
+        keys.append(_hash(line))
     return torch.tensor(keys)
 
 
@@ -64,10 +80,17 @@ def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> N
     now, then = table.fingerprint, state["fingerprint"]
     if now == then:
         return
-    names = changed_files(table, state["facts"]) if "facts" in state else []
-    which = f"; changed, gone or new: {listed(names, 5)}" if names else ""
+    names, gone = changed_files(table, source, state["facts"]) if "facts" in state else ([], 0)
+    which = f"; changed or new: {listed(names, 5)}" if names else ""
+    which += f"; gone: {gone:,}" if gone else ""
     raise InputError(
         f"data.root={source.root} has changed since the run began (fingerprint {now}, then "
         f"{then}{which}): images could move between train and test. Restore it, or start a new run "
         "without --ckpt_path."
     )
+
+
+def _hash(text: str) -> int:
+    """Returns 64 bits of the text's SHA-256 as a signed integer."""
+    digest = sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], signed=True)

@@ -5,8 +5,8 @@ and leaks: without training, the nearest neighbour by colour histogram scores 99
 split of the Kaggle set's TRAIN files, and 47.0 % on a split by photograph.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -17,6 +17,7 @@ from bloodcell.errors import InputError
 N_FOLDS = 5
 Split = Literal["photo", "seed", "folds", "train_folds"]
 Parts = dict[str, list[int]]
+T = TypeVar("T")
 
 
 def make_parts(
@@ -62,6 +63,12 @@ def make_parts(
         parts = _official(table, pool, seed, n_val)
     _check_classes(table, parts, split)
     return parts
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Returns at most `most` items, evenly spaced from the first to the end."""
+    count = min(most, len(items))
+    return [items[n * len(items) // count] for n in range(count)]
 
 
 def shared_photos(table: Table, parts: Parts) -> int:

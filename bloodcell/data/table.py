@@ -58,9 +58,7 @@ class Table:
         rows: the rows, sorted by path.
         class_names: the classes, sorted; the label of a class is its index.
         unmapped: number of images that no photo table contains; each counts as a photograph.
-        fingerprint: hash of `facts`, 16 hexadecimal digits.
-        facts: for each row, a name (official part, class, file) and its properties (size,
-            photograph, cell).
+        fingerprint: hash of the `fact` of each row, 16 hexadecimal digits.
         unlabelled: number of images that are left out because no label table names them.
     """
 
@@ -68,7 +66,6 @@ class Table:
     class_names: tuple[str, ...]
     unmapped: int
     fingerprint: str
-    facts: tuple[tuple[str, str], ...] = ()
     unlabelled: int = 0
 
     @cached_property
@@ -109,18 +106,11 @@ def build_table(
         Row(name, class_name, official, origins[name].photo, origins[name].cell)
         for name, (official, class_name) in sorted(placed.items())
     ]
-    facts = tuple(
-        (
-            f"{r.official}/{r.class_name}/{r.path.split('/')[-1]}",
-            f"{source.sizes[r.path]} {r.photo} {r.cell}",
-        )
-        for r in rows
-    )
-    text = "\n".join(" ".join(fact) for fact in facts).encode("utf-8", "surrogateescape")
     _check_one_class(rows)
-    digest = hashlib.sha256(text).hexdigest()[:16]
+    text = "\n".join(" ".join(fact(row, source)) for row in rows)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     unlabelled = len(source.sizes) - len(placed) if labels else 0
-    return Table(tuple(rows), tuple(classes), unmapped, digest, facts, unlabelled)
+    return Table(tuple(rows), tuple(classes), unmapped, digest, unlabelled)
 
 
 def _check_classes(source: Source, classes: list[str], labels: Path | str | None) -> None:
@@ -167,6 +157,12 @@ def _origins(
         _check_unique(own, keys)
     origins = {name: table[key] if key else photos.Origin(name, name) for name, key in keys.items()}
     return origins, len(lost)
+
+
+def fact(row: Row, source: Source) -> tuple[str, str]:
+    """Returns a name (official part, class, file) and its properties (size, photograph, cell)."""
+    name = f"{row.official}/{row.class_name}/{row.path.split('/')[-1]}"
+    return name, f"{source.sizes[row.path]} {row.photo} {row.cell}"
 
 
 def _check_unique(own: Path, keys: Mapping[str, str | None]) -> None:

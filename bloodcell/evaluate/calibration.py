@@ -3,15 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
-from bloodcell.evaluate.metrics import Floats, Sample, compute, sample_of
+from bloodcell.evaluate.metrics import Floats, Sample, compute
 
-_LEAST = 1e-30  # probability: a logarithm must stay finite
 _RANGE = (0.05, 20.0)  # of temperatures
 _SPREAD = 0.2  # of the logarithms of the best temperatures of 13 runs of one recipe; RESULTS.md
 
 
-def fit_temperature(of: Sample) -> float:
+def fit_temperature(true: NDArray[np.int64], logits: Floats, n_photos: int) -> float:
     """Finds the most probable temperature: one with a low log loss, and near 1.
 
     Guo et al., "On calibration of modern neural networks" (ICML 2017). The accuracy stays as it is.
@@ -20,34 +20,26 @@ def fit_temperature(of: Sample) -> float:
     little. By the log loss of the files alone it made the answers of 13 runs worse (RESULTS.md).
 
     Args:
-        of: probabilities of files, as the softmax of the logits gives them.
+        true: (n,) labels of files.
+        logits: (n, classes).
+        n_photos: number of photographs that the files were made from.
 
     Returns:
         .05 to 20: over 1 if the model is overconfident.
     """
-    true, probability = of.true, of.probability
-    rows, n_photos = np.arange(len(true)), len(np.unique(of.photo))
+    rows = np.arange(len(true))
 
     def improbability(exponent: float) -> float:
-        chosen = apply_temperature(probability, float(np.exp(exponent)))[rows, true]
-        log_loss = -np.log(chosen.clip(_LEAST)).mean()
-        return float(n_photos * log_loss + 0.5 * (exponent / _SPREAD) ** 2)
+        chosen = log_softmax(logits / np.exp(exponent), axis=1)[rows, true]
+        return float(-n_photos * chosen.mean() + 0.5 * (exponent / _SPREAD) ** 2)
 
     low, high = np.log(_RANGE)
     found = minimize_scalar(improbability, bounds=(low, high), method="bounded")
     return float(np.exp(found.x))
 
 
-def apply_temperature(probability: NDArray[np.float32] | Floats, temperature: float) -> Floats:
-    """Returns the probabilities (n, classes) after dividing the logits by the temperature."""
-    logits = np.log(probability.astype(np.float64).clip(_LEAST)) / temperature
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    result: Floats = powers / powers.sum(1, keepdims=True)
-    return result
-
-
-def judge(true: NDArray[np.int64], probability: NDArray[np.float32] | Floats) -> dict[str, float]:
-    """Returns `log_loss` and `ece` of the probabilities, by file."""
-    sample = sample_of(true, probability.astype(np.float32), [str(n) for n in range(len(true))])
+def judge(true: NDArray[np.int64], logits: Floats, temperature: float = 1.0) -> dict[str, float]:
+    """Returns `log_loss` and `ece`, by file, of the probabilities at a temperature."""
+    sample = Sample(true, softmax(logits / temperature, axis=1), np.arange(len(true)))
     found = compute(sample, np.ones((1, len(true))))
     return {name: float(found[name][0]) for name in ("log_loss", "ece")}

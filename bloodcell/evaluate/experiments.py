@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,14 @@ import yaml
 from numpy.typing import NDArray
 
 from bloodcell.errors import InputError
-from bloodcell.evaluate.metrics import Estimate, Floats, average_photos, draw_photos, sample_of
+from bloodcell.evaluate.metrics import (
+    DRAWS,
+    Estimate,
+    Floats,
+    average_photos,
+    draw_blocks,
+    sample_of,
+)
 from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions
 
 CONFIG = "config.yaml"
@@ -176,17 +182,14 @@ class _Photos(NamedTuple):
 
     def estimates(self, seed: int) -> dict[str, Estimate]:
         """The metrics by their names, with their intervals."""
-        drawn, found = _draw(tuple(self.label.tolist()), seed), {}
-        for metric in (_Photos.accuracy, _Photos.by_photo, _Photos.balanced):
+        metrics = (_Photos.accuracy, _Photos.by_photo, _Photos.balanced)
+        drawn = [[of(self, weights) for of in metrics] for weights in draw_blocks(self.label, seed)]
+        found = {}
+        for metric, blocks in zip(metrics, zip(*drawn, strict=True), strict=True):
             value = metric(self, np.ones((1, len(self.label))))[0]
-            low, high = np.nanpercentile(metric(self, drawn), [2.5, 97.5])
+            low, high = np.nanpercentile(np.concatenate(blocks), [2.5, 97.5])
             found[metric.__name__] = Estimate(float(value), float(low), float(high))
         return found
-
-
-@lru_cache(maxsize=4)  # most experiments are tested on the same photographs
-def _draw(labels: tuple[int, ...], seed: int) -> Floats:
-    return draw_photos(np.array(labels), seed)
 
 
 def _mean_share(weights: Floats, part: Floats, whole: Floats) -> Floats:
@@ -225,13 +228,17 @@ def _right_by_photo(said: Predictions) -> dict[str, list[int]]:
 def _groups(photos: list[_Photos], seed: int) -> list[str]:
     """Marks the best and those that do not differ significantly from it."""
     best = photos[0]
-    weights = _draw(tuple(best.label.tolist()), seed)
-    groups, p_values = ["a"], {}
-    for place, other in enumerate(photos[1:], 1):
-        groups.append("-")
-        if other.name == best.name:
-            difference = best.balanced(weights) - other.balanced(weights)
-            p_values[place] = min(1.0, 2 * float(np.mean(~(difference > 0))))
+    groups = ["a", *("-" for _ in photos[1:])]
+    same = [place for place, other in enumerate(photos) if place and other.name == best.name]
+    worse = np.zeros((len(same), DRAWS), bool)  # than the best
+    start = 0
+    for weights in draw_blocks(best.label, seed) if same else ():
+        ours, block = best.balanced(weights), slice(start, start := start + len(weights))
+        for row, place in zip(worse, same, strict=True):
+            row[block] = ours - photos[place].balanced(weights) > 0
+    p_values = {
+        place: min(1.0, 2 * float(np.mean(~row))) for place, row in zip(same, worse, strict=True)
+    }
     rejected = True
     for rank, place in enumerate(sorted(p_values, key=lambda place: p_values[place])):
         rejected = rejected and p_values[place] <= _LEVEL / (len(p_values) - rank)

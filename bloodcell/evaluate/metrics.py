@@ -1,22 +1,24 @@
 """Metrics of predictions, with intervals that respect which files show the same photograph.
 
 The interval of a metric comes from a bootstrap over photographs, drawn with replacement within each
-class, as files of one photograph are not independent. All draws are computed at once: counts are
+class, as files of one photograph are not independent. Many draws are computed at once: counts are
 summed over each photograph, and a draw is a weight for each photograph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
 Floats = NDArray[np.float64]
 DRAWS = 2_000
 CLASSWISE = ("precision", "recall", "f1", "class_auc")
 CALIBRATION_BINS = 15  # of the expected calibration error, as Guo et al. (ICML 2017)
 _LEAST = 1e-7  # probability: a log loss must stay finite; predictions.csv has six digits
-_AT_ONCE = 2**23  # weights held at a time
+_DRAWN = 2**23  # weights drawn at a time: all of up to 4,194 photographs
+_AT_ONCE = 2**21  # weights in the order of the scores
 
 
 class Estimate(NamedTuple):
@@ -66,7 +68,20 @@ def average_photos(sample: Sample) -> Sample:
     return Sample(true, _normalised(total), np.arange(len(true)))
 
 
-def draw_photos(classes: NDArray[np.int64], seed: int, draws: int = DRAWS) -> Floats:
+def draw_blocks(classes: NDArray[np.int64], seed: int, draws: int = DRAWS) -> Iterator[Floats]:
+    """Yields what `draw_photos` returns in blocks of draws, to limit the memory.
+
+    Args:
+        classes: (photos,) the class of each.
+        seed: of the draws; each block after the first has its own.
+        draws: how many.
+    """
+    step = max(1, _DRAWN // len(classes))
+    for start in range(0, draws, step):
+        yield draw_photos(classes, [seed, start] if start else seed, min(step, draws - start))
+
+
+def draw_photos(classes: NDArray[np.int64], seed: int | list[int], draws: int = DRAWS) -> Floats:
     """Draws photographs with replacement, within each class.
 
     One less than there are, and weighted up: else the intervals of small classes are too narrow
@@ -106,8 +121,8 @@ def compute(sample: Sample, weights: Floats) -> dict[str, Floats]:
     """
     n_photos, n_classes = weights.shape[1], sample.probability.shape[1]
     said = sample.probability.argmax(1)
-    pairs = np.zeros((n_photos, n_classes * n_classes))
-    np.add.at(pairs, (sample.photo, sample.true * n_classes + said), 1.0)
+    places = (sample.photo, sample.true * n_classes + said)
+    pairs = coo_array((np.ones(len(said)), places), (n_photos, n_classes * n_classes)).tocsr()
     confusion = (weights @ pairs).reshape(-1, n_classes, n_classes)
     present = np.bincount(sample.true, minlength=n_classes) > 0  # means are over these classes
     right = np.diagonal(confusion, axis1=1, axis2=2)
@@ -153,10 +168,11 @@ def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, lis
     """
     classes = _photo_labels(sample)
     value = compute(sample, np.ones((1, len(classes))))
-    drawn = compute(sample, draw_photos(classes, seed, draws))
+    drawn = [compute(sample, weights) for weights in draw_blocks(classes, seed, draws)]
     found = {}
     for name, of in value.items():
-        low, high = np.percentile(drawn[name].reshape(draws, -1), [2.5, 97.5], axis=0)
+        every = np.concatenate([block[name] for block in drawn]).reshape(draws, -1)
+        low, high = np.percentile(every, [2.5, 97.5], axis=0)
         found[name] = [Estimate(*map(float, e)) for e in zip(of.ravel(), low, high, strict=True)]
     return found
 

@@ -4,6 +4,9 @@ import csv
 import json
 import math
 import os
+import sys
+from array import array
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,17 +102,20 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
 
 def read_predictions(folder: Path) -> Predictions:
     """Reads what `write_predictions` wrote."""
+    split, files, photos, labels = [], [], [], []
+    probabilities = array("f")
     with (folder / PREDICTIONS).open(newline="", encoding="utf-8") as file:
-        header, *lines = csv.reader(file)
-    names = [name.removeprefix("p_") for name in header[4:]]
-    return Predictions(
-        [line[0] for line in lines],
-        [line[1] for line in lines],
-        [line[2] for line in lines],
-        np.array([names.index(line[3]) for line in lines], np.int64),
-        np.array([line[4:] for line in lines], np.float32).reshape(len(lines), len(names)),
-        names,
-    )
+        lines = csv.reader(file)
+        (header,) = islice(lines, 1)
+        names = [name.removeprefix("p_") for name in header[4:]]
+        for part, name, photo, label, *said in lines:
+            split.append(sys.intern(part))
+            files.append(name)
+            photos.append(photo)
+            labels.append(names.index(label))
+            probabilities.extend(map(float, said))
+    probability = np.array(probabilities).reshape(len(labels), len(names))
+    return Predictions(split, files, photos, np.array(labels, np.int64), probability, names)
 
 
 def write_scores(folder: Path, scores: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from bloodcell import machine
 from bloodcell.data.batches import Batch
 from bloodcell.data.cache import open_cached
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.splits import spread
 from bloodcell.errors import InputError, require
 from bloodcell.evaluate.speeds import Speeds, print_speeds, write_speeds
 from bloodcell.files import cache_folder
@@ -219,7 +220,7 @@ def _now(device: torch.device) -> float:
 
 
 def measure_cache_build(data: BloodCells) -> float:
-    """Builds a temporary cache of the first `DECODED` images and removes it.
+    """Builds a temporary cache of `DECODED` images of all classes and removes it.
 
     Args:
         data: the data.
@@ -227,7 +228,7 @@ def measure_cache_build(data: BloodCells) -> float:
     Returns:
         Decoded images per second.
     """
-    names = [row.path for row in data.table.rows][:DECODED]
+    names = spread([row.path for row in data.table.rows], DECODED)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=cache_folder()) as home:
         start = time.perf_counter()

@@ -1,33 +1,72 @@
-"""Adds a temperature and a gallery of training photographs to the best checkpoint."""
+"""Builds the gallery of training photographs, and fits the temperature."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 
+from bloodcell.data.batches import Batch, ImageDataset
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.evaluate.calibration import apply_temperature, fit_temperature, judge
-from bloodcell.evaluate.metrics import sample_of
-from bloodcell.files import beside
+from bloodcell.evaluate.calibration import fit_temperature, judge
 from bloodcell.model.description import GALLERY, TEMPERATURE
-from bloodcell.model.gallery import FALSE_ALARMS, Gallery
+from bloodcell.model.gallery import FALSE_ALARMS, MOST, Gallery
 from bloodcell.train.outputs import Outputs
 from bloodcell.train.task import Classifier
 
+_T = TypeVar("_T")
 
-def add_calibration(
-    trainer: Trainer, model: Classifier, data: BloodCells, path: Path
-) -> dict[str, Any]:
-    """Fits a temperature, builds a gallery, and writes both into the checkpoint.
+
+def build_gallery(trainer: Trainer, model: Classifier, data: BloodCells) -> Gallery:
+    """Returns the gallery of the first file of each training photograph, without a threshold.
+
+    Of more than `MOST` photographs, it has `MOST`: as many of each class as possible, drawn by the
+    hash of their files.
+    """
+    train = data.datasets["train"]
+    first: dict[str, int] = {}
+    for place, row in enumerate(train.rows.tolist()):
+        first.setdefault(data.table.rows[row].photo, place)
+    mixed = data.mixed("train")
+    mixed = mixed[torch.isin(mixed, torch.tensor(list(first.values())))]
+    chosen = mixed[balance(train.targets[mixed], MOST)].sort().values
+    photographs = train.only(chosen)
+
+    def features(batch: Batch) -> Tensor:
+        return model.network.maps(batch["image"]).float().mean((2, 3)).cpu()
+
+    found = torch.cat(_run(trainer, model, photographs, data.batch_size, features))
+    files = [data.table.rows[row].path for row in photographs.rows.tolist()]
+    unset = {"labels": photographs.targets, "files": files, "threshold": 0.0, "false_alarms": 0.0}
+    return Gallery.from_dict({"features": found, **unset})
+
+
+def balance(labels: Tensor, most: int) -> Tensor:
+    """Returns the positions of `most` items, the first ones of each class, in turns.
 
     Args:
-        trainer: the trainer, right after it tested the checkpoint.
-        model: the trained model, with the weights of the checkpoint and the outputs of the test.
+        labels: (n,) the class of each item.
+        most: how many at most.
+    """
+    turn = torch.empty_like(labels)
+    for label in labels.unique():
+        of = labels == label
+        turn[of] = torch.arange(int(of.sum()))
+    return turn.argsort(stable=True)[:most]
+
+
+def add_calibration(
+    trainer: Trainer, model: Classifier, data: BloodCells, checkpoint: dict[str, Any]
+) -> dict[str, Any]:
+    """Fits the temperature and the gallery's threshold, and adds both to the checkpoint.
+
+    Args:
+        trainer: the trainer, right after the test.
+        model: the model, with the weights of the checkpoint, its gallery and the test's outputs.
         data: the data it was trained on.
-        path: the checkpoint file, which is replaced.
+        checkpoint: content of the checkpoint.
 
     Returns:
         Two entries for `scores.json`. `calibration` holds the temperature, the numbers of files
@@ -35,86 +74,65 @@ def add_calibration(
         calibration error before and after calibration. `gallery` holds its size, its threshold and
         the share of images beyond the threshold.
     """
-    assert model.outputs is not None
-    test = model.outputs
-    val = run_network(trainer, model, data, "val")
-    photos = [data.table.rows[row].photo for row in val.row.tolist()]
-    true, probability = val.target.numpy(), val.probability.numpy()
-    temperature = fit_temperature(sample_of(true, probability, photos))
-    calibration: dict[str, Any] = {
-        "temperature": temperature,
-        "fitted_on_files": len(photos),
-        "fitted_on_photographs": len(set(photos)),
+    test, gallery = model.outputs, model.gallery
+    assert test is not None
+    assert gallery is not None
+
+    def evaluate(batch: Batch) -> Outputs:
+        return Outputs.of(model.network, batch, gallery)
+
+    val = Outputs.join(_run(trainer, model, data.datasets["val"], data.batch_size, evaluate))
+    n_photos = len({data.table.rows[row].photo for row in val.row.tolist()})
+    parts = {"val": val.sorted(), "test": test}
+    given = {
+        part: (outputs.target.numpy(), outputs.logits.double().numpy())
+        for part, outputs in parts.items()
     }
-    for part, outputs in {"val": val, "test": test}.items():
-        true, probability = outputs.target.numpy(), outputs.probability.numpy()
-        calibration[part] = {
-            "before": judge(true, probability),
-            "after": judge(true, apply_temperature(probability, temperature)),
-        }
-    gallery = _make_gallery(trainer, model, data, val, test)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    temperature = fit_temperature(*given["val"], n_photos)
+    calibration = {
+        "temperature": temperature,
+        "fitted_on_files": len(val.row),
+        "fitted_on_photographs": n_photos,
+    } | {
+        part: {"before": judge(*of), "after": judge(*of, temperature)} for part, of in given.items()
+    }
+    distance = {part: outputs.distance.numpy() for part, outputs in parts.items()}
+    threshold = float(np.quantile(distance["val"], 1 - FALSE_ALARMS))
+    beyond = {part: float((of > threshold).mean()) for part, of in distance.items()}
+    gallery = gallery._replace(threshold=threshold, false_alarms=beyond["test"])
     checkpoint[TEMPERATURE] = temperature
     checkpoint[GALLERY] = gallery.as_dict() | {
         "features": torch.from_numpy(gallery.features),
         "labels": torch.from_numpy(gallery.labels),
     }
-    with beside(path) as partial:
-        torch.save(checkpoint, partial)
-    beyond = gallery.distances(val.features.numpy()).min(1) > gallery.threshold
-    familiarity = {
-        "photographs": len(gallery.files),
-        "threshold": gallery.threshold,
-        "unfamiliar": {"val": float(beyond.mean()), "test": gallery.false_alarms},
-    }
-    return {"calibration": calibration, "gallery": familiarity}
-
-
-def _make_gallery(
-    trainer: Trainer, model: Classifier, data: BloodCells, val: Outputs, test: Outputs
-) -> Gallery:
-    """Builds the gallery from the first file of each training photograph and sets its threshold."""
-    first: dict[str, int] = {}
-    for place, row in enumerate(data.datasets["train"].rows.tolist()):
-        first.setdefault(data.table.rows[row].photo, place)
-    train = run_network(trainer, model, data, "train", list(first.values()))
-    files = [data.table.rows[row].path for row in train.row.tolist()]
-    unset = {"labels": train.target.numpy(), "files": files, "threshold": 0.0, "false_alarms": 0.0}
-    gallery = Gallery.from_dict({"features": train.features.numpy(), **unset})
-    nearest = gallery.distances(val.features.numpy()).min(1)
-    threshold = float(np.quantile(nearest, 1 - FALSE_ALARMS))
-    beyond = gallery.distances(test.features.numpy()).min(1) > threshold
-    return gallery._replace(threshold=threshold, false_alarms=float(beyond.mean()))
+    size = {"photographs": len(gallery.files), "threshold": threshold, "unfamiliar": beyond}
+    return {"calibration": calibration, "gallery": size}
 
 
 @torch.no_grad()
-def run_network(
+def _run(
     trainer: Trainer,
     model: Classifier,
-    data: BloodCells,
-    part: str,
-    places: Sequence[int] | None = None,
-) -> Outputs:
-    """Runs the network over images of a part, in the trainer's precision, without augmentation.
+    images: ImageDataset,
+    batch_size: int,
+    step: Callable[[Batch], _T],
+) -> list[_T]:
+    """Runs a step on batches of images, in the trainer's precision, without augmentation.
 
     Args:
         trainer: the trainer, which supplies the device and the precision.
         model: the model; its network is moved back to its device afterwards.
-        data: the data, with the part decoded.
-        part: train, val or test.
-        places: positions of the images within the part; None for all images.
+        images: the images.
+        batch_size: images in a batch.
+        step: applied to each batch on the trainer's device.
     """
-    dataset = data.datasets[part]
-    wanted = list(range(len(dataset)) if places is None else places)
     home, device = model.device, trainer.strategy.root_device
-    network = model.network.to(device).eval()
+    model.network.to(device).eval()
     found = []
-    for start in range(0, len(wanted), data.batch_size):
-        batch = dataset.__getitems__(wanted[start : start + data.batch_size])
+    for positions in torch.arange(len(images)).split(batch_size):
+        batch = images.__getitems__(positions.tolist())
+        batch["image"] = batch["image"].to(device)
         with trainer.precision_plugin.forward_context():
-            maps = network.maps(batch["image"].to(device))
-            logits = network.classify(maps)
-        features = maps.float().mean((2, 3)).cpu()
-        found.append(Outputs(batch["row"], batch["target"], logits.float().cpu(), features))
+            found.append(step(batch))
     model.network.to(home)
-    return Outputs(*(torch.cat(column).cpu() for column in zip(*found, strict=True)))
+    return found

@@ -14,7 +14,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.datasets.drawn import DRAWN
 from bloodcell.evaluate import history
-from bloodcell.evaluate.baseline import nearest_labels
+from bloodcell.evaluate.baseline import MOST, nearest_labels
 from bloodcell.evaluate.card import CARD, write_card
 from bloodcell.evaluate.figures.curves import draw_curves
 from bloodcell.evaluate.figures.predictions import (
@@ -33,11 +33,12 @@ from bloodcell.evaluate.scores import (
     write_scores,
 )
 from bloodcell.evaluate.summary import Line, print_table
+from bloodcell.files import beside
 from bloodcell.model.checkpoint import read_checkpoint
 from bloodcell.model.description import Description
 from bloodcell.text import clock, command
 from bloodcell.train import notes
-from bloodcell.train.calibrate import add_calibration
+from bloodcell.train.calibrate import add_calibration, build_gallery
 from bloodcell.train.checkpoints import KeepBest
 from bloodcell.train.notes import Note
 from bloodcell.train.runs import RunLogger
@@ -61,22 +62,31 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
         if trainer.is_global_zero:
             print(f"{folder} has no best checkpoint to test: no epoch was validated and saved.")
         return
-    trainer.test(model, data, ckpt_path=best, verbose=False)
+    checkpoint = read_checkpoint("best.ckpt", best)
+    model.load_state_dict(checkpoint["state_dict"])
+    model.gallery = build_gallery(trainer, model, data)
+    trainer.test(model, data, verbose=False)
     if trainer.is_global_zero:
-        _write_results(trainer, model, data, name, folder)
+        _write_results(trainer, model, data, name, folder, checkpoint)
 
 
 def _write_results(
-    trainer: Trainer, model: Classifier, data: BloodCells, name: str, folder: Path
+    trainer: Trainer,
+    model: Classifier,
+    data: BloodCells,
+    name: str,
+    folder: Path,
+    checkpoint: dict[str, Any],
 ) -> None:
-    """Writes all files of the run folder and prints the scores."""
+    """Completes the best checkpoint, writes all files of the run folder and prints the scores."""
     best = folder / "checkpoints" / "best.ckpt"
     predictions = collect_predictions(model, data, "test")
     loss = float(trainer.callback_metrics["test/loss"])
-    equipped = add_calibration(trainer, model, data, best)
+    equipped = add_calibration(trainer, model, data, checkpoint)
+    with beside(best) as partial:
+        torch.save(checkpoint, partial)
     write_predictions(folder, predictions)
     predictions = read_predictions(folder)  # rounded, so that `verify` computes the same scores
-    checkpoint = read_checkpoint("best.ckpt", best)
     scores = {
         "name": name,
         "drawn": data.hparams["root"] == DRAWN,
@@ -86,6 +96,7 @@ def _write_results(
         "test": _score_test(predictions, loss),
         **equipped,
         "baseline": score(_name_by_colours(data, predictions)),
+        "baseline_training_images": min(MOST, len(data.datasets["train"])),
         "effective_test_images": effective_number(predictions.photo),
         "monitor": _monitor(trainer),
         "precision": str(trainer.precision),
@@ -96,16 +107,9 @@ def _write_results(
     }
     write_card(folder / CARD, Description.from_checkpoint(checkpoint, name, scores), best)
     _log_hyperparameters(trainer, model, data, scores["test"])
-    known = [
-        *notes.scored_on(data, "test", scores["test"]),
-        *notes.intervals(scores["test"]),
-        *notes.baseline(scores),
-        *notes.calibration(equipped["calibration"]),
-        *notes.on_data(data),
-    ]
     draw_figures(trainer, data, folder, name, predictions)
     write_scores(folder, scores)  # last, because a run with scores counts as finished
-    _report(folder, name, scores, known)
+    _report(folder, name, scores, notes.on_run(data, scores))
 
 
 def _monitor(trainer: Trainer) -> str | None:
@@ -191,8 +195,9 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
 
 def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
     """Returns the baseline: each image gets the class of the nearest training image in colour."""
-    asked = data.datasets["test"]
-    nearest = nearest_labels(data.datasets["train"], asked).tolist()
+    asked, train = data.datasets["test"], data.datasets["train"]
+    sample = train.only(data.mixed("train")[:MOST].sort().values)
+    nearest = nearest_labels(sample, asked).tolist()
     paths = (data.table.rows[row].path for row in asked.rows.tolist())
     label = dict(zip(paths, nearest, strict=True))
     named = [label[path] for path in said.file]

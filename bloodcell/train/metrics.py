@@ -14,6 +14,7 @@ from bloodcell.data.batches import NOT_COUNTED
 
 _THRESHOLDS = 200  # of the ROC curves, so that memory does not grow with the number of images
 _BINS = 15  # of the expected calibration error
+_AT_ONCE = 4_096  # images; torchmetrics compares their probabilities with all thresholds at once
 
 
 class Mean(Metric):
@@ -85,6 +86,16 @@ class Metrics(nn.Module):
         self.scores = MetricCollection({})
         if n_classes is not None:
             self.scores = MetricCollection(_scores(n_classes), compute_groups=False)
+
+    def update_scores(self, probability: Tensor, target: Tensor) -> None:
+        """Adds images to `scores`.
+
+        Args:
+            probability: (n, classes).
+            target: (n,) labels; `NOT_COUNTED` for padding rows.
+        """
+        for part in zip(probability.split(_AT_ONCE), target.split(_AT_ONCE), strict=True):
+            self.scores.update(*part)
 
     def sums(self) -> list[Tensor]:
         """Returns the sums and counts of loss and accuracy on this device."""

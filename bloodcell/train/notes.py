@@ -9,6 +9,18 @@ from bloodcell.datasets.drawn import DRAWN
 Note = tuple[str, str]
 
 
+def on_run(data: BloodCells, scores: dict[str, Any]) -> list[Note]:
+    """Returns the notes of a finished run, from its `scores.json`."""
+    return [
+        *scored_on(data, "test", scores["test"]),
+        *intervals(scores["test"]),
+        *baseline(scores),
+        *calibration(scores["calibration"]),
+        *gallery(scores),
+        *on_data(data),
+    ]
+
+
 def scored_on(data: BloodCells, part: str, found: dict[str, Any]) -> list[Note]:
     """Returns the number of scored images, and a warning if images of the part are missing."""
     files, photos = found["by_file"]["n"], found["by_photo"]["n"]
@@ -40,6 +52,9 @@ def baseline(scores: dict[str, Any]) -> list[Note]:
     """Returns the scores of the colour baseline, and a warning if the model is not above them."""
     files, photos = (scores["baseline"][by]["accuracy"]["value"] for by in ("by_file", "by_photo"))
     says = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
+    known, trained = scores["baseline_training_images"], scores["files"]["train"]
+    if known < trained:
+        says += f", of {known:,} of the {trained:,} training images"
     notes = [("baseline", says)]
     if scores["test"]["by_file"]["accuracy"]["low"] <= files:
         notes.append(("NO SKILL SHOWN", "the interval by file is not wholly above the baseline"))
@@ -54,6 +69,13 @@ def calibration(found: dict[str, Any]) -> list[Note]:
         for key, name in {"log_loss": "log loss", "ece": "ECE"}.items()
     )
     return [("calibrated", f"temperature {found['temperature']:.2f}: test {says}")]
+
+
+def gallery(scores: dict[str, Any]) -> list[Note]:
+    """Returns how many training photographs the gallery holds if it does not hold all."""
+    held, trained = scores["gallery"]["photographs"], scores["photos"]["train"]
+    says = f"{held:,} of the {trained:,} training photographs, balanced over the classes"
+    return [("gallery", says)] if held < trained else []
 
 
 def on_data(data: BloodCells) -> list[Note]:

@@ -1,10 +1,14 @@
 """The outputs of the network for evaluated images."""
 
+from collections.abc import Iterable
 from typing import NamedTuple, Self
 
+import torch
 from torch import Tensor
 
-from bloodcell.data.batches import NOT_COUNTED
+from bloodcell.data.batches import NOT_COUNTED, Batch
+from bloodcell.model.gallery import Gallery
+from bloodcell.model.network import Network
 
 
 class Outputs(NamedTuple):
@@ -14,18 +18,41 @@ class Outputs(NamedTuple):
         row: (n,) int64, the row of each image in the table.
         target: (n,) int64, the label; `NOT_COUNTED` for padding rows.
         logits: (n, classes) float32, not calibrated.
-        features: (n, C) float32, the trunk's features, averaged over their map.
+        distance: (n,) float32, the cosine distance to the nearest photograph of the gallery, 0 to
+            2; NaN without a gallery.
     """
 
     row: Tensor
     target: Tensor
     logits: Tensor
-    features: Tensor
+    distance: Tensor
 
     @property
     def probability(self) -> Tensor:
         """The softmax of the logits, (n, classes)."""
         return self.logits.softmax(1)
+
+    @classmethod
+    def of(cls, network: Network, batch: Batch, gallery: Gallery | None) -> Self:
+        """Runs the network, and compares the images with a gallery.
+
+        Args:
+            network: in evaluation mode.
+            batch: on the network's device.
+            gallery: photographs of the training part; None compares none.
+        """
+        maps = network.maps(batch["image"])
+        logits = network.classify(maps).float()
+        distance = torch.full_like(logits[:, 0], torch.nan)
+        if gallery:
+            features = maps.float().mean((2, 3)).cpu().numpy()
+            distance = torch.from_numpy(gallery.nearest(features)).to(distance)
+        return cls(batch["row"], batch["target"], logits, distance)
+
+    @classmethod
+    def join(cls, parts: Iterable[Self]) -> Self:
+        """Joins the outputs of several batches."""
+        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def sorted(self) -> Self:
         """Returns the rows on the CPU, without padding, in the order of the table."""

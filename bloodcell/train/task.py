@@ -17,6 +17,7 @@ from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
 from bloodcell.errors import InputError
 from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
+from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import Network, Pool, PretrainedConfig
 from bloodcell.model.pretrained import NONE, load_trunk, read_pretrained_config
 from bloodcell.train import optimizers
@@ -65,7 +66,10 @@ class Classifier(LightningModule):
         network: maps uint8 pixels to logits.
         pretrained_config: preprocessing and options that belong to the trunk's weights.
         outputs: outputs for all images of the last validation or test, sorted by row.
+        gallery: photographs to which evaluated images are compared; None compares none.
     """
+
+    gallery: Gallery | None = None
 
     def __init__(
         self,
@@ -183,11 +187,11 @@ class Classifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Gathers the outputs of all devices, each image once, and logs the scores."""
-        outputs = Outputs(*(torch.cat(parts) for parts in zip(*self._kept, strict=True)))
+        outputs = Outputs.join(self._kept)
         self._kept.clear()
         testing = self.trainer.testing
         part, metrics = ("test", self.test_metrics) if testing else ("val", self.val_metrics)
-        metrics.scores.update(outputs.probability, outputs.target)
+        metrics.update_scores(outputs.probability, outputs.target)
         for name, metric in metrics.scores.items():
             self.log(f"{part}/{name}", metric)
         if self.trainer.world_size > 1:  # (world, n, ...) -> (world * n, ...)
@@ -268,11 +272,9 @@ class Classifier(LightningModule):
         return bool(epochs.started > epochs.processed)
 
     def _evaluate(self, batch: Batch, part: str, metrics: Metrics) -> None:
-        maps = self.network.maps(batch["image"])
-        logits = self.network.classify(maps)
-        self._loss(logits, batch, part, metrics)
-        features = maps.float().mean((2, 3))
-        self._kept.append(Outputs(batch["row"], batch["target"], logits.float(), features))
+        outputs = Outputs.of(self.network, batch, self.gallery)
+        self._loss(outputs.logits, batch, part, metrics)
+        self._kept.append(outputs)
 
     def _loss(self, logits: Tensor, batch: Batch, part: str, metrics: Metrics) -> Tensor:
         """Returns the mean loss and updates the metrics without synchronising the device."""

@@ -38,6 +38,16 @@ def test_copies_are_grouped_by_their_photograph() -> None:
     assert found.photo[0] == 0, "numbered in the order of the images"
 
 
+def test_many_images_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block has the features of 4 images; the groups do not depend on it."""
+    images = [image for number in range(4) for image in copies_of(number, 5)]
+    whole = find(images)
+    monkeypatch.setattr("bloodcell.audit.copies._VALUES", 4 * len(images))
+    blocks = find(images)
+    assert np.array_equal(blocks.photo, whole.photo)
+    assert np.array_equal(blocks.scene, whole.scene)
+
+
 def test_other_photographs_have_nothing_in_common() -> None:
     assert [agreement(one, other) for one, other in combinations(LOOKS, 2)] == [0] * 15
 

@@ -1,3 +1,5 @@
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +8,9 @@ import torch
 
 from bloodcell.data.batches import NOT_COUNTED, EvenSampler, ImageDataset
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.identity import changed_files
+from bloodcell.data.splits import spread
+from bloodcell.data.table import fact
 from bloodcell.errors import InputError
 
 
@@ -42,18 +47,71 @@ def test_every_image_once_an_epoch_in_another_order(data: BloodCells) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_devices_evaluate_every_image_once(world: int) -> None:
-    length = 10
+    length, order = 10, torch.randperm(10)
     numbers = torch.arange(length)
     dataset = ImageDataset(torch.zeros(length, 3, 1, 1).__getitem__, numbers, numbers % 4, numbers)
     counted = []
     lengths = set()
     for rank in range(world):
-        sampler = EvenSampler(length, world, rank)
+        sampler = EvenSampler(order, world, rank)
         lengths.add(len(list(sampler)))
         batch = dataset.__getitems__(list(sampler))
         counted += batch["row"][batch["target"] != NOT_COUNTED].tolist()
     assert sorted(counted) == list(range(length))
     assert len(lengths) == 1
+
+
+def test_an_evaluation_that_is_cut_short_sees_all_classes(
+    make_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whatever the seed, as another file name changes only the place of that file."""
+    root = make_folders(
+        {f"{part}/{name}": 40 for part in ("train", "val", "test") for name in "ab"}
+    )
+
+    def order(seed: int) -> list[str]:
+        data = BloodCells(str(root), image_size=32, batch_size=20, seed=seed)
+        data.setup("fit")
+        rows = torch.cat([batch["row"] for batch in data.val_dataloader()])
+        assert rows.sort().values.tolist() == data.parts["val"]
+        return [data.table.rows[row].path for row in rows.tolist()]
+
+    first = order(0)
+    assert first == order(1)
+    for start in range(0, 80, 20):
+        assert 4 <= sum("/a/" in path for path in first[start : start + 20]) <= 16
+    (tmp_path / "pictures/val/a/0.png").rename(tmp_path / "pictures/val/a/renamed.png")
+    moved = [path for path in order(0) if "renamed" not in path]
+    assert moved == [path for path in first if path != "val/a/0.png"]
+
+
+def test_a_few_of_many_reach_to_the_end() -> None:
+    for n, most in ((3, 5), (5, 5), (7, 5), (150, 80), (1000, 3)):
+        few = spread(range(n), most)
+        assert len(set(few)) == min(n, most)
+        assert few[0] == 0
+        assert few[-1] >= n - 1 - n / most
+
+
+def test_a_file_costs_a_checkpoint_few_bytes(make_folders: Callable[..., Path]) -> None:
+    """Whatever its name; files that are changed, new or gone are still told apart."""
+    root = make_folders({"a": 12, "b": 12})
+    for file in list(root.rglob("*.png")):
+        file.rename(file.with_stem(f"{hash(file):x}" * 9))
+    data = BloodCells(str(root), image_size=32)
+    state = data.state_dict()
+    assert state["facts"].nbytes + state["trained_on"].nbytes <= 24 * 24
+    text = json.dumps([fact(row, data.source) for row in data.table.rows]).encode()
+    before = torch.tensor(list(zlib.compress(text)), dtype=torch.uint8)  # of earlier checkpoints
+    first, second, third = sorted(root.rglob("*.png"))[:3]
+    first.write_bytes(first.read_bytes() + b"!")
+    second.unlink()
+    third.rename(third.with_stem("new"))
+    now = BloodCells(str(root), image_size=32)
+    for packed in (state["facts"], before):
+        assert changed_files(data.table, data.source, packed) == ([], 0)
+        changed = changed_files(now.table, now.source, packed)
+        assert changed == ([f"/a/{first.name}", "/a/new.png"], 2)
 
 
 def test_image_keys_tell_images_apart_and_know_them_elsewhere(

@@ -6,6 +6,7 @@ from bloodcell.evaluate.metrics import (
     Sample,
     average_photos,
     compute,
+    draw_blocks,
     draw_photos,
     effective_number,
     estimate,
@@ -63,6 +64,22 @@ def test_draws_keep_the_number_of_photographs_of_each_class() -> None:
         assert weights[:, classes == label].sum(1) == pytest.approx(n)
     assert weights[:, 0].var() > 0
     assert np.array_equal(weights, draw_photos(classes, seed=0))
+
+
+def test_draws_in_blocks_are_as_good_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = predictions().true[::6]
+    (whole,) = draw_blocks(classes, seed=0)
+    assert np.array_equal(whole, draw_photos(classes, seed=0))
+    at_once = estimate(predictions())
+    monkeypatch.setattr("bloodcell.evaluate.metrics._DRAWN", 40 * 300)
+    blocks = list(draw_blocks(classes, seed=0))
+    assert [len(block) for block in blocks] == [*[300] * 6, 200]
+    assert len(np.unique(np.concatenate(blocks), axis=0)) == 2000, "blocks repeat each other"
+    in_blocks = estimate(predictions())
+    for name in ("accuracy", "auc", "log_loss"):
+        (one,), (other,) = in_blocks[name], at_once[name]
+        assert one.value == other.value
+        assert tuple(one) == pytest.approx(tuple(other), abs=0.03)
 
 
 def test_expected_calibration_error_by_hand() -> None:

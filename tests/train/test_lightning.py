@@ -276,7 +276,7 @@ def scored(probability: Tensor, target: Tensor) -> dict[str, float]:
     metrics = Metrics(4)
     for rows in (slice(0, 90), slice(90, 200)):
         filled = torch.cat([probability[rows], torch.eye(4)])
-        metrics.scores.update(filled, F.pad(target[rows], (0, 4), value=NOT_COUNTED))
+        metrics.update_scores(filled, F.pad(target[rows], (0, 4), value=NOT_COUNTED))
     return {name: float(value) for name, value in metrics.scores.compute().items()}
 
 
