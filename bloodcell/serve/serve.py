@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HOST, PORT = "127.0.0.1", 7860
 _MOST_BYTES = 50_000_000  # limit per request
 _MOST_PIXELS = 40_000_000  # limit per image: 120 MB decoded
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 def serve(
@@ -58,8 +58,9 @@ def serve(
     ):
         here, at = listener.getsockname()[:2]
         own = ipaddress.ip_address(here).is_loopback
-        # gradio reads these when imported: folder for uploads, telemetry off
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        # gradio reads these when imported: folder for uploads, no telemetry, no copies in browsers
+        quiet = dict.fromkeys(("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"), "False")
+        os.environ |= {"GRADIO_TEMP_DIR": folder} | quiet
         app, name = _make_app(path, source, bool(data), own, Path(folder), opened)
         shown = f"[{here}]" if ":" in here else here
         print(f"{name}: http://{shown}:{at} (Ctrl-C ends it)", flush=True)
@@ -98,14 +99,14 @@ def _make_app(
     from bloodcell.infer.saved import load_saved
     from bloodcell.serve.api import make_api
     from bloodcell.serve.opinion import Adviser
-    from bloodcell.serve.page import CSS, make_page, theme
+    from bloodcell.serve.page import make_page, theme
 
     adviser = Adviser(load_saved(path), _MOST_PIXELS)
     app = make_api(adviser, _LOOPBACK if own else None, _MOST_BYTES)
     photographs = open_photographs(source, adviser.saved.gallery, wanted, opened)
     page = make_page(adviser, _draw_examples(folder), photographs)
     app = gradio.mount_gradio_app(
-        *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), css=CSS
+        *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), max_file_size=_MOST_BYTES
     )
     return app, adviser.saved.description.name
 
@@ -114,8 +115,12 @@ def _run(app: "FastAPI", listener: socket.socket) -> None:
     """Serves until Ctrl-C or SIGTERM."""
     import uvicorn
 
+    from bloodcell.serve.guard import TimelyProtocol
+
     # without a limit, an open page would keep the server alive
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, http=TimelyProtocol, log_level="warning", timeout_graceful_shutdown=1
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # uploads are deleted
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
         uvicorn.Server(config).run([listener])
