@@ -15,8 +15,8 @@ from PIL import Image
 from bloodcell.data.source import Source, open_source
 from bloodcell.datasets.drawn import CLASS_NAMES
 from bloodcell.datasets.drawn.smears import draw_photograph
-from bloodcell.errors import TERMINATED, InputError, require
-from bloodcell.infer.open import find_model
+from bloodcell.errors import TERMINATED, InputError, require_number
+from bloodcell.infer.open import find_trained
 from bloodcell.serve.photographs import find_source, open_photographs
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ def serve(
     Raises:
         InputError: if an argument is invalid, the port is in use, or packages are missing.
     """
-    require(0 <= port <= 65535, "--port", port, "0 to 65535")
-    path = find_model(model)
-    if path.suffix == ".onnx":
-        raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
+    rule = "a whole number from 0 to 65535; 0 selects a free port"
+    require_number("port", port, rule, 0, 65535, whole=True)
+    path = find_trained(model)
     source = open_source(data, "--data") if data else find_source(path)
     with (
         _listen(host, port) as listener,
