@@ -1,6 +1,8 @@
 """The exception for unusable input, and helpers for error messages."""
 
 import errno
+import math
+from numbers import Integral, Real
 
 BAD_INPUT = 2  # the exit status that argparse uses for wrong arguments
 TERMINATED = 143  # the exit status that shells report after SIGTERM
@@ -69,3 +71,31 @@ def require(holds: bool, setting: str, value: object, rule: str) -> None:
     """
     if not holds:
         raise InputError(f"{setting}={value} cannot be used: it must be {rule}.")
+
+
+def require_number(
+    setting: str,
+    value: object,
+    rule: str,
+    least: float,
+    most: float = math.inf,
+    whole: bool = False,
+) -> None:
+    """Checks that an argument of a Python function is a number in a range; text is none.
+
+    Args:
+        setting: name of the argument.
+        value: the given value.
+        rule: what it must be, and what to use.
+        least: smallest allowed value.
+        most: largest allowed value.
+        whole: whether it must be a whole number.
+
+    Raises:
+        InputError: if it is not.
+    """
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    shown = repr(value) if isinstance(value, str) else value
+    if isinstance(value, float) and not whole:
+        shown = f"{value:g}"  # 2, as on the command line, not 2.0
+    require(number and least <= float(value) <= most, setting, shown, rule)  # type: ignore[arg-type]

@@ -23,6 +23,11 @@ _LEGEND = (
     "be\nfrom the whole smear. They do not include errors of the model."
 )
 
+_WIDER = (
+    "If their field of view is wider than about 8 red cells, give --field, e.g. 3: three times as "
+    "wide."
+)
+
 
 class Cells(NamedTuple):
     """Settings for finding and drawing the white cells of images.
@@ -61,18 +66,13 @@ class Cells(NamedTuple):
         """Checks that a model classifies single cells.
 
         Raises:
-            InputError: if the model was trained on whole images, or crops the cell by itself.
+            InputError: if the model was trained on whole images.
         """
         if model.description.crop != "cell":
             raise InputError(
                 f"--cells needs a model of single cells; {model.description.name} was trained on "
                 "whole images (data.crop=none). Give --model one that was trained with "
                 "--data.crop cell, or leave --model out for the bundled one."
-            )
-        if model.input_format is None:
-            raise InputError(
-                "--cells: an exported .onnx finds and cuts one cell of an image by itself. Give "
-                "the run folder it was made from, or its .safetensors."
             )
 
     def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
@@ -91,7 +91,7 @@ class Cells(NamedTuple):
             of_image = list(group)
             yield from of_image
             first = of_image[0]
-            if read is None or first.error not in ("", NO_CELL):
+            if read is None or not (first.cell or first.error.startswith(NO_CELL)):
                 continue
             path = self.draw / _free_name(Path(first.file).stem, taken)
             try:
@@ -123,11 +123,10 @@ def differential(counts: Counter[str], names: Sequence[str]) -> str:
         low, high = independent_interval(counts[kind], total)
         share = counts[kind] / total
         lines.append(f"  {kind:{wide}}  {counts[kind]:6,}  {share:6.1%}  [{low:.1%}, {high:.1%}]")
-    for kind in (NO_CELL, UNREADABLE):
-        if counts[kind]:
-            lines.append(
-                f"  images {'without a white cell' if kind == NO_CELL else kind}: {counts[kind]:,}"
-            )
+    if counts[NO_CELL]:
+        lines.append(f"  images without a white cell: {counts[NO_CELL]:,}. {_WIDER}")
+    if counts[UNREADABLE]:
+        lines.append(f"  images {UNREADABLE}: {counts[UNREADABLE]:,}")
     return "\n".join([*lines, *([_LEGEND] if total else [])])
 
 

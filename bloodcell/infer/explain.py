@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bloodcell.errors import InputError, require
+from bloodcell.errors import require
 from bloodcell.evaluate.figures.explained import Explained, draw_explained
 from bloodcell.evaluate.figures.style import save
 from bloodcell.files import check_place
 from bloodcell.infer.inputs import Decoded, Named, check_given, decode_batches, find_images
-from bloodcell.infer.open import find_model
+from bloodcell.infer.open import find_trained
 
 if TYPE_CHECKING:
     from bloodcell.infer.saved import Saved
@@ -46,9 +46,7 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     one_each = not path.suffix
     if not one_each:
         check_place("--out", out, ".png")
-    opened = find_model(model)
-    if opened.suffix == ".onnx":
-        raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
+    opened = find_trained(model)
     from bloodcell.infer.saved import load_saved  # imports torch: after the checks
 
     saved = load_saved(opened)

@@ -176,7 +176,8 @@ def decode_cells(
     def cells(name: str, image: Image.Image) -> list[Decoded]:
         found = show_cells(image, size, field)
         every = [Decoded(name, pixels, "", cell) for cell, pixels in found]
-        return every or [Decoded(name, None, NO_CELL)]
+        hint = f"is the field of view wider than {field:g}? Then set field"
+        return every or [Decoded(name, None, f"{NO_CELL}; {hint}")]
 
     for together in _decode_ahead(images, cells, batch_size):
         for start in range(0, len(together), batch_size):

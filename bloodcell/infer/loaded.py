@@ -1,8 +1,9 @@
 """The Python interface: `bloodcell.load()` and `model.predict(...)`."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -10,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodcell.data.image_files import LeftOut
-from bloodcell.errors import require
+from bloodcell.errors import InputError, require
 from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
-from bloodcell.infer.inputs import InMemory, Input, decode_batches, decode_cells, find_images
+from bloodcell.infer.inputs import InMemory, Input, find_images
 from bloodcell.infer.open import open_model
-from bloodcell.infer.predict import BATCH_SIZE, answer_batches
+from bloodcell.infer.predict import BATCH_SIZE, answer_images, check_numbers
 from bloodcell.infer.runtime import AUTO, Runtime
 
 Place = str | os.PathLike[str]
@@ -67,6 +68,15 @@ class Answers(Sequence[Answer]):
         return self.rows[index]
 
 
+@contextmanager
+def _naming_arguments() -> Iterator[None]:
+    """Turns the options that error messages name into arguments: `--model` into `model`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"--(?=[a-z])", "", str(error))) from error
+
+
 class LoadedModel:
     """A trained model.
 
@@ -83,6 +93,7 @@ class LoadedModel:
         self.description = model.description
         self.class_names = model.description.class_names
 
+    @_naming_arguments()
     def predict(
         self,
         images: Place | Array | Iterable[Place | Array],
@@ -110,32 +121,28 @@ class LoadedModel:
             or has no cell has the reason in `error`.
 
         Raises:
-            InputError: if a path does not exist, an array is not an RGB image, or `cells` is set
-                for a model that does not classify single cells.
+            InputError: if a number is out of range, a path does not exist, an array is not an RGB
+                image, or `cells` is set for a model that does not classify single cells.
         """
-        require(0 <= abstain <= 1, "abstain", abstain, "0 to 1")
-        require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-        require(0.1 <= field <= 50, "field", field, "0.1 to 50")
+        check_numbers(abstain, batch_size, field)
         require(cells or field == 1.0, "field", field, "given with cells=True")
-        wanted = Cells(field) if cells else None
-        if wanted:
-            wanted.check(self._model)
+        wanted, model = None, self._model
+        if cells:
+            wanted = Cells(field)
+            wanted.check(model)
+            model = model.on_squares
         paths, arrays = _sort(images)
-        size, input_format = self.description.image_size, self._model.input_format
         left_out = LeftOut()
         with ExitStack() as archives:
             found: Iterable[Input] = find_images(paths, archives, left_out)
             if arrays:  # arrays are named by their index
                 found = [InMemory(str(n), array) for n, array in enumerate(arrays)]
-            if wanted:
-                batches = decode_cells(found, size, wanted.field, batch_size)
-            else:
-                batches = decode_batches(found, input_format, batch_size)
-            answers = answer_batches(self._model, batches, abstain, tta)
+            answers = answer_images(found, model, wanted, abstain, tta, batch_size)
             rows = [answer._replace(read=None) for answer in answers]  # the archives are closed
         return Answers(self.class_names, rows, bool(cells), left_out)
 
 
+@_naming_arguments()
 def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:
     """Loads a trained model.
 

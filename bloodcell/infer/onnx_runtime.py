@@ -1,6 +1,8 @@
 """Runs an exported model with onnxruntime, without PyTorch."""
 
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,25 +25,9 @@ class OnnxModel:
     n_devices = 1
 
     def __init__(self, path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(
-                f"--model {path} needs onnxruntime: pip install 'bloodcell[export]'."
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # only errors
-        # otherwise idle threads spin and slow down other programs
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-            metadata = self._session.get_modelmeta().custom_metadata_map
-        except Exception as error:  # onnxruntime has its own exception classes
-            raise InputError(
-                f"--model {path} cannot be read as an ONNX model ({reason(error)}). Export anew."
-            ) from error
+        self._path = path
+        self._session = _start(path, path.read_bytes())
+        metadata = self._session.get_modelmeta().custom_metadata_map
         if KEY not in metadata:
             raise InputError(
                 f"--model {path} was not exported by bloodcell: its classes are unknown."
@@ -53,8 +39,79 @@ class OnnxModel:
         except ValueError as error:
             raise InputError(f"--model {path}: {error}. Export it again.") from error
 
+    @cached_property
+    def on_squares(self) -> "OnnxSquares":
+        """The part of the model after it has cut out the cell."""
+        return OnnxSquares(self._path, self.description)
+
     def classify(self, pixels: Pixels) -> Probabilities:
         """Returns the probabilities (B, classes) of images (B, H, W, 3) of any size."""
         (probability,) = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})
         result: Probabilities = probability
         return result
+
+
+class OnnxSquares:
+    """The part of an exported model of single cells that classifies the square around a cell.
+
+    Args:
+        path: the .onnx file.
+        description: classes, network, input size, temperature, scores.
+
+    Raises:
+        InputError: if the file has no such part, or the package onnx is missing.
+    """
+
+    n_devices = 1
+
+    def __init__(self, path: Path, description: Description) -> None:
+        try:
+            import onnx
+            from onnx.utils import Extractor
+        except ImportError as error:
+            raise InputError(
+                f"--cells with --model {path} needs onnx: pip install 'bloodcell[export]'."
+            ) from error
+        self.description = description
+        self.input_format: InputFormat | None = description.input_format
+        model = onnx.load(path)
+        squares = [node.output[0] for node in model.graph.node if node.op_type == "GridSample"]
+        if len(squares) != 1:
+            raise InputError(f"--model {path} cuts out no cell, or several. Export it again.")
+        self._square = squares[0]
+        # the shape of `pixels` is that of the batch
+        part = Extractor(model).extract_model(["pixels", self._square], ["probability"])
+        self._session = _start(path, part.SerializeToString())
+
+    @property
+    def on_squares(self) -> "OnnxSquares":
+        """The model itself."""
+        return self
+
+    def classify(self, pixels: Pixels) -> Probabilities:
+        """Returns the probabilities (B, classes) of squares (B, size, size, 3)."""
+        square = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+        given = {"pixels": np.ascontiguousarray(pixels), self._square: square}
+        (probability,) = self._session.run(None, given)
+        result: Probabilities = probability
+        return result
+
+
+def _start(path: Path, model: bytes) -> Any:
+    """Loads a model into onnxruntime."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            f"--model {path} needs onnxruntime: pip install 'bloodcell[export]'."
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # only errors
+    # otherwise idle threads spin and slow down other programs
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has its own exception classes
+        raise InputError(
+            f"--model {path} cannot be read as an ONNX model ({reason(error)}). Export anew."
+        ) from error

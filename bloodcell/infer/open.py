@@ -33,6 +33,18 @@ def open_model(given: str | None, devices: str = AUTO) -> Runtime:
     return TorchModel(load_saved(path), find_devices(devices))
 
 
+def find_trained(given: str | None) -> Path:
+    """Returns the path of a model with all its layers, which an exported one does not keep.
+
+    Raises:
+        InputError: if the path does not exist, or is an exported model.
+    """
+    path = find_model(given)
+    if path.suffix == ".onnx":
+        raise InputError(f"--model {given}: an exported model keeps no maps. Give the run folder.")
+    return path
+
+
 def find_model(given: str | None) -> Path:
     """Returns the path of the model; None stands for the bundled model.
 

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from bloodcell.data.crop import Pixels
 from bloodcell.data.decode import summarise
 from bloodcell.data.image_files import LeftOut
-from bloodcell.errors import InputError, require
+from bloodcell.errors import InputError, require_number
 from bloodcell.files import check_place
 from bloodcell.infer.answers import SUFFIXES, Answer, load_pyarrow, open_writer
 from bloodcell.infer.cells import UNREADABLE, UNSURE, Cells, differential
@@ -23,7 +23,7 @@ from bloodcell.infer.inputs import (
     NO_CELL,
     STDIN,
     Decoded,
-    Named,
+    Input,
     check_given,
     decode_batches,
     decode_cells,
@@ -75,13 +75,13 @@ def predict(
     Raises:
         InputError: if an argument is invalid.
     """
-    require(0 <= abstain <= 1, "--abstain", f"{abstain:g}", "a number from 0 to 1")
-    require(batch_size > 0, "--batch_size", batch_size, "a whole number over 0")
+    check_numbers(abstain, batch_size, 1.0 if field is None else field)
     settings = _check(images, out, cells, field, draw)
     total = None if STDIN in images else _count(images)
     opened = open_model(model, devices or AUTO)
     if settings:
         settings.check(opened)
+        opened = opened.on_squares
     start = time.perf_counter()
     tally = _Tally()
     names = opened.description.class_names
@@ -92,10 +92,8 @@ def predict(
         open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
-        batches = _decode(
-            find_images(images, archives, tally.left_out), opened, settings, batch_size
-        )
-        answers = answer_batches(opened, batches, abstain, tta)
+        found = find_images(images, archives, tally.left_out)
+        answers = answer_images(found, opened, settings, abstain, tta, batch_size)
         for answer in settings.draw_each(answers, names) if settings else answers:
             write(answer)
             tally.add(answer)
@@ -117,21 +115,27 @@ def _check(
     for flag, value in (("--field", field), ("--draw", draw)):
         if value is not None and not cells:
             raise InputError(f"{flag} {value} is for --cells. Add it, or leave {flag} out.")
-    field = 1.0 if field is None else field
-    require(0.1 <= field <= 50, "--field", f"{field:g}", "a number from 0.1 to 50")
     if not cells:
         return None
-    settings = Cells(field, Path(draw) if draw else None)
+    settings = Cells(field or 1.0, Path(draw) if draw else None)
     settings.check_folder(images)
     return settings
 
 
-def _decode(
-    images: Iterable[Named], model: Runtime, cells: Cells | None, batch_size: int
-) -> Iterator[list[Decoded]]:
-    if cells:
-        return decode_cells(images, model.description.image_size, cells.field, batch_size)
-    return decode_batches(images, model.input_format, batch_size)
+def check_numbers(abstain: float, batch_size: int, field: float) -> None:
+    """Checks numbers that Python code gives; those of the command line are checked there.
+
+    Args:
+        abstain: as for `predict`.
+        batch_size: as for `predict`.
+        field: as for `Cells`.
+
+    Raises:
+        InputError: if one of them is no number or out of range.
+    """
+    require_number("--abstain", abstain, "a number from 0 to 1, e.g. 0.5", 0, 1)
+    require_number("--batch_size", batch_size, "a whole number, 1 or more, e.g. 32", 1, whole=True)
+    require_number("--field", field, "a number from 0.1 to 50, e.g. 3", 0.1, 50)
 
 
 class _Tally:
@@ -161,47 +165,45 @@ class _Tally:
 
 def _kind(answer: Answer) -> str:
     if answer.error:
-        return NO_CELL if answer.error == NO_CELL else UNREADABLE
+        return NO_CELL if answer.error.startswith(NO_CELL) else UNREADABLE
     return answer.class_name or UNSURE
 
 
-def answer_batches(
-    model: Runtime, batches: Iterable[list[Decoded]], abstain: float, tta: bool
+def answer_images(
+    images: Iterable[Input],
+    model: Runtime,
+    cells: Cells | None,
+    abstain: float,
+    tta: bool,
+    batch_size: int,
 ) -> Iterator[Answer]:
     """Yields the answers in the order of the images, with a few batches in memory at a time.
 
     Args:
-        model: classifies the images.
-        batches: batches from `decode_batches` or `decode_cells`.
-        abstain: images get no class if their largest probability is below this value, 0 to 1.
-        tta: whether to average the probabilities over the eight rotations and reflections.
+        images: the images.
+        model: classifies them; for cells, the model's `on_squares`.
+        cells: settings for finding the white cells; None classifies each image as one cell.
+        abstain: as for `predict`.
+        tta: as for `predict`.
+        batch_size: images per batch.
     """
-    for batch, probability in _on_all_devices(batches, model, tta):
-        yield from answer_batch(batch, probability, model.description.class_names, abstain)
-
-
-def answer_batch(
-    batch: list[Decoded], probabilities: Probabilities, names: list[str], abstain: float
-) -> Iterator[Answer]:
-    """Yields an answer for each image of a batch.
-
-    Args:
-        batch: the images, including unreadable ones.
-        probabilities: (n, classes), for the n readable images.
-        names: the classes.
-        abstain: images get no class if their largest probability is below this value, 0 to 1.
-    """
-    coming = iter(probabilities)
-    for image in batch:
-        if image.pixels is None:
-            yield Answer(image.name, None, None, image.error, None, image.read)
-            continue
-        probability = next(coming)
-        best = int(probability.argmax())
-        sure = probability[best] >= abstain
-        named = dict(zip(names, probability.tolist(), strict=True))
-        said = names[best] if sure else None
-        yield Answer(image.name, said, named, "", image.cell, image.read, image.note)
+    if cells:
+        size = model.description.image_size
+        batches = decode_cells(images, size, cells.field, batch_size)
+    else:
+        batches = decode_batches(images, model.input_format, batch_size)
+    names = model.description.class_names
+    for batch, probabilities in _on_all_devices(batches, model, tta):
+        coming = iter(probabilities)
+        for image in batch:
+            if image.pixels is None:
+                yield Answer(image.name, None, None, image.error, None, image.read)
+                continue
+            probability = next(coming)
+            best = int(probability.argmax())
+            chosen = names[best] if probability[best] >= abstain else None
+            named = dict(zip(names, probability.tolist(), strict=True))
+            yield Answer(image.name, chosen, named, "", image.cell, image.read, image.note)
 
 
 def _on_all_devices(

@@ -42,6 +42,10 @@ class Runtime(Predictor, Protocol):
     n_devices: int
     input_format: InputFormat | None
 
+    @property
+    def on_squares(self) -> "Runtime":
+        """The same model for squares that were cut out around cells before."""
+
 
 def views(pixels: Pixels) -> Sequence[Pixels]:
     """Returns the eight rotations and reflections of square images: smears have no orientation.

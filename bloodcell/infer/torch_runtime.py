@@ -37,6 +37,11 @@ class TorchModel:
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--devices: {reason(error)}. Use --devices cpu.") from error
 
+    @property
+    def on_squares(self) -> "TorchModel":
+        """The model itself: its images are always cut out before."""
+        return self
+
     def classify(self, pixels: Pixels) -> Probabilities:
         """Returns the probabilities (B, classes) of images (B, size, size, 3)."""
         network, device = self._free.get()

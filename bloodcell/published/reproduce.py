@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from bloodcell.datasets.drawn import DRAWN
-from bloodcell.errors import BAD_INPUT, InputError, listed, require
+from bloodcell.errors import BAD_INPUT, InputError, listed, require, require_number
 from bloodcell.evaluate.experiments import CONFIG, by_number
 from bloodcell.evaluate.published import PUBLISHED
 from bloodcell.evaluate.scores import SCORES
@@ -128,13 +128,14 @@ def reproduce(
     Raises:
         InputError: if an option cannot be used, or a run failed.
     """
-    for flag, count in (("--seeds", seeds), ("--jobs", jobs)):
-        require(count is None or count > 0, flag, count, "a whole number over 0")
     for flag in (word.partition("=")[0] for word in words):
         if flag in _OWN:
             raise InputError(f"reproduce decides {flag} itself. Leave it out.")
     if words and not words[0].startswith("--"):
         raise InputError(f"reproduce takes options only (got: {words[0]}).")
+    rule = "a whole number, 1 or more, e.g. 3"
+    require_number("--seeds", seeds, rule, 1, whole=True)
+    require_number("--jobs", 1 if jobs is None else jobs, rule, 1, whole=True)
     chosen = list(dict.fromkeys(splits.split(",")))
     rule = f"one of {' and '.join(_SPLITS)}, or both with a comma"
     require(set(chosen) <= set(_SPLITS), "--splits", splits, rule)

@@ -1,8 +1,6 @@
 """The web page of `serve`, which shows uploaded images with their predictions."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,30 +12,16 @@ from PIL import Image
 
 from bloodcell.evaluate.figures.explained import overlay
 from bloodcell.model.description import Description
-from bloodcell.serve.opinion import Adviser, Neighbour, Opinion
+from bloodcell.serve.opinion import Adviser, Likeness, Opinion
 from bloodcell.serve.photographs import Photographs
 
-MOST_IMAGES = 20  # per upload: each adds about 50 KB to the page
+MOST_IMAGES = 20  # per upload
 _HOUR = 3600
-
-CSS = """
-.bc-note, .bc-bad, .bc-odd { padding: .6em .9em; border-radius: 6px; margin: .4em 0; }
-.bc-note { background: #eef3f7; color: #223; }
-.bc-bad { background: #fbe9e7; color: #7a1c0b; }
-.bc-odd { background: #fff4d6; color: #5c4400; }
-.bc-card { border: 1px solid #cfd8df; border-radius: 8px; padding: 1em; margin: .8em 0;
-  background: #fff; color: #1b1f24; }
-.bc-card h3 { margin: 0 0 .5em; overflow-wrap: anywhere; color: inherit; }
-.bc-row { display: flex; flex-wrap: wrap; gap: 1.2em; align-items: flex-start; }
-.bc-row figure { margin: 0; } .bc-row figcaption { font-size: .85em; color: #4a5560; }
-.bc-bars { flex: 1 1 240px; min-width: 220px; }
-.bc-bar { display: grid; grid-template-columns: 9em 1fr 4em; gap: .5em; align-items: center;
-  margin: .25em 0; font-variant-numeric: tabular-nums; }
-.bc-bar div { background: #e6ebef; height: 1em; border-radius: 3px; }
-.bc-bar div div { background: #0072b2; }
-.bc-near { display: flex; flex-wrap: wrap; gap: .8em; margin-top: .4em; font-size: .85em; }
-.bc-near figure { margin: 0; max-width: 130px; overflow-wrap: anywhere; }
-"""
+_UNLIKE = (
+    "**Unlike anything seen in training.** The class means little. ({:.1%} of the test images are "
+    "called unlike, too.)\n\n"
+)
+_DISTANCE = "Distance to the nearest training photograph of any class: {:.3f} (unlike over {:.3f})."
 
 
 def make_page(
@@ -50,30 +34,25 @@ def make_page(
         examples: example images for visitors.
         photographs: returns a training photograph, or None if it is not available.
     """
+
+    def look(paths: Sequence[str]) -> list[Opinion]:
+        return adviser.look([(Path(path).name, Path(path).read_bytes()) for path in paths])
+
+    def classify(paths: list[str] | None) -> gradio.Radio:
+        return _choices(look((paths or [])[:MOST_IMAGES]), len(paths or []))
+
+    def show(paths: list[str] | None, place: int | None) -> list[Any]:
+        opinions = look([paths[place]]) if paths and place is not None else [Opinion("")]
+        return _details(opinions[0], photographs)
+
     described = adviser.saved.description
-
-    def answer(paths: list[str] | None) -> str:
-        if not paths:
-            return ""
-        images = [(Path(path).name, Path(path).read_bytes()) for path in paths[:MOST_IMAGES]]
-        cards = [_card(opinion, photographs) for opinion in adviser.look(images)]
-        if len(paths) > MOST_IMAGES:
-            rest = len(paths) - MOST_IMAGES
-            left_out = f"{rest:,} more images were left out: at most {MOST_IMAGES} at a time."
-            cards.append(_note("bad", left_out))
-        return "".join(cards)
-
-    # uploads are deleted after an hour
-    page: gradio.Blocks
+    page: gradio.Blocks  # uploads and pictures are deleted after an hour
     with gradio.Blocks(
         title=f"bloodcell: {described.name}", analytics_enabled=False, delete_cache=(600, _HOUR)
     ) as page:
         gradio.HTML(_head(described))
-        chosen = gradio.File(
-            label=f"Images of single blood cells, {MOST_IMAGES} at a time",
-            file_count="multiple",
-            elem_id="images",
-        )
+        label = f"Images of single blood cells, {MOST_IMAGES} at a time"
+        chosen = gradio.File(label=label, file_count="multiple", elem_id="images")
         gradio.Examples(
             [[[str(path)]] for path in examples],
             chosen,
@@ -81,8 +60,11 @@ def make_page(
             + ("" if described.scores.get("drawn") else ": new to this model"),
             example_labels=[path.stem for path in examples],
         )
-        answers = gradio.HTML(elem_id="answers")
-        chosen.change(answer, chosen, answers, api_visibility="private", show_progress="full")
+        answers = gradio.Radio(label="Answers", visible=False, elem_id="answers")
+        given, details = [chosen, answers], _make_details()
+        events: dict[str, Any] = {"api_visibility": "private"}
+        chosen.change(classify, chosen, answers, **events).then(show, given, details, **events)
+        answers.input(show, given, details, **events)
     return page
 
 
@@ -105,80 +87,70 @@ def _head(of: Description) -> str:
     return (
         f"<h1>bloodcell: {html.escape(of.name)}</h1>"
         f"<p>Tells {html.escape(', '.join(of.class_names))} apart.{scored}{drawn}</p>"
-        + _note("bad", "<strong>Not for diagnosis.</strong> Every image is given one of these "
-                "classes, even if it shows something else.")
-    )  # fmt: skip
+        "<p><strong>Not for diagnosis.</strong> Every image is given one of these classes, even if "
+        "it shows something else.</p>"
+    )
 
 
-def _card(opinion: Opinion, photographs: Photographs) -> str:
-    title = f"<h3>{html.escape(opinion.name)}</h3>"
+def _choices(opinions: Sequence[Opinion], given: int) -> gradio.Radio:
+    """Returns a line for each image: its class, or why it cannot be read."""
+    lines = []
+    for opinion in opinions:
+        answer = opinion.error
+        if opinion.probability:
+            name, probability = next(iter(opinion.probability.items()))
+            answer = f"{name}, {probability:.1%}"
+        if opinion.likeness and opinion.likeness.unfamiliar:
+            answer += ", unlike the training images"
+        lines.append((f"{opinion.name}: {answer}", len(lines)))
+    rest = given - len(lines)
+    left_out = f"{rest:,} more images were left out: at most {MOST_IMAGES} at a time."
+    first, info = 0 if lines else None, left_out if rest else ""
+    return gradio.Radio(lines, value=first, info=info, visible=bool(lines))
+
+
+def _make_details() -> list[Any]:
+    """Makes the components that `_details` fills."""
+    picture: dict[str, Any] = {"height": 260, "min_width": 260, "buttons": []}
+    with gradio.Column(visible=False, elem_id="details") as details:
+        with gradio.Row():
+            image = gradio.Image(label="The image", **picture)
+            evidence = gradio.Image(label="In colour: the evidence for the class", **picture)
+            probability = gradio.Label(label="Class and probabilities")
+        likeness = gradio.Markdown()
+        with gradio.Row():
+            headers = ["Nearest of this class", "distance"]
+            names = gradio.Dataframe(headers=headers, buttons=[], min_width=300)
+            pictures = gradio.Gallery(columns=3, show_label=False, buttons=[], min_width=300)
+    return [details, image, evidence, probability, likeness, names, pictures]
+
+
+def _details(opinion: Opinion, photographs: Photographs) -> list[Any]:
     if opinion.probability is None or opinion.seen is None or opinion.heat is None:
-        return f'<div class="bc-card">{title}{_note("bad", html.escape(opinion.error))}</div>'
-    name, probability = next(iter(opinion.probability.items()))
-    bars = "".join(_bar(*one) for one in opinion.probability.items())
-    warm = _warm(opinion.seen, opinion.heat)
-    pictures = _figure(opinion.picture or opinion.seen, "the image")
-    pictures += _figure(warm, "in colour: the evidence for the class")
-    return (
-        f'<div class="bc-card">{title}<div class="bc-row">{pictures}<div class="bc-bars">'
-        f"<strong>{html.escape(name)}, {probability:.1%}</strong>{bars}</div></div>"
-        f"{_note('odd', html.escape(opinion.note)) if opinion.note else ''}"
-        f"{_likeness(opinion, photographs)}</div>"
-    )
+        return [gradio.Column(visible=False), None, None, None, "", None, None]
+    of, note = opinion.likeness, f"{opinion.note}\n\n" if opinion.note else ""
+    nearest = of.nearest if of else []
+    names = [[Path(one.file).name, f"{one.distance:.3f}"] for one in nearest]
+    found = [(photographs(one.file), f"{one.distance:.3f}") for one in nearest]
+    pictures = [(picture, caption) for picture, caption in found if picture]
+    return [
+        gradio.Column(visible=True),
+        opinion.picture,
+        _warm(opinion.seen, opinion.heat),
+        opinion.probability,
+        note + (_likeness(of, bool(pictures)) if of else ""),
+        gradio.Dataframe(names, visible=bool(names)),
+        gradio.Gallery(pictures, visible=bool(pictures)),
+    ]
 
 
-def _likeness(opinion: Opinion, photographs: Photographs) -> str:
-    of = opinion.likeness
-    if of is None:
-        return ""
-    warning = ""
-    if of.unfamiliar:
-        warning = _note(
-            "odd",
-            "<strong>Unlike anything seen in training.</strong> The class means little. "
-            f"({of.false_alarms:.1%} of the test images are called unlike, too.)",
-        )
-    pictures = [photographs(one.file) for one in of.nearest]
-    near = "".join(map(_neighbour, of.nearest, pictures))
-    hint = "" if any(pictures) else " Start with --data and the training data to see them."
-    title = (
-        f"Nearest training photograph of any class: distance {of.distance:.3f} (unlike over "
-        f"{of.threshold:.3f}). Nearest of this class:{hint}"
-    )
-    return f'{warning}<div>{title}</div><div class="bc-near">{near}</div>'
-
-
-def _neighbour(one: Neighbour, picture: Image.Image | None) -> str:
-    label = f"distance {one.distance:.3f}<br>{html.escape(Path(one.file).name)}"
-    return f"<figure>{label}</figure>" if picture is None else _figure(picture, label)
+def _likeness(of: Likeness, pictures: bool) -> str:
+    warning = _UNLIKE.format(of.false_alarms) if of.unfamiliar else ""
+    hint = "" if pictures else " Start with --data and the training data to see them."
+    return warning + _DISTANCE.format(of.distance, of.threshold) + hint
 
 
 def _warm(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """Returns the image with colour only in hot areas and a contour at half of the heat."""
+    """Returns the image with colour only in hot areas."""
     spread = np.asarray(Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR))
-    pixels = overlay(np.asarray(image), spread)
-    hot = spread >= 0.5
-    up_down = np.diff(hot, axis=0, prepend=hot[:1])
-    pixels[up_down | np.diff(hot, axis=1, prepend=hot[:, :1])] = 0
-    return Image.fromarray(pixels)
-
-
-def _figure(small: Image.Image, caption: str) -> str:
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=88)
-    data = base64.b64encode(file.getvalue()).decode()
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" width="{small.width}" '
-        f'height="{small.height}" alt=""><figcaption>{caption}</figcaption></figure>'
-    )
-
-
-def _bar(name: str, probability: float) -> str:
-    return (
-        f'<div class="bc-bar"><span>{html.escape(name)}</span><div>'
-        f'<div style="width:{probability:.1%}"></div></div><span>{probability:.1%}</span></div>'
-    )
-
-
-def _note(kind: str, text: str) -> str:
-    return f'<div class="bc-{kind}">{text}</div>'
+    return Image.fromarray(overlay(np.asarray(image), spread))

@@ -15,8 +15,8 @@ from PIL import Image
 from bloodcell.data.source import Source, open_source
 from bloodcell.datasets.drawn import CLASS_NAMES
 from bloodcell.datasets.drawn.smears import draw_photograph
-from bloodcell.errors import TERMINATED, InputError, require
-from bloodcell.infer.open import find_model
+from bloodcell.errors import TERMINATED, InputError, require_number
+from bloodcell.infer.open import find_trained
 from bloodcell.serve.photographs import find_source, open_photographs
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ HOST = "127.0.0.1"
 PORT = 7860
 _MOST_BYTES = 50_000_000  # limit per request
 _MOST_PIXELS = 40_000_000  # limit per image: 120 MB decoded
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 def serve(
@@ -51,10 +51,9 @@ def serve(
     Raises:
         InputError: if an argument is invalid, the port is in use, or packages are missing.
     """
-    require(0 <= port <= 65535, "--port", port, "0 to 65535")
-    path = find_model(model)
-    if path.suffix == ".onnx":
-        raise InputError(f"--model {model}: an exported model keeps no maps. Give the run folder.")
+    rule = "a whole number from 0 to 65535; 0 selects a free port"
+    require_number("--port", port, rule, 0, 65535, whole=True)
+    path = find_trained(model)
     source = open_source(data, "--data") if data else find_source(path)
     with (
         _listen(host, port) as listener,
@@ -63,8 +62,9 @@ def serve(
     ):
         here, at = listener.getsockname()[:2]
         own = ipaddress.ip_address(here).is_loopback
-        # gradio reads these when imported: folder for uploads, telemetry off
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        # gradio reads these when imported: folder for uploads, no telemetry, no copies in browsers
+        quiet = dict.fromkeys(("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"), "False")
+        os.environ |= {"GRADIO_TEMP_DIR": folder} | quiet
         app, name = _make_app(path, source, bool(data), own, Path(folder), opened)
         shown = f"[{here}]" if ":" in here else here
         print(f"{name}: http://{shown}:{at} (Ctrl-C ends it)", flush=True)
@@ -103,14 +103,14 @@ def _make_app(
     from bloodcell.infer.saved import load_saved
     from bloodcell.serve.api import make_api
     from bloodcell.serve.opinion import Adviser
-    from bloodcell.serve.page import CSS, make_page, theme
+    from bloodcell.serve.page import make_page, theme
 
     adviser = Adviser(load_saved(path), _MOST_PIXELS)
     app = make_api(adviser, _LOOPBACK if own else None, _MOST_BYTES)
     photographs = open_photographs(source, adviser.saved.gallery, wanted, opened)
     page = make_page(adviser, _draw_examples(folder), photographs)
     app = gradio.mount_gradio_app(
-        *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), css=CSS
+        *(app, page, "/"), footer_links=[], ssr_mode=False, theme=theme(), max_file_size=_MOST_BYTES
     )
     return app, adviser.saved.description.name
 
@@ -119,8 +119,12 @@ def _run(app: "FastAPI", listener: socket.socket) -> None:
     """Serves until Ctrl-C or SIGTERM."""
     import uvicorn
 
+    from bloodcell.serve.guard import TimelyProtocol
+
     # without a limit, an open page would keep the server alive
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, http=TimelyProtocol, log_level="warning", timeout_graceful_shutdown=1
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # uploads are deleted
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
         uvicorn.Server(config).run([listener])

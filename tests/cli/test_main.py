@@ -164,7 +164,7 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("predict a.png --field wide", "--field=wide cannot be used: it must be a number."),
         ("predict a.png --field 99 --cells", "--field=99 cannot be used: it must be a number fr"),
         ("predict a.png --out", "--out stands without a value"),
-        ("reproduce --seeds 0", "--seeds=0 cannot be used: it must be a whole number over 0"),
+        ("reproduce --seeds 0", "--seeds=0 cannot be used: it must be a whole number, 1 or more"),
     ],
 )
 def test_refusals_before_torch_is_imported(words: str, message: str) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def test_a_row_a_cell_and_the_differential_count(
 ) -> None:
     main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.csv"])
     rows = rows_of("cells.csv")
+    hint = "no white cell found; is the field of view wider than 1? Then set field"
     assert [(Path(row["file"]).name, row["error"]) for row in rows] == [
-        ("a.png", ""), ("b.png", ""), ("c.png", "no white cell found"), ("a.png", ""),
+        ("a.png", ""), ("b.png", ""), ("c.png", hint), ("a.png", ""),
     ]  # fmt: skip
     named = [row for row in rows if row["class"]]
     for row in named:
@@ -86,7 +88,8 @@ def test_a_row_a_cell_and_the_differential_count(
         assert sum(float(row[f"p_{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-4)
     said = capsys.readouterr().err
     assert "3 white cells" in said
-    assert "images without a white cell: 1" in said
+    assert "images without a white cell: 1. If their field of view is wider" in said
+    assert "give --field" in said
     for name in NAMES:
         count = sum(row["class"] == name for row in named)
         line = next(line for line in said.splitlines() if line.strip().startswith(name))
@@ -133,7 +136,7 @@ def test_the_cells_from_python(model: str, slide: Path, run: Path) -> None:
     assert files[:4] == ["0", "0", "0", "1"]
     assert wide[:2].of_cells
     assert "too few to show cells" in loaded.predict(a, cells=True, field=50)[0].error
-    with pytest.raises(InputError, match="was trained on whole images"):
+    with pytest.raises(InputError, match=r"^cells needs a model .* Give model one"):
         bloodcell.load(run).predict(a, cells=True)
     with pytest.raises(InputError, match="field=0 cannot be used"):
         loaded.predict(a, cells=True, field=0)
@@ -196,8 +199,22 @@ def test_the_exported_file_cuts_the_cell_by_itself_also_in_8_bits(
     for one, other in zip(rows_of("torch.csv"), rows_of("onnx.csv"), strict=True):
         for name in NAMES:
             assert float(one[f"p_{name}"]) == pytest.approx(float(other[f"p_{name}"]), abs=3e-3)
+    words = ["predict", folder, "--cells", "--tta", "--model"]
+    main([*words, model, "--out", "torch.csv"])
+    main([*words, "cells.onnx", "--out", "onnx.csv"])
+    columns = [*(f"p_{name}" for name in NAMES), "x", "y", "side"]
+    for one, other in zip(rows_of("torch.csv"), rows_of("onnx.csv"), strict=True):
+        assert one["file"] == other["file"]
+        for name in columns:
+            assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-5)
+    said = bloodcell.load("cells.int8.onnx").predict(folder, cells=True)
+    assert len(said) == len(rows_of("torch.csv"))
+    assert said.probability == pytest.approx(
+        bloodcell.load(model).predict(folder, cells=True).probability, abs=0.3
+    )
+    monkeypatch.setitem(sys.modules, "onnx", None)
     said = refused("predict", folder, "--model", "cells.onnx", "--cells")
-    assert "cuts one cell of an image by itself" in said
+    assert "--cells with --model cells.onnx needs onnx: pip install 'bloodcell[export]'" in said
 
 
 def test_words_that_cannot_be_used(run: Path, model: str, slide: Path, refused: Refused) -> None:

@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from PIL import Image
 
 import bloodcell
 from bloodcell.errors import InputError
+from bloodcell.infer.predict import predict
+from bloodcell.published.reproduce import reproduce
+from bloodcell.serve.serve import serve
 
 Folders = Callable[..., Path]
 
@@ -88,3 +92,44 @@ def test_the_lines_of_the_readme(smears: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("builtins.print", lambda *words: said.append(" ".join(map(str, words))))
     exec(compile(code, "README.md", "exec"), {})
     assert len(said) >= 10
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "rule"),
+    [
+        ("abstain", "'.5'", "a number from 0 to 1"),
+        ("abstain", "nan", "a number from 0 to 1"),
+        ("batch_size", "'8'", "a whole number, 1 or more, e.g. 32"),
+        ("batch_size", "8.0", "a whole number"),
+        ("batch_size", "True", "a whole number"),
+        ("field", "'2'", "a number from 0.1 to 50, e.g. 3"),
+    ],
+)
+def test_a_number_given_as_text(argument: str, value: str, rule: str, run: Path) -> None:
+    given = {argument: float(value) if value == "nan" else ast.literal_eval(value)}
+    said = f"{argument}={value} cannot be used: it must be {rule}"
+    with pytest.raises(InputError, match=f"^{said}"):
+        bloodcell.load(run).predict("a.png", cells=True, **given)
+    with pytest.raises(InputError, match=f"^--{said}"):
+        predict(["a.png"], str(run), cells=True, **given)
+
+
+def test_numbers_of_other_functions() -> None:
+    with pytest.raises(
+        InputError, match=r"^--port='7860' cannot be used: it must be a whole number"
+    ):
+        serve(port="7860")  # type: ignore[arg-type]
+    for name in ("seeds", "jobs"):
+        given: dict[str, Any] = {name: "2"}
+        with pytest.raises(
+            InputError, match=rf"^--{name}='2' cannot be used: .* 1 or more, e.g. 3"
+        ):
+            reproduce([], fast=True, **given)
+    assert not list(Path().iterdir())
+
+
+def test_messages_name_arguments() -> None:
+    with pytest.raises(InputError, match=r"^model m\.onnx: no such file"):
+        bloodcell.load("m.onnx")
+    with pytest.raises(InputError, match=r"^devices quantum: PyTorch has no such device"):
+        bloodcell.load(devices="quantum")

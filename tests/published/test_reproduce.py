@@ -250,7 +250,7 @@ def test_a_folder_holds_runs_of_one_kind(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seeds", "0"], "--seeds=0 cannot be used: it must be a whole number over 0"),
+        (["--seeds", "0"], "--seeds=0 cannot be used: it must be a whole number, 1 or more"),
         (["--jobs", "two"], "--jobs=two cannot be used"),
         (["--splits", "folds"], "--splits=folds cannot be used: it must be one of seed and photo"),
         (["--config", "d8.yaml"], "reproduce decides --config itself"),

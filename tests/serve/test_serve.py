@@ -1,4 +1,3 @@
-import asyncio
 import contextlib
 import io
 import json
@@ -9,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import Response
 from PIL import Image
 
 from bloodcell import load
 from bloodcell.data.source import open_source
 from bloodcell.errors import InputError
 from bloodcell.infer.saved import load_saved
-from bloodcell.serve.api import Gate
+from bloodcell.serve.guard import TimelyProtocol
 from bloodcell.serve.photographs import find_source, open_photographs
 
 Refused = Callable[..., str]
@@ -177,23 +180,41 @@ def test_requests_that_are_none(request_line: bytes, served: tuple[str, int]) ->
         assert b"<!doctype html>" in answer.lower()
 
 
-def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bloodcell.serve.api.SLOWEST", 0.05)
-    seen: list[str] = []
+@pytest.mark.parametrize(
+    "start", [b"", b"GET / HTTP/1.1\r\nX: ", b"POST / HTTP/1.1\r\nContent-Length: 999999\r\n\r\n"]
+)
+def test_a_request_that_never_ends_is_given_up(
+    start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers or a body that come byte by byte; also after a request that was whole."""
+    monkeypatch.setattr("bloodcell.serve.guard.SLOWEST", 0.3)
 
-    async def app(_: Any, receive: Any, __: Any) -> None:
-        while not seen or seen[-1] == "http.request":
-            seen.append((await receive())["type"])
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.request":
+            await Response("whole")(scope, receive, send)
 
-    async def trickle() -> dict[str, object]:
-        await asyncio.sleep(0.02)
-        return {"type": "http.request", "body": b"-", "more_body": True}
-
-    scope = {"type": "http", "headers": [(b"host", b"localhost")]}
-    gate = Gate(app, frozenset(["localhost"]), 1000)
-    asyncio.run(gate(scope, trickle, None))  # type: ignore[arg-type]
-    assert seen[-1] == "http.disconnect"
-    assert 2 <= len(seen) <= 4
+    config = uvicorn.Config(app, http=TimelyProtocol, lifespan="off", log_level="warning")
+    server = uvicorn.Server(config)
+    whole = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        for before in (b"", whole):
+            with socket.create_connection(listener.getsockname(), timeout=30) as line:
+                line.sendall(before)
+                answer = b""
+                while before and not answer.endswith(b"whole"):
+                    answer += line.recv(1000)
+                with pytest.raises(ConnectionError):  # noqa: PT012  it takes some bytes
+                    line.sendall(start)
+                    for _ in range(1000):
+                        time.sleep(0.02)
+                        line.sendall(b"x")
+        server.should_exit = True
+        thread.join()
 
 
 def test_nothing_else_is_handed_out(served: tuple[str, int]) -> None:
@@ -270,6 +291,59 @@ def test_others_are_let_in_only_with_a_warning_and_term_cleans_up(
     assert not list((tmp_path / "tmp").glob("*/drawn *.jpeg"))
 
 
+def ask_page(address: str, function: int, *data: Any) -> list[Any]:
+    """What the page gets when it calls a function of its components."""
+    place, session = f"{address}/gradio_api/queue", {"session_hash": "a"}
+    asked = {"data": data, "fn_index": function, **session}
+    httpx.post(f"{place}/join", json=asked).raise_for_status()
+    with httpx.stream("GET", f"{place}/data", params=session, timeout=60) as lines:
+        for line in lines.iter_lines():
+            if "process_completed" in line:
+                said = json.loads(line.removeprefix("data: "))
+                assert said["success"], said
+                return list(said["output"]["data"])
+    raise AssertionError("no answer")
+
+
+def test_what_the_page_shows(served: tuple[str, int], images: list[Path], run: Path) -> None:
+    address = served[0]
+    given = [(path.name, path.read_bytes()) for path in images[:1]] + [("bad.png", b"no image")]
+    uploaded = httpx.post(f"{address}/gradio_api/upload", files=[("files", one) for one in given])
+    files = [
+        {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+        for path, (name, _) in zip(uploaded.json(), given, strict=True)
+    ]
+    events = httpx.get(f"{address}/config").json()["dependencies"]
+    classify, show = (
+        next(one["id"] for one in events if one["targets"] and one["targets"][0][1] == event)
+        for event in ("change", "input")
+    )
+    (answers,) = ask_page(address, classify, files)
+    (good, zero), (bad, one) = answers["choices"]
+    (expected,) = load(run).predict(images[:1])
+    assert expected.probability
+    best = max(expected.probability.values())
+    assert good.startswith(f"{images[0].name}: {expected.class_name}, {best:.1%}")
+    assert (bad, zero, one) == ("bad.png: no image of a known format", 0, 1)
+    details, image, evidence, label, likeness, names, pictures = ask_page(address, show, files, 0)
+    assert details["visible"]
+    assert label["label"] == expected.class_name
+    confidence = {each["label"]: each["confidence"] for each in label["confidences"]}
+    assert confidence == pytest.approx(expected.probability, abs=1e-4)
+    assert "nearest training photograph" in likeness
+    rows = names["value"]["data"]
+    assert [row[1] for row in rows] == [each["caption"] for each in pictures["value"]]
+    assert len(rows) == 3
+    for shown in (image, evidence, *(each["image"] for each in pictures["value"])):
+        with Image.open(io.BytesIO(httpx.get(shown["url"]).content)) as picture:
+            assert max(picture.size) > 30
+    assert not ask_page(address, show, files, 1)[0]["visible"]
+    assert not ask_page(address, classify, None)[0]["visible"]
+    (answers,) = ask_page(address, classify, files[:1] * 22)
+    assert answers["info"] == "2 more images were left out: at most 20 at a time."
+    assert len(answers["choices"]) == 20
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:playwright")
 def test_in_a_browser(served: tuple[str, int], images: list[Path], tmp_path: Path) -> None:
@@ -290,14 +364,13 @@ def test_in_a_browser(served: tuple[str, int], images: list[Path], tmp_path: Pat
         for page, files in zip(pages, chosen, strict=True):
             page.set_input_files("#images input[type=file]", [str(file) for file in files])
         for page, files in zip(pages, chosen, strict=True):
-            page.wait_for_selector(".bc-card >> nth=1", timeout=30_000)
-            assert page.locator(".bc-card h3").all_inner_texts() == [f.name for f in files]
-        assert pages[0].locator(".bc-card").first.locator(".bc-bar").count() == 4
-        shown = pages[0].locator(".bc-card").first.locator("img")
-        assert shown.count() == 2 + 3  # the image, its heat, its nearest training photographs
-        assert "no image of a known format" in pages[1].inner_text(".bc-bad >> nth=-1")
+            page.wait_for_selector("#details img >> nth=4", timeout=30_000)  # 3 are of training
+            lines = page.locator("#answers label").all_inner_texts()
+            assert [line.split(": ")[0] for line in lines] == [file.name for file in files]
+        pages[1].get_by_text("bad.png: no image of a known format").click()
+        pages[1].wait_for_selector("#details", state="hidden")
         pages[0].get_by_text("drawn monocyte").click()
-        pages[0].get_by_role("heading", name="drawn monocyte.jpeg").wait_for(timeout=30_000)
+        pages[0].get_by_text("drawn monocyte.jpeg: ").wait_for(timeout=30_000)
         browser.close()
     assert {host for host in hosts if host} == {served[0].split("/")[2]}
 

@@ -1,0 +1,84 @@
+"""Limits what clients of `serve` may send, from where, and how slowly."""
+
+import asyncio
+import re
+
+import h11
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+SLOWEST = 120.0  # seconds; longest time to receive a request, headers and body
+
+
+class Gate:
+    """Refuses requests that are too large or that come from pages of other sites.
+
+    The Origin header reveals requests from other pages; the Host header reveals DNS rebinding.
+    Starlette's TrustedHostMiddleware only checks Host, and does not name it.
+
+    Args:
+        app: handles the accepted requests.
+        hosts: allowed host names; None allows any.
+        most_bytes: size limit of a request's body.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, most_bytes: int) -> None:
+        self._app, self._hosts, self._most = app, hosts, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers with status 403, 411 or 413."""
+        app = self._app
+        if scope["type"] == "http" and (refusal := self._refuse(Headers(scope=scope))):
+            status, why = refusal
+            app = JSONResponse({"error": why}, status)
+        await app(scope, receive, send)
+
+    def _refuse(self, headers: Headers) -> tuple[int, str] | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        length = headers.get("content-length", "0")
+        if self._hosts and re.sub(r":\d*$", "", host) not in self._hosts:
+            return 403, f"not reached as {host}"
+        if origin and origin.partition("://")[2] != host:
+            return 403, f"not for pages of {origin}"
+        if "transfer-encoding" in headers or not length.isdigit():
+            return 411, "the length of the body must be said"
+        if int(length) > self._most:
+            return 413, f"more than {self._most / 1e6:g} MB in one request"
+        return None
+
+
+class TimelyProtocol(H11Protocol):
+    """uvicorn's protocol, but a request that does not arrive whole in time ends the connection.
+
+    uvicorn limits only the pause between two requests.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the time of the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Starts the time of the next request, or ends that of a whole one."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the time."""
+        super().connection_lost(exc)
+        self._stop()
+
+    def _watch(self) -> None:
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(SLOWEST, self.transport.abort)
+
+    def _stop(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
