@@ -78,6 +78,7 @@ def test_no_operation_of_a_step_waits_for_the_gpu(
 ) -> None:
     monkeypatch.setattr(Classifier, "log", lambda *_, **__: None)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (2**30, 2**30))
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     model = Classifier(list("abcd"), 32, "test_efficientnet", "none", compile=False)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     finite, on_gpu, mode = Finite(), SimpleNamespace(device=GPU), FakeTensorMode()
@@ -104,7 +105,7 @@ def test_no_operation_of_a_step_waits_for_the_gpu(
 
 def train(model: Classifier, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
     optimizer.zero_grad()
-    with torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=False):
+    with torch.autocast("cuda", dtype=torch.float16, cache_enabled=False):
         loss = model.training_step(batch, 0)
     assert loss.dtype == torch.float32
     torch.autograd.backward(loss)
