@@ -1,10 +1,21 @@
-"""Settings of the memory allocator."""
+"""Settings of the memory allocator, and the errors of memory that runs out."""
 
 import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's <malloc.h>
 _NEVER, _BYTES_AT_ONCE = -1, 64 * 2**20
+# parts of messages, as PyTorch has an exception class for one of its allocators only
+_FULL = (
+    *("out of memory", "can't allocate memory", "not enough memory"),
+    *("ALLOC_FAILED", "ALLOCATION_FAILED"),  # of cuBLAS and cuDNN, for their own buffers
+    *("unable to find an engine", "Unable to find a valid cuDNN algorithm"),
+)
+
+
+def is_full(error: BaseException) -> bool:
+    """Returns whether an error says that the memory of the machine or of a device ran out."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _FULL)
 
 
 def keep_memory() -> bool:

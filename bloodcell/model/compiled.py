@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bloodcell.errors import InputError, reason, require
+from bloodcell.memory import is_full
 
 Compile = Literal["auto", False, "default", "reduce-overhead", "max-autotune"]
 _GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
@@ -53,8 +54,10 @@ class CompiledPass:
         rule = "default, with trainer.accumulate_grad_batches: CUDA graphs reuse the gradients"
         require(not (cuda and accumulates and how in _GRAPHS), "model.compile", how, rule)
         self._network, self._how = network, how
-        mode = how if how != "auto" else _best_mode(device, n_pixels, accumulates)
+        mode: Compile = how if how != "auto" else _best_mode(device, n_pixels, accumulates)
         self.mode = mode
+        # CUDA graphs are recorded in the second pass, and memory may run out there
+        self._passes = 2 if cuda and mode in _GRAPHS else 1
         self._compiled = torch.compile(network.forward, mode=mode, dynamic=False) if mode else None
         self._batch_size = batch_size
         self._shape: torch.Size | None = None
@@ -79,11 +82,12 @@ class CompiledPass:
         buffers = [buffer.clone() for buffer in self._network.buffers()]
         trained = [p for p in self._network.parameters() if p.requires_grad]
         try:
-            with torch.random.fork_rng():  # dropout must not affect the next step
-                torch.autograd.grad(self._compiled(images).float().sum(), trained)
+            # dropout must not affect the next step
+            with torch.random.fork_rng([images.device] if images.is_cuda else []):
+                for _ in range(self._passes):
+                    torch.autograd.grad(self._compiled(images).float().sum(), trained)
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-            cause = getattr(error, "inner_exception", error)  # the compiler wraps exceptions
-            if isinstance(cause, torch.OutOfMemoryError):
+            if is_full(error):
                 raise
             if self._how != "auto":
                 raise InputError(
@@ -91,10 +95,15 @@ class CompiledPass:
                     f"({reason(error)}). Use --model.compile auto or false."
                 ) from error
             warnings.warn(f"not compiled ({reason(error)}): training is slower.", stacklevel=2)
-            self._compiled = None
+            self._compiled, self.mode = None, False
         with torch.no_grad():  # BatchNorm updated its running statistics
             for buffer, before in zip(self._network.buffers(), buffers, strict=True):
                 buffer.copy_(before)
+
+
+def may_record_graphs(how: Compile, device: torch.device) -> bool:
+    """Returns whether `how` may record CUDA graphs, which keep the memory of a step for good."""
+    return device.type == "cuda" and how in ("auto", *_GRAPHS)
 
 
 def _best_mode(

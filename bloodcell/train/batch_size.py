@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.describe import AUTO
 from bloodcell.errors import InputError, require
+from bloodcell.memory import is_full
+from bloodcell.model.compiled import may_record_graphs
 from bloodcell.train.task import Classifier
 
 ON_CPU = 32  # the published size; larger batches are not faster on a CPU
@@ -39,13 +41,15 @@ def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) ->
     Raises:
         InputError: if not even one image fits.
     """
-    size = 1 << (most.bit_length() - 1)
-    while size and not _fits(trainer, model, data.image_size, size):
+    size, device = 1 << (most.bit_length() - 1), trainer.strategy.root_device
+    # CUDA graphs keep a step's memory while the last, uncompiled batch of an epoch needs its own
+    steps = 2 if may_record_graphs(model.compile_how, device) else 1
+    while size and not _fits(trainer, model, data.image_size, steps * size):
         size //= 2
     if not size:
         raise InputError(
             f"data.image_size={data.image_size}: not even a batch of one image fits into "
-            f"{trainer.strategy.root_device}. Use a smaller one, or free the device's memory."
+            f"{device}. Use a smaller one, or free the device's memory."
         )
     return size
 
@@ -64,13 +68,15 @@ def _fits(trainer: Trainer, model: Classifier, image_size: int, size: int) -> bo
         target = torch.zeros(size, dtype=torch.int64, device=device)
         F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
         return False
     finally:
         network = optimizer = images = logits = target = None  # type: ignore[assignment]
         gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        if device.type != "cpu":
+            getattr(torch, device.type).empty_cache()
     return True
 
 

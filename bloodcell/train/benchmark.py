@@ -26,6 +26,7 @@ from bloodcell.data.splits import spread
 from bloodcell.errors import InputError, require
 from bloodcell.evaluate.speeds import Speeds, print_speeds, write_speeds
 from bloodcell.files import cache_folder
+from bloodcell.memory import is_full
 from bloodcell.model.compiled import CompiledPass
 from bloodcell.train.runs import data_of
 from bloodcell.train.task import Classifier
@@ -107,7 +108,9 @@ class BenchmarkTrainer(Trainer):
         for size in batch_sizes:
             try:
                 found.append(self._measure(model, datamodule, size, seconds))
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_full(error):
+                    raise
                 said = f"--batch_sizes: {size} images do not fit into the device's memory"
                 if not found:
                     raise InputError(f"{said}. Use smaller ones.") from error

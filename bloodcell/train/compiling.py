@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
 from bloodcell.model.compiled import Compile, CompiledPass
+from bloodcell.train.sync_norm import is_synchronised
 
 
 def compile_for(
@@ -28,6 +29,8 @@ def compile_for(
     )
     n_pixels = (batch_size or 1) * image_size**2 * trainer.estimated_stepping_batches
     device = trainer.strategy.root_device
+    if how == "auto" and is_synchronised(network):
+        how = False  # each of those layers would end a graph, and start another
     compiled = CompiledPass(network, how, device, n_pixels, accumulates, batch_size)
     if compiled.mode:
         trainer.print(f"compiling the network ({compiled.mode}): some time before the first step")

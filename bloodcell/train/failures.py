@@ -5,17 +5,19 @@ from lightning.pytorch import Trainer
 
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import reason
+from bloodcell.memory import is_full
 from bloodcell.train.batch_size import is_gpu, largest
 from bloodcell.train.task import Classifier
 
 # parts of messages for which PyTorch has no exception classes
-_CPU_IS_FULL = ("can't allocate memory", "not enough memory")
 _NO_ANSWER = ("by peer", "Broken pipe", "Timed out", "timed out", "TCPStore", "heartbeat")
 _KNOWN = {
     "val_check_interval": "Give a share of the epoch, such as 0.5, or fewer batches.",
     "more than 1 value per channel": "The epoch's last batch has one image only, which BatchNorm "
     "cannot train on where the map is 1x1: use another data.batch_size, or a larger "
     "data.image_size.",
+    "does not have a deterministic implementation": "Use --trainer.deterministic warn, which only "
+    "warns of it, or another backbone.",
 }
 
 
@@ -24,8 +26,8 @@ def explain(
 ) -> str | None:
     """Returns advice about a known error of PyTorch or Lightning; None for any other error."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _has(text, _CPU_IS_FULL):
-        error.__traceback__ = None  # its frames keep the tensors of the step in memory
+    if is_full(error):
+        _free_step(error, model)
         return _explain_full(trainer, model, data)
     for words, advice in _KNOWN.items():
         if words in text:
@@ -37,6 +39,16 @@ def explain(
             "ran out says nothing. A run that has a checkpoint goes on with --ckpt_path last."
         )
     return None
+
+
+def _free_step(error: BaseException, model: Classifier) -> None:
+    """Frees the memory of the step that failed."""
+    model.training_pass = model.forward
+    torch.compiler.reset()  # frees the memory of CUDA graphs
+    raised: BaseException | None = error
+    while raised:  # the frames of an exception keep the tensors of the step
+        raised.__traceback__ = None
+        raised = raised.__cause__ or raised.__context__
 
 
 def _explain_full(trainer: Trainer, model: Classifier, data: BloodCells) -> str:

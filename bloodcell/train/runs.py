@@ -56,6 +56,10 @@ class RunLogger(TensorBoardLogger):
             self._claimed = _claim_version(Path(self.root_dir))
         return self._claimed
 
+    def agree(self, trainer: Trainer) -> None:
+        """Gives all processes the run folder that the first one has created."""
+        self._claimed = trainer.strategy.broadcast(self.version)
+
     @rank_zero_only
     def save(self) -> None:
         """Flushes the logs without writing `hparams.yaml`, which would repeat `config.yaml`."""
@@ -94,7 +98,9 @@ class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml` atomically, because a resumed run replaces it and may be killed."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes `config.yaml` before training."""
+        """Writes `config.yaml` before training, in a run folder that all processes know."""
+        if isinstance(trainer.logger, RunLogger):
+            trainer.logger.agree(trainer)
         folder = run_folder_of(trainer)
         if folder is not None and trainer.is_global_zero and stage == "fit":
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from bloodcell.data.batches import Batch
+from bloodcell.train.lightning_internals import skip_sigterm_broadcast
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGUSR1"):  # not on Windows
@@ -56,6 +57,7 @@ class StopGently(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Installs the handlers."""
+        skip_sigterm_broadcast(trainer)
         self._trains, self._leader = True, trainer.is_global_zero
         self._listen()
 

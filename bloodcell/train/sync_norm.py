@@ -32,6 +32,12 @@ class SyncNorm(LayerSync):
         return model
 
 
+def is_synchronised(network: nn.Module) -> bool:
+    """Returns whether `SyncNorm` has been applied to the network."""
+    norms = (one for one in network.modules() if isinstance(one, nn.BatchNorm2d))
+    return any("forward" in vars(one) for one in norms)
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # it calls all_reduce
 def _forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Applies BatchNorm to (B, C, H, W), then the activation of timm's layer."""

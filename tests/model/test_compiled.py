@@ -102,6 +102,41 @@ def test_a_short_first_batch_is_not_compiled(
     assert sizes == [8, 8, 8]  # the first to try it
 
 
+def test_cuda_graphs_are_recorded_in_the_trial(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pass of a graph only warms up; the second one records it."""
+    sizes: list[int] = []
+
+    def compile_(forward: Forward, **_: Any) -> Forward:
+        return lambda images: sizes.append(len(images)) or forward(images)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr("torch.compile", compile_)
+    CompiledPass(network, "reduce-overhead", torch.device("cuda"))(pixels(8))
+    assert sizes == [8, 8, 8]
+
+
+def test_trying_leaves_other_devices_alone(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their random states are read only by starting each of them."""
+    monkeypatch.setattr("torch.compile", lambda forward, **_: forward)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    CompiledPass(network, "default", CPU)(pixels(8))
+
+
+def test_memory_that_runs_out_is_no_failure_of_the_compiler(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Tensor) -> Tensor:
+        raise RuntimeError("backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory.")
+
+    monkeypatch.setattr("torch.compile", lambda *_, **__: full)
+    monkeypatch.setattr("bloodcell.model.compiled._best_mode", lambda *_: "default")
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        CompiledPass(network, "auto", CPU)(pixels(8))
+
+
 def test_gradients_of_several_batches_rule_out_cuda_graphs(network: nn.Module) -> None:
     with pytest.raises(
         InputError, match=r"model\.compile=reduce-overhead cannot be used: it must b"
@@ -139,6 +174,7 @@ def test_a_compiler_that_fails(
         said = by_itself(pixels(8))
     assert torch.equal(said, network(pixels(8)))
     assert torch.equal(by_itself(pixels(8)), said)  # without a second warning
+    assert by_itself.mode is False
     with pytest.raises(
         InputError, match=r"model\.compile=default, but PyTorch's compiler does not"
     ):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,10 @@ import yaml
 from torch import Tensor
 
 from bloodcell.cli.main import main
+from bloodcell.memory import is_full
+from bloodcell.model.compiled import Compile
 from bloodcell.model.network import Network
+from bloodcell.train.batch_size import largest
 
 Refused = Callable[..., str]
 
@@ -47,6 +52,50 @@ def test_a_batch_that_does_not_fit_says_which_would(words: list[str], refused: R
     said = refused("fit", *words, "--data.batch_size", "40")
     assert "cpu has too little memory for data.batch_size=40. --data.batch_size 8 fits" in said
     assert "and auto finds it." in said
+
+
+@pytest.mark.parametrize(
+    ("says", "full"),
+    [
+        ("MPS backend out of memory (MPS allocated: 17.2 GB, max allowed: 18.1 GB).", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_words_for_memory_that_runs_out(says: str, full: bool) -> None:
+    assert is_full(RuntimeError(says)) is full
+
+
+@pytest.mark.parametrize(
+    ("compile_how", "device", "size"),
+    [
+        ("auto", "cuda", 32),
+        ("max-autotune", "cuda", 32),
+        ("default", "cuda", 64),
+        ("auto", "mps", 64),
+    ],
+)
+def test_cuda_graphs_keep_the_memory_of_a_step(
+    compile_how: Compile, device: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch of an epoch runs beside them. A GPU is imitated: 100 images fit."""
+    monkeypatch.setattr("bloodcell.train.batch_size._fits", lambda *given: given[-1] <= 100)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    given: Any = SimpleNamespace(strategy=strategy, compile_how=compile_how, image_size=32)
+    assert largest(given, given, given, 512) == size
+
+
+def test_an_operation_without_a_deterministic_version(
+    words: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("x_backward_cuda does not have a deterministic implementation, but you")
+
+    monkeypatch.setattr(Network, "forward", fails)
+    said = refused("fit", *words)
+    assert "deterministic implementation, but you. Use --trainer.deterministic warn" in said
 
 
 def test_memory_of_a_cpu(

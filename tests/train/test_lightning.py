@@ -15,6 +15,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from torchvision.datasets import FakeData
 from torchvision.transforms import v2
@@ -299,6 +301,37 @@ def test_scores_equal_those_of_scikit_learn() -> None:
     area = roc_auc_score(target, exact / exact.sum(1, keepdim=True), multi_class="ovr")
     assert found["auroc"] == pytest.approx(area, abs=0.01)
     assert found["ece"] == pytest.approx(calibration_error(probability, target), abs=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor."""
+
+    n = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [one.numel() for one in tree_leaves(result) if isinstance(one, Tensor)]
+        self.n = max(self.n, *sizes, 0)
+        return result
+
+
+def test_scores_need_little_memory_where_training_is_deterministic() -> None:
+    """There torchmetrics compares each probability and threshold with each entry of a table."""
+    probability, target = (one[:20] for one in hand_made(4))
+    expected = Metrics(4)
+    expected.scores.update(probability, target)
+    torch.use_deterministic_algorithms(True)
+    try:
+        metrics = Metrics(4)
+        with Largest() as largest:
+            metrics.scores.update(probability, target)
+            found = metrics.scores.compute()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found == expected.scores.compute()
+    assert largest.n <= 4 * 4 * 200  # the table of 200 thresholds
 
 
 def test_a_class_without_images_is_left_out_without_a_warning() -> None:

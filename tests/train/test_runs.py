@@ -1,5 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,16 @@ def test_runs_started_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         loggers = list(pool.map(lambda _: RunLogger(tmp_path, "d8").version, range(32)))
     assert sorted(loggers, key=int) == list(range(32))
+
+
+def test_all_processes_know_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollback reads its checkpoint in each of them."""
+    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", 1)
+    other = RunLogger(tmp_path, "d8")
+    assert other.version == 0
+    first: Any = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda _: 5))
+    other.agree(first)
+    assert other.log_dir == str(tmp_path / "d8" / "version_5")
 
 
 def test_a_resumed_run_writes_where_it_was(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""The script for a new GPU, on a CPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "first_hour.py"
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+
+def first_hour(*words: str) -> tuple[int, list[str]]:
+    """Returns the exit status and the lines of the table."""
+    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--quick", "--out", "log", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_a_dry_run_is_right() -> None:
+    status, (_, *lines, end) = first_hour()
+    assert (status, end) == (0, "wrong: none; the log is log")
+    assert len(lines) == 11
+    for line in lines:
+        assert re.fullmatch(r"[\w, -]{23} right +[1-9][\d,]* +0\.00 +\d+", line), line
+    assert "stopping after this step" in Path("log").read_text()
+
+
+def test_the_error_of_a_row_is_told_in_its_line() -> None:
+    status, (_, *lines, end) = first_hour("--model.backbone", "nonsense")
+    assert status == 1
+    assert all(" WRONG " in line for line in lines)
+    assert "exit status 2: bloodcell: model.backbone='nonsense' is no timm model" in lines[0]
+    assert end.startswith("wrong: 32-true, 16-mixed")
