@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_the_lines_of_the_readme(smears: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_number_given_as_text(argument: str, value: str, rule: str, run: Path) -> None:
-    given = {argument: float(value) if value == "nan" else ast.literal_eval(value)}
+    given: dict[str, Any] = {argument: float(value) if value == "nan" else ast.literal_eval(value)}
     said = f"{argument}={value} cannot be used: it must be {rule}"
     with pytest.raises(InputError, match=f"^{said}"):
         bloodcell.load(run).predict("a.png", cells=True, **given)
@@ -115,15 +116,11 @@ def test_a_number_given_as_text(argument: str, value: str, rule: str, run: Path)
 
 
 def test_numbers_of_other_functions() -> None:
-    with pytest.raises(
-        InputError, match=r"^--port='7860' cannot be used: it must be a whole number"
-    ):
+    with pytest.raises(InputError, match=r"^--port='7860' cannot be used: it must be a whole"):
         serve(port="7860")  # type: ignore[arg-type]
     for name in ("seeds", "jobs"):
         given: dict[str, Any] = {name: "2"}
-        with pytest.raises(
-            InputError, match=rf"^--{name}='2' cannot be used: .* 1 or more, e.g. 3"
-        ):
+        with pytest.raises(InputError, match=rf"^--{name}='2' cannot be used: .* 1 or more"):
             reproduce([], fast=True, **given)
     assert not list(Path().iterdir())
 
