@@ -319,7 +319,7 @@ def test_a_full_disk(refused: Refused, words: list[str]) -> None:
         said = refused("fit", *words, "--trainer.max_epochs", "1")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert "no room to write" in said
+    assert "no space to write" in said
     assert "--trainer.default_root_dir" in said
     assert list(Path().rglob("*.ckpt")) == []
 

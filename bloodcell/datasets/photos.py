@@ -45,7 +45,9 @@ def read(path: Path) -> PhotoTable:
             f"{', '.join(COLUMNS)} and, if known, cell."
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{label} is no CSV file in UTF-8 ({error}). Save it as one.") from error
+        raise InputError(
+            f"{label} is not a CSV file in UTF-8 ({error}). Save it as one."
+        ) from error
 
 
 def find(table: PhotoTable, path: str) -> str | None:
@@ -91,12 +93,12 @@ def parse(lines: Iterable[str], label: str) -> PhotoTable:
         origin = Origin(photo, row.get("cell") or f"photo {photo}")
         if cell_of.setdefault(photo, origin.cell) != origin.cell:
             raise InputError(
-                f"{label}, line {rows.line_num}: photo {photo!r} was given another cell above. "
+                f"{label}, line {rows.line_num}: photo {photo!r} has another cell in a line above. "
                 "All copies of a photograph show the same cell: give them one name."
             )
         if table.setdefault(file.replace("\\", "/"), origin) != origin:
             raise InputError(
-                f"{label}, line {rows.line_num}: {file!r} was given another photograph above. "
+                f"{label}, line {rows.line_num}: {file!r} has another photograph in a line above. "
                 "A file comes from one photograph: delete one of the two lines."
             )
     return table
