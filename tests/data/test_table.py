@@ -112,7 +112,7 @@ def test_a_photo_table_that_is_missing_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.photos='.*no\.csv' cannot be read.*columns file"):
         photos.read(tmp_path / "no.csv")
     (tmp_path / "photos.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="no CSV file in UTF-8"):
+    with pytest.raises(InputError, match="is not a CSV file in UTF-8"):
         photos.read(tmp_path / "photos.csv")
 
 
