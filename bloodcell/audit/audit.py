@@ -51,7 +51,7 @@ def audit(
     """Finds copies, leaks, label conflicts and unreadable images in a folder.
 
     Copies of a photograph are found from pixels, also if rotated, sheared or mirrored.
-    The exit status is 1 if images of one photograph or scene lie in two parts.
+    The exit status is 1 if images of one photograph or scene are in two parts.
 
     Args:
         folder: a folder of class folders, or a .zip of one.

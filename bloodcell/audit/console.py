@@ -57,7 +57,7 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         way_out = "to separate the parts, give fit the table that --write_photos writes"
         return [*notes, *leaks, ("", way_out)]
     divided = len(set(found["parts"]) & {*PARTS}) > 1
-    text = "no photograph lies in two parts" if divided else "the images are not divided"
+    text = "no photograph is in two parts" if divided else "the images are not divided"
     return [*notes, ("leak", f"none: {text}")]
 
 

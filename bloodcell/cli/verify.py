@@ -34,10 +34,10 @@ def verify(folder: Path, request: Request) -> bool:
     with lightning_errors("verify"):
         cli = Verification(request._replace(words=words, ckpt_path=str(folder)), claims)
         cli.execute()
-    good = all(check.holds is not False for check in cli.checks)
+    good = all(check.passed is not False for check in cli.checks)
     console = Console()
     for check in cli.checks:
-        line = f"  {check.what:<12} {_VERDICT[check.holds]:<8} {check.detail}"
+        line = f"  {check.what:<12} {_VERDICT[check.passed]:<8} {check.detail}"
         console.print(Text(line), soft_wrap=True)
     verdict = "matches its checkpoint" if good else "does NOT match its checkpoint"
     if good:

@@ -23,12 +23,12 @@ class Check(NamedTuple):
 
     Attributes:
         what: its name.
-        holds: whether it passed; None if a difference is allowed.
+        passed: whether it passed; None if a difference is allowed.
         detail: an explanation.
     """
 
     what: str
-    holds: bool | None
+    passed: bool | None
     detail: str
 
 
@@ -91,8 +91,8 @@ def compare(
     if alike:
         checks.append(_compare_predictions(then, now))
         claimed = claims["test"].get("loss")
-        holds = isinstance(claimed, float) and abs(claimed - loss) <= _FURTHEST
-        checks.append(Check("test loss", holds, f"{loss:.4f}, {SCORES}: {claimed!s:.6}"))
+        close = isinstance(claimed, float) and abs(claimed - loss) <= _FURTHEST
+        checks.append(Check("test loss", close, f"{loss:.4f}, {SCORES}: {claimed!s:.6}"))
     return checks
 
 
@@ -166,8 +166,8 @@ def _compare_predictions(then: Predictions, now: Predictions) -> Check:
     detail += f"probabilities differ by at most {furthest:.1g}"
     if furthest <= _SAME:
         detail = "the same"
-    holds = changed <= _CHANGED * len(order) and furthest <= _FURTHEST
-    return Check("predictions", holds, detail)
+    close = changed <= _CHANGED * len(order) and furthest <= _FURTHEST
+    return Check("predictions", close, detail)
 
 
 def _both(then: Any, now: Any) -> str:

@@ -59,7 +59,7 @@ def test_clean_smears(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["leaks"] == found["scene_leaks"] == found["label_conflicts"] == []
     assert [len(group) for group in found["copies"]] == [3] * 16 + [2] * 32
     said = capsys.readouterr().out
-    assert "leak         none: no photograph lies in two parts" in said
+    assert "leak         none: no photograph is in two parts" in said
     # what was written is a photo table
     written = build_table(open_source(str(clean / "images")), Path("photos.csv"))
     drawn = build_table(open_source(str(clean / "images")), clean / "photos.csv")
