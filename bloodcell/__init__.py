@@ -1,7 +1,7 @@
 """Fine-tunes a MobileNet on photographs of blood cells, and scores it by photograph.
 
 model = bloodcell.load()                # the bundled model; or a run folder
-said = model.predict("my_images")       # paths or arrays; a row an image
+answers = model.predict("my_images")    # paths or arrays; one row per image
 """
 
 import os

@@ -14,7 +14,7 @@ _NO_PLACE = (
 
 
 class InputError(ValueError):
-    """The input of the user cannot be used.
+    """The user's input cannot be used.
 
     The message names the setting, its value, the rule and the way out; the command line prints it
     without a traceback and exits with status 2.
@@ -35,7 +35,7 @@ def listed(names: list[str], most: int = 8) -> str:
 
 
 def reason(error: object) -> str:
-    """Cuts another library's message down to its first sentence, for the brackets of ours."""
+    """Returns the first sentence of another library's error message, to quote it."""
     text = str(error).strip() or type(error).__name__
     first = text.splitlines()[0].split(". ")[0].rstrip(".")
     return first if len(first) <= 200 else first[:200] + " ..."
@@ -64,7 +64,7 @@ def require(holds: bool, setting: str, value: object, rule: str) -> None:
         holds: whether the rule holds.
         setting: its key on the command line.
         value: the given value.
-        rule: what it must be, and what to use.
+        rule: what it must be, and what to use instead.
 
     Raises:
         InputError: if the rule does not hold.

@@ -17,7 +17,7 @@ def describe(device: str) -> dict[str, object]:
 
     Returns:
         `device`, `cpu_cores`, `system`, `python`, `versions` by package, `git_commit` (None outside
-        of a checkout of this project; ending in `+` if files differ from it).
+        a checkout of this project; ends in `+` if files differ from the commit).
     """
     return {
         "device": device,

@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's <malloc.h>
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's <malloc.h>
 _NEVER, _BYTES_AT_ONCE = -1, 64 * 2**20
 # parts of messages, as PyTorch has an exception class for one of its allocators only
 _FULL = (
@@ -19,11 +19,11 @@ def is_full(error: BaseException) -> bool:
 
 
 def keep_memory() -> bool:
-    """Makes the process keep the memory it frees, where glibc allocates it.
+    """Makes the process keep the memory it frees, if glibc allocates it.
 
-    A training step takes and frees gigabytes. By default glibc gives large blocks back to the
-    system and gets new ones, which the system has to fill with zeros page by page: a third of the
-    time of a step at 224 pixels.
+    A training step allocates and frees gigabytes. By default glibc returns large blocks to the
+    system and gets new ones, which the system fills with zeros page by page. That takes a third of
+    the time of a step at 224 pixels.
 
     Returns:
         Whether the allocator accepted the settings.

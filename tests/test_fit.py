@@ -319,7 +319,7 @@ def test_a_full_disk(refused: Refused, words: list[str]) -> None:
         said = refused("fit", *words, "--trainer.max_epochs", "1")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert "no room to write" in said
+    assert "no space to write" in said
     assert "--trainer.default_root_dir" in said
     assert list(Path().rglob("*.ckpt")) == []
 
@@ -360,7 +360,7 @@ def test_a_place_that_is_none(refused: Refused, words: list[str]) -> None:
         said = refused("fit", *words, "--trainer.default_root_dir", place)
         assert f"{place}" in said
         assert "cannot be used (" in said
-        assert "write elsewhere: runs with --trainer.default_root_dir" in said
+        assert "write elsewhere: set --trainer.default_root_dir for runs" in said
 
 
 def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(

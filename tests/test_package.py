@@ -43,5 +43,5 @@ def test_the_wheel_runs_a_published_config_offline(wheel: Path, smears: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "'mobilenetv1_100' could not be downloaded" in done.stdout
-    assert "fast_dev_run goes on with random weights." in done.stdout
+    assert "fast_dev_run continues with random weights." in done.stdout
     assert "fast_dev_run: train and validation ran; nothing was written." in done.stdout

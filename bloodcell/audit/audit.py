@@ -61,7 +61,7 @@ def audit(
     """Finds copies, leaks, label conflicts and unreadable images in a folder.
 
     Copies of a photograph are found from pixels, also if rotated, sheared or mirrored.
-    The exit status is 1 if images of one photograph or scene lie in two parts.
+    The exit status is 1 if images of one photograph or scene are in two parts.
 
     Args:
         folder: a folder of class folders, or a .zip of one.
@@ -102,13 +102,13 @@ def audit(
     if write_photos:
         first = "correct the labels first, then " if found["label_conflicts"] else ""
         print(f"{write_photos}: {first}give it to fit with --data.photos {write_photos}")
-    known = found["photo_table"] or {"leaks": []}
-    return not (found["leaks"] or found["scene_leaks"] or known["leaks"])
+    compared = found["photo_table"] or {"leaks": []}
+    return not (found["leaks"] or found["scene_leaks"] or compared["leaks"])
 
 
 def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:
     """Writes a photo table, in which each unreadable image counts as one photograph."""
-    known = {
+    readable = {
         row.path: (f"p{photo}", f"c{scene}")
         for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True)
     }
@@ -116,8 +116,8 @@ def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row])
         lines = csv.writer(file)
         lines.writerow(["file", "photo", "cell"])
         for number, row in enumerate(table.rows):
-            unread = (f"unreadable{number}", f"unreadable{number}")
-            lines.writerow([row.path, *known.get(row.path, unread)])
+            alone = (f"unreadable{number}", f"unreadable{number}")
+            lines.writerow([row.path, *readable.get(row.path, alone)])
 
 
 def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list[Row]]:
@@ -180,7 +180,7 @@ def describe(
     photos = _groups(copies.photo, rows)
     whole = {tuple(_paths(group)) for group in photos}
     # scenes with one photograph are already listed as photographs
-    scenes = [of for of in _groups(copies.scene, rows) if tuple(_paths(of)) not in whole]
+    scenes = [one for one in _groups(copies.scene, rows) if tuple(_paths(one)) not in whole]
     digests: defaultdict[bytes, list[str]] = defaultdict(list)
     for row, one in zip(table.rows, files, strict=True):
         if one.features:
@@ -230,7 +230,7 @@ def _count(
 
 
 def _crosses(group: Sequence[Row]) -> bool:
-    """Returns whether a group is in more than one split."""
+    """Returns whether a group is in more than one part."""
     return len({row.official for row in group} & {*PARTS}) > 1
 
 
@@ -245,18 +245,18 @@ def _paths(group: Sequence[Row]) -> list[str]:
 
 def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
     """Compares the detected photographs with those of the photo table."""
-    known = np.unique([row.photo for row in rows], return_inverse=True)[1]
-    together = Counter(zip(copies.photo.tolist(), known.tolist(), strict=True))
+    expected = np.unique([row.photo for row in rows], return_inverse=True)[1]
+    together = Counter(zip(copies.photo.tolist(), expected.tolist(), strict=True))
 
     def pairs(counts: Iterable[int]) -> int:
         return sum(count * (count - 1) // 2 for count in counts)
 
-    def share(part: int, of: int) -> float:
-        return part / of if of else 1.0  # no pairs, so none is wrong
+    def share(part: int, whole: int) -> float:
+        return part / whole if whole else 1.0  # no pairs, so none is wrong
 
-    parts = Counter(of for _, of in together)  # number of groups per photograph
+    parts = Counter(photo for _, photo in together)  # number of groups per photograph
     mixed = Counter(found for found, _ in together)
-    whole = sum(parts[of] == 1 and mixed[found] == 1 for found, of in together)
+    exact = sum(parts[photo] == 1 and mixed[found] == 1 for found, photo in together)
     right = pairs(together.values())
     cells: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -264,9 +264,9 @@ def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
     several = [group for group in cells.values() if len({row.photo for row in group}) > 1]
     return {
         "photographs": len(parts),
-        "found_exactly": whole,
+        "found_exactly": exact,
         "groups_of_several_photographs": sum(count > 1 for count in mixed.values()),
-        "recall_of_pairs": share(right, pairs(Counter(known.tolist()).values())),
+        "recall_of_pairs": share(right, pairs(Counter(expected.tolist()).values())),
         "precision_of_pairs": share(right, pairs(Counter(copies.photo.tolist()).values())),
         "cells_photographed_more_than_once": len(several),
         "leaks": [_paths(group) for group in cells.values() if _crosses(group)],

@@ -41,25 +41,25 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
     notes = [*_file_notes(found), *_photo_notes(found)]
     notes += _warn("LABELS", "photographs with two classes", found["label_conflicts"])
     notes += _warn("LABELS", "scenes with two classes", found["scene_label_conflicts"])
-    known = found["photo_table"]
-    if known:
+    compared = found["photo_table"]
+    if compared:
         text = (
-            f"{known['photographs']:,} photographs, {known['found_exactly']:,} of them found "
-            f"exactly; {known['recall_of_pairs']:.2%} of its pairs of copies, "
-            f"{1 - known['precision_of_pairs']:.2%} wrong ones; "
-            f"{known['cells_photographed_more_than_once']} cells photographed more than once"
+            f"{compared['photographs']:,} photographs, {compared['found_exactly']:,} of them found "
+            f"exactly; {compared['recall_of_pairs']:.2%} of its pairs of copies were found, "
+            f"{1 - compared['precision_of_pairs']:.2%} of the found pairs are wrong; "
+            f"{compared['cells_photographed_more_than_once']} cells photographed more than once"
         )
         notes.append(("photo table", text))
     leaks = [
         *_warn("LEAK", "photographs in two parts", found["leaks"]),
         *_warn("LEAK", "scenes in two parts", found["scene_leaks"]),
-        *_warn("LEAK", "cells of the table in two parts", known["leaks"] if known else []),
+        *_warn("LEAK", "cells of the table in two parts", compared["leaks"] if compared else []),
     ]
     if leaks:
-        way_out = "with a table of --write_photos, fit does not train on what is tested"
+        way_out = "to separate the parts, give fit the table that --write_photos writes"
         return [*notes, *leaks, ("", way_out)]
     divided = len(set(found["parts"]) & {*PARTS}) > 1
-    text = "no photograph lies in two parts" if divided else "the images are not divided"
+    text = "no photograph is in two parts" if divided else "the images are not divided"
     return [*notes, ("leak", f"none: {text}")]
 
 
@@ -71,7 +71,7 @@ def _file_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("unreadable", shown),
         ("sizes", _counts(found["sizes"])),
         ("colours", _counts(found["modes"])),
-        ("equal pixels", f"{equal:,} files repeat another" if equal else "none"),
+        ("equal pixels", f"{equal:,} files repeat another file" if equal else "none"),
         *(("note", line) for line in summarise(found["notes"])),
         *([("left out", str(LeftOut(found["left_out"])))] if found["left_out"] else []),
     ]
@@ -83,7 +83,7 @@ def _photo_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
     notes = [
         (
             "photographs",
-            f"{photos:,}; {copies:,} files are copies of another's photograph "
+            f"{photos:,}; {copies:,} more files are copies of them "
             f"(found from pixels in {clock(found['seconds'])})",
         ),
         (

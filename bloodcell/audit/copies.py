@@ -18,7 +18,7 @@ _NEIGHBOURS = 8  # candidates per image
 _NEAR_GROUPS = 40  # candidates per group
 _COMPARISONS = 50_000  # limit for pairs of groups: minutes, even if every image is its own group
 _PROBES = 5  # pairs of images that are compared for two groups
-_SAME = 0.85  # agreement across relative to within groups; second photographs reach .76
+_SAME = 0.85  # least ratio of agreement across to within groups; second photographs reach .76
 _BLOCK = 1024  # images that are compared with all others at a time
 _VALUES = 2**24  # comparisons held at a time, if there are many images
 

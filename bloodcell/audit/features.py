@@ -143,7 +143,7 @@ def _correlation(one: ImageFeatures, other: ImageFeatures, affine: NDArray[Any])
     inside = cv2.warpAffine(np.ones_like(one.thumbnail), after @ affine @ before, (width, height))
     both = (inside > 0) & (laid > _BLACK) & (other.thumbnail > _BLACK)
     if both.mean() < _OVERLAP:
-        both = inside > 0  # the images are black elsewhere than in the corners
+        both = inside > 0  # the images are also black outside the corners
     if both.mean() < _OVERLAP:
         return 0.0
     here, there = laid[both].astype(np.float64), other.thumbnail[both].astype(np.float64)

@@ -1,4 +1,4 @@
-"""The verbs: what each does, and the options of those that LightningCLI runs.
+"""Lists the verbs, and the options of those that LightningCLI runs.
 
 The options of the other verbs are the arguments of their functions.
 """
@@ -52,8 +52,8 @@ def _option(name: str, metavar: str, text: str, **how: Any) -> Option:
 
 
 _COMMON = (
-    _option("-c/--config", "NAME", "a YAML file, or the name of a shipped one, e.g. d8.yaml; the "
-            "last of several overrides the others", action="append", default=[]),
+    _option("-c/--config", "NAME", "a YAML file, or the name of a shipped one, e.g. d8.yaml; if "
+            "several are given, later ones override earlier ones", action="append", default=[]),
     _option("--print_config", "HOW", "print all settings and stop", nargs="?", const=""),
     (("--help-all",), {"action": "store_true", "help": "list all options, also Lightning's"}),
 )  # fmt: skip
@@ -62,9 +62,9 @@ _FIT = (
     _option("--ckpt_path", "RUN", "continue a run: a run folder, a .ckpt file, or `last` for the "
             "newest run of this name"),
     _option("--resume", "auto", "continue the newest run of this name, or start one if there is "
-            "none to continue; a finished run stays as it is"),
+            "none to continue; a finished run is not changed"),
 )  # fmt: skip
-_SCORED = "The checkpoint tells how the model is built and which data it was trained on."
+_SCORED = "The settings of the model and of the data are read from the checkpoint."
 VERBS: dict[str, Function | Training] = {
     "fit": Training(
         "trains a model, then tests its best checkpoint",
@@ -96,8 +96,8 @@ VERBS: dict[str, Function | Training] = {
     "benchmark": Training(
         "measures images per second of each stage of training",
         _COMMON,
-        "Compiling adds a minute or two for each batch size on a CPU, and nothing with\n"
-        "--model.compile false. The weights are random unless --model.weights is given.",
+        "On a CPU, compilation takes a minute or two for each batch size; --model.compile false\n"
+        "disables it. The weights are random unless --model.weights is given.",
         ("run", "benchmark", "data", "model", "trainer"),
     ),
     "cache": Function("bloodcell.cli.cache"),
@@ -108,8 +108,8 @@ TRAINER = {  # options of Lightning's Trainer that the help pages show
     "accelerator": "auto, cpu, gpu or mps (default: auto)",
     "devices": "number of devices (default: auto)",
     "strategy": "how several devices work together, e.g. ddp (default: auto)",
-    "precision": "default: bf16-mixed where GPU or CPU computes it fast, 16-mixed on older GPUs, "
-    "else 32-true",
+    "precision": "default: bf16-mixed if the GPU or CPU supports it in hardware, 16-mixed on older "
+    "GPUs, else 32-true",
     "fast_dev_run": "true: run one batch of training and validation, and write nothing",
-    "default_root_dir": "the folder that holds lightning_logs (default: the current one)",
+    "default_root_dir": "the folder that contains lightning_logs (default: the current one)",
 }

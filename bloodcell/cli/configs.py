@@ -13,7 +13,7 @@ from bloodcell.errors import InputError, listed, reason, require
 
 # beside the modules once installed, beside the package in a checkout
 _HERE = Path(__file__).parents[1]
-_MOST_NODES = 100_000  # of one file
+_MOST_NODES = 100_000  # in one file
 SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 
 
@@ -22,10 +22,11 @@ class Request(NamedTuple):
 
     Attributes:
         verb: fit, validate, test or benchmark.
-        words: the options for LightningCLI, those of configs first: the command line wins.
+        words: the options for LightningCLI; those of configs come first, so the command line
+            overrides them.
         shows: options that print something and end the program.
         config_name: name of the last config, which names the run.
-        ckpt_path: as `--ckpt_path`, or as in a config.
+        ckpt_path: the value of `--ckpt_path`, from the command line or a config.
         resume: whether `--resume auto` was given.
     """
 
@@ -38,7 +39,7 @@ class Request(NamedTuple):
 
 
 def read_request(verb: str, words: Sequence[str]) -> Request:
-    """Reads the command line and its configs, and refuses what is certainly wrong.
+    """Reads the command line and its configs, and rejects invalid settings.
 
     Args:
         verb: fit, validate, test or benchmark.
@@ -58,7 +59,7 @@ def read_request(verb: str, words: Sequence[str]) -> Request:
     options = vars(given)
     resume, ckpt_path = options.get("resume"), options.get("ckpt_path") or ckpt_path
     require(resume in (None, "auto"), "--resume", resume, "auto")
-    rule = "given alone, without --ckpt_path"
+    rule = "used without --ckpt_path"
     require(not (resume and ckpt_path), "--resume", resume, rule)
     shows = ["--help"] if given.help_all else []
     if given.print_config is not None:
@@ -82,11 +83,11 @@ def find_config(name: str) -> Path:
     known = sorted({p.name for f in (Path("configs"), SHIPPED) for p in f.glob("*.yaml")})
     near = difflib.get_close_matches(Path(name).name, known, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}? " if near else ""
-    raise InputError(f"--config {name}: no such file. {hint}Shipped: {listed(known, 20)}.")
+    raise InputError(f"--config {name}: no such file. {hint}Shipped configs: {listed(known, 20)}.")
 
 
 def run_name(path: Path) -> str:
-    """The name for a run of a config: the config's, or that of the run in whose folder it lies."""
+    """Returns the name of a config's run: the file's, or that of the run that wrote the file."""
     folder = path.absolute().parent
     in_run = path.name == "config.yaml" and folder.name.startswith("version_")
     return folder.parent.name if in_run else path.stem
@@ -96,7 +97,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads the settings in a file.
 
     Raises:
-        InputError: if it holds none, or more than a person writes.
+        InputError: if the file contains no settings, or far too many.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -104,19 +105,19 @@ def read_config(path: Path) -> dict[str, Any]:
         found = yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
-            f"--config {path} is no YAML in UTF-8 ({reason(error)}). Mend it."
+            f"--config {path} is not valid YAML in UTF-8 ({reason(error)}). Fix it."
         ) from error
     if not isinstance(found, dict):
         raise InputError(
-            f"--config {path} holds no settings. Write some, e.g. `model: {{lr: 1e-4}}`."
+            f"--config {path} contains no settings. Add some, e.g. `model: {{lr: 1e-4}}`."
         )
     return found
 
 
 def without_repeated(words: Sequence[str], begun: dict[str, Any]) -> list[str]:
-    """Leaves out what a command line appends to a list that holds it already.
+    """Removes options that append to a list of the run what it already contains.
 
-    A run that is continued by the command that began it must not get a callback twice.
+    A run that is continued with its original command must not get a callback twice.
 
     Args:
         words: the options on the command line.
@@ -133,20 +134,22 @@ def without_repeated(words: Sequence[str], begun: dict[str, Any]) -> list[str]:
 
 
 def _check_size(root: yaml.Node | None) -> None:
-    """Refuses a small file that unfolds into a large one by aliases of aliases.
+    """Rejects a small file that nested aliases expand into a large one.
 
     Raises:
-        ValueError: if it does, or contains itself.
+        ValueError: if the expanded file is too large, or contains itself.
     """
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
         if id(node) not in sizes:
-            sizes[id(node)] = _MOST_NODES  # until it is known: a node inside of itself is endless
+            sizes[id(node)] = (
+                _MOST_NODES  # until it is computed: a node that contains itself is endless
+            )
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             inside = (one for part in parts for one in (part if type(part) is tuple else [part]))
             sizes[id(node)] = 1 + sum(map(size, inside))
         return sizes[id(node)]
 
     if root is not None and size(root) > _MOST_NODES:
-        raise ValueError(f"its aliases unfold into more than {_MOST_NODES:,} values")
+        raise ValueError(f"its aliases expand to more than {_MOST_NODES:,} values")

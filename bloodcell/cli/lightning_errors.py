@@ -16,11 +16,11 @@ from bloodcell.memory import keep_memory
 _QUIET = (  # warnings of Lightning that do not apply here
     ".*does not have many workers.*",  # batches are picked from memory: a worker would only copy
     ".*is smaller than the logging interval.*",  # everything is logged by epoch
-    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run writes where it was
+    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run continues in its folder
     ".*callbacks used to create the checkpoint need to be provided.*",  # a test needs none
     ".*could not find the monitored key.*",  # an epoch without validation has none
     ".*sync_dist=True.*",  # metrics synchronise themselves; the speed is counted for all devices
-    ".*Grad strides do not match bucket view strides.*",  # of 1x1 kernels: costs nothing here
+    ".*Grad strides do not match bucket view strides.*",  # for 1x1 kernels; costs nothing here
     ".*all_gather is deprecated.*",  # Lightning's own call
     ".*is using 'interval': 'epoch'.*",  # as documented: each schedule steps once an epoch
     ".*LeafSpec.*",
@@ -33,10 +33,10 @@ _ELSEWHERE = (
 
 @contextmanager
 def lightning_errors(verb: str) -> Iterator[None]:
-    """Silences what does not apply here, and turns errors of Lightning and the disk into ours.
+    """Silences warnings that do not apply here, and converts errors of Lightning and the disk.
 
     Args:
-        verb: whose help page the messages refer to.
+        verb: the verb whose help page the messages refer to.
 
     Raises:
         InputError: if a setting cannot be used, or the disk is full.
@@ -54,7 +54,7 @@ def lightning_errors(verb: str) -> Iterator[None]:
     except SIGTERMException:
         sys.exit(TERMINATED)
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning exits on Ctrl-C
             raise KeyboardInterrupt from stop
         raise
     except OSError as error:
@@ -65,6 +65,6 @@ def lightning_errors(verb: str) -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """Shortens an error message; those of jsonargparse stay whole: they end with the setting."""
+    """Shortens an error message, except jsonargparse's, which names the setting at the end."""
     text = " ".join(str(error).split()).rstrip(". ")
     return text if isinstance(error, ArgumentError) else reason(error)

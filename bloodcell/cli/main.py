@@ -13,7 +13,7 @@ from pathlib import Path
 from bloodcell import __version__
 from bloodcell.errors import BAD_INPUT, InputError, of_disk, require
 
-_OTHER_WORDS = {
+_SYNONYMS = {
     "train": "fit",
     "run": "fit",
     "eval": "test",
@@ -24,23 +24,23 @@ _OTHER_WORDS = {
     "infer": "predict",
     "inference": "predict",
 }
-STOPPED = 130  # exit status, as shells have it for Ctrl-C
+STOPPED = 130  # the exit status that shells report after Ctrl-C
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a verb.
 
     Args:
-        args: words after `bloodcell`; None takes them from the command line.
+        args: the words after `bloodcell`; None reads them from the command line.
 
     Raises:
         SystemExit: with status 2 and a message if an input cannot be used.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what no console can show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # consoles cannot show every file name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _answer(words)
+        _dispatch(words)
     except InputError as error:
         print(f"bloodcell: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(BAD_INPUT)
 
 
-def _answer(words: list[str]) -> None:
+def _dispatch(words: list[str]) -> None:
     from bloodcell.cli.arguments import VERBS, Training
     from bloodcell.cli.parsing import front_page, verb_page
 
@@ -93,9 +93,11 @@ def _train(verb: str, words: list[str]) -> bool:
 
         return run(request)
     if not words or words[0].startswith("-"):
-        raise InputError("verify needs a run folder first, e.g. lightning_logs/d8/version_0.")
+        raise InputError(
+            "verify needs a run folder as its first argument, e.g. lightning_logs/d8/version_0."
+        )
     request = read_request("test", words[1:])
-    rule = "left out: verify tests the run's best checkpoint"
+    rule = "omitted, because verify tests the run's best checkpoint"
     require(request.ckpt_path is None, "--ckpt_path", request.ckpt_path, rule)
     from bloodcell.cli.verify import verify
 
@@ -103,7 +105,7 @@ def _train(verb: str, words: list[str]) -> bool:
 
 
 def _call(verb: str, words: list[str]) -> bool:
-    """Calls the function of a verb; returns whether all went well."""
+    """Calls the function of a verb; returns whether it succeeded."""
     from bloodcell.cli.arguments import VERBS, Function
     from bloodcell.cli.parsing import WORDS, parse
 
@@ -119,8 +121,8 @@ def _call(verb: str, words: list[str]) -> bool:
 
 def _no_such_verb(verb: str, verbs: list[str]) -> str:
     if verb.startswith("-"):
-        return f"'{verb}' stands where a verb is expected. Put one before it: {', '.join(verbs)}."
+        return f"expected a verb before '{verb}'. Verbs: {', '.join(verbs)}."
     near = difflib.get_close_matches(verb, verbs, n=1, cutoff=0.5)
-    meant = _OTHER_WORDS.get(verb) or (near[0] if near else None)
+    meant = _SYNONYMS.get(verb) or (near[0] if near else None)
     hint = f"Did you mean '{meant}'? " if meant else ""
     return f"no verb '{verb}'. {hint}Verbs: {', '.join(verbs)}."

@@ -12,7 +12,7 @@ from bloodcell.cli.schema import REQUIRED, Setting
 from bloodcell.cli.settings import settings
 from bloodcell.errors import InputError
 
-# the program sets them
+# the program sets these itself
 _LINKED = ("data.seed", "model.seed", "model.class_names", "model.image_size")
 WORDS = "words"  # the argument of a function that takes all other words of the command line
 
@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises InputError instead of ending the process."""
         message = message.removeprefix("argument ")
-        message = message.replace(": expected one argument", " stands without a value")
+        message = message.replace(": expected one argument", " needs a value")
         message = message.replace(": =", "=")  # the value, by `_reader`
         message = message.replace("the following arguments are required:", f"{self.prog} needs")
         raise InputError(f"{message}. See `{self.prog} --help`.")
@@ -37,7 +37,7 @@ def front_page() -> str:
         description="Fine-tunes a MobileNet on photographs of blood cells, and scores it by "
         "photograph.",
         epilog="examples:\n"
-        "  bloodcell fit --config demo.yaml                  some minutes, no data needed\n"
+        "  bloodcell fit --config demo.yaml                  a few minutes, no data needed\n"
         "  bloodcell fit --config d8.yaml --data.root blood-cells.zip\n"
         "  bloodcell test --ckpt_path lightning_logs/d8/version_0\n"
         "  bloodcell predict my_images                       with the bundled model\n\n"
@@ -58,7 +58,7 @@ def verb_page(name: str) -> str:
     groups = verb.groups if isinstance(verb, Training) else ()
     scores = bool(groups) and "model" not in groups
     for group in groups:
-        title = "data (default: as it was trained)" if scores and group == "data" else group
+        title = "data (default: as in training)" if scores and group == "data" else group
         section = parser.add_argument_group(title)
         for key, setting in settings(group).items():
             text = setting.text if scores else setting.help()
@@ -85,7 +85,7 @@ def parse(name: str, words: Sequence[str]) -> tuple[Namespace, list[str]]:
         words: the words after it.
 
     Returns:
-        The options of the verb, and the words that are left for LightningCLI: none for other verbs.
+        The options of the verb, and the remaining words for LightningCLI (none for other verbs).
 
     Raises:
         InputError: naming the option or value that cannot be used.
@@ -102,7 +102,7 @@ def parse(name: str, words: Sequence[str]) -> tuple[Namespace, list[str]]:
         takes = ", ".join(known) or "no options"
         raise InputError(f"{name} takes {takes} (got: {' '.join(unknown)}).{hint}")
     if rest:
-        raise InputError(f"{name} takes no other words (got: {' '.join(rest)}).")
+        raise InputError(f"{name} takes no further arguments (got: {' '.join(rest)}).")
     return given, []
 
 

@@ -1,7 +1,7 @@
-"""Reads the arguments of functions and constructors from their source, with types and texts.
+"""Reads the arguments of functions and constructors from their source, with types and descriptions.
 
-Importing them would import torch, which takes seconds. Reading their source makes help pages appear
-at once, and refuses names and values that are certainly wrong before any work is done.
+Importing them would import torch, which takes seconds. Reading the source shows help pages at once,
+and rejects invalid names and values before any work is done.
 """
 
 import ast
@@ -25,7 +25,7 @@ class Setting(NamedTuple):
 
     Attributes:
         kind: its type; names that only an import could resolve are `Any`.
-        default: its default; the source text if it is no plain value, `REQUIRED` if there is none.
+        default: its default; the source text if not a plain value, `REQUIRED` if there is none.
         text: its description in the docstring.
     """
 
@@ -34,17 +34,17 @@ class Setting(NamedTuple):
     text: str
 
     def help(self) -> str:
-        """Returns the text for a help page, which names the default unless the text does."""
+        """Returns the description, followed by the default unless the description names it."""
         named = "(default: " in self.text or self.default is REQUIRED or self.default is False
         return self.text if named else f"{self.text} (default: {_bare(self.default)})"
 
     def refuse(self, key: str, given: Any, readings: Sequence[Any], page: str) -> None:
-        """Refuses a value that is certainly wrong.
+        """Rejects a value that does not fit the type.
 
         Args:
             key: the setting's key.
             given: the value as written.
-            readings: the values it may stand for.
+            readings: the ways to read it, e.g. as text and as YAML.
             page: the help page to refer to.
 
         Raises:
@@ -82,7 +82,7 @@ def read_signature(path: Path, name: str, method: str = "__init__") -> Signature
     Args:
         path: the module.
         name: a function or a class in it; a dataclass is read by its fields.
-        method: the method of the class; that of `__init__` is documented by the class.
+        method: the method; the docstring of the class documents `__init__`.
     """
     body = _parse(path).body
     defined = (ast.ClassDef, ast.FunctionDef)
@@ -152,7 +152,7 @@ def _evaluate(expression: ast.expr | None, path: Path) -> Any:
     try:
         code = compile(ast.Expression(expression), str(path), "eval")
         return eval(code, {"__builtins__": {}}, _Names(path))
-    except (TypeError, AttributeError):  # of something that is only known as Any
+    except (TypeError, AttributeError):  # the expression uses a name that is only known as Any
         return Any
 
 
@@ -168,7 +168,7 @@ def _bare(default: Any) -> str:
 
 
 def _fits(kind: Any, value: Any) -> bool:
-    """Returns whether a value may be of a type; True if that cannot be judged."""
+    """Returns whether a value fits a type; True if that cannot be decided."""
     parts = get_args(kind)
     if kind in (int, float):
         try:

@@ -1,6 +1,6 @@
 """The settings of data, model, Trainer and run, and the checks that need no import of torch.
 
-LightningCLI judges everything else, such as class paths.
+LightningCLI checks everything else, such as class paths.
 """
 
 import difflib
@@ -27,10 +27,10 @@ class RunOptions:
         save_every_minutes: minutes between two checkpoints within an epoch, besides the one at its
             end; null writes none.
         save_every_n_steps: steps between two checkpoints within an epoch; null writes none.
-        rollbacks: how often a NaN or infinite loss takes the run back to its last checkpoint, each
-            time with half the learning rate, before it ends the run.
-        monitor: metric that chooses the best checkpoint; min:NAME or max:NAME if its name does not
-            tell which is better.
+        rollbacks: how many times a NaN or infinite loss returns the run to its last checkpoint,
+            each time with half the learning rate, before the run ends.
+        monitor: metric that chooses the best checkpoint; write min:NAME or max:NAME if its name
+            does not show which is better.
     """
 
     name: str | None = None
@@ -42,7 +42,7 @@ class RunOptions:
 
 @cache
 def settings(group: str) -> Mapping[str, Setting]:
-    """The settings of a group by their keys.
+    """Returns the settings of a group by their keys.
 
     Args:
         group: data, model, trainer, run (`RunOptions` and the seed) or benchmark.
@@ -69,7 +69,7 @@ def settings(group: str) -> Mapping[str, Setting]:
 
 
 def check_words(verb: str, words: Sequence[str]) -> None:
-    """Refuses options that LightningCLI would refuse only after it has been imported.
+    """Rejects invalid options without importing LightningCLI.
 
     Raises:
         InputError: naming an option that does not exist, or its wrong value.
@@ -81,13 +81,13 @@ def check_words(verb: str, words: Sequence[str]) -> None:
 
 
 def check_config(verb: str, path: Path, found: Mapping[str, Any]) -> None:
-    """Refuses settings of a YAML file in the same way.
+    """Rejects invalid settings in a YAML file.
 
     Raises:
         InputError: naming the file and the setting.
     """
     for key, value in found.items():
-        if key == "ckpt_path":  # on a command line it is no setting but an option
+        if key == "ckpt_path":  # on a command line it is an option, not a setting
             continue
         inside = value if isinstance(value, Mapping) and key in _GROUPS else {"": value}
         for name, one in inside.items():
@@ -113,7 +113,7 @@ def _check(verb: str, key: str, given: Any, readings: Sequence[Any], where: str 
     if name not in known:
         near = difflib.get_close_matches(name, [*known, "config"], n=1, cutoff=0.7)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise InputError(f"{where}{name} is no setting of {verb}.{hint} {page}")
+        raise InputError(f"{where}{name} is not a setting of {verb}.{hint} {page}")
     setting = known[name]
     if setting and key == name and readings:
         setting.refuse(where + key, given, readings, page)

@@ -31,9 +31,9 @@ from bloodcell.train.signals import StopGently
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import Keeping, callbacks, check, complete
 
-# the default of StochasticWeightAveraging's `device`, which config.yaml could not hold otherwise
+# for config.yaml, which must store the default of StochasticWeightAveraging's `device`
 register_type(torch.device)
-_PARTS = {"validate": "val", "test": "test"}  # of the verbs that score, what they score
+_PARTS = {"validate": "val", "test": "test"}  # the part of the data that a verb scores
 
 
 class BloodcellCLI(LightningCLI):
@@ -48,7 +48,7 @@ class BloodcellCLI(LightningCLI):
         resumed: the run folder that `fit` continues; None for a new run.
         path: the checkpoint that is continued or scored; None if there is none.
         checkpoint: its content.
-        stop: the callback that ends a run gently when a signal arrives.
+        stop: the callback that ends a run after its current step when a signal arrives.
     """
 
     def __init__(self, request: Request) -> None:
@@ -80,20 +80,20 @@ class BloodcellCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the options of the verb, and links what data and model share."""
+        """Adds the options of the verb, and links the settings that data and model share."""
         parser.add_class_arguments(RunOptions)
         parser.add_argument("--ckpt_path", type=str | None, help="As on the command line.")
         if self.verb == "benchmark":
             skip: set[str | int] = {"model", "datamodule"}
             parser.add_method_arguments(BenchmarkTrainer, "benchmark", skip=skip)
-            parser.set_defaults({"model.weights": NONE})  # any are as fast, and none is downloaded
+            parser.set_defaults({"model.weights": NONE})  # as fast as others, without a download
         for group in ("data", "model"):
             parser.link_arguments("seed_everything", f"{group}.seed", compute_fn=_whole_number)
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; the settings that a checkpoint was made with are the defaults."""
+        """Parses the arguments; the settings in a checkpoint are the defaults."""
         given, words = self.request.ckpt_path, list(args)
         if self.verb in _PARTS and (given or not self.request.shows):
             self.path, self.checkpoint = runs.read_best(self.verb, given)
@@ -102,7 +102,7 @@ class BloodcellCLI(LightningCLI):
         elif self.verb == "fit" and (given or self.request.resume):
             words = self._find_run(parser, words)
         self.config = parser.parse_args([*words, *self.request.shows])
-        self.config.ckpt_path = None  # not a setting of the run: `path` holds it
+        self.config.ckpt_path = None  # not a setting of the run: see `path`
         if self.path and self.checkpoint:
             if self.verb == "fit":
                 self._check_unfinished(self.path, self.checkpoint)
@@ -130,7 +130,7 @@ class BloodcellCLI(LightningCLI):
             sys.exit(0)
 
     def before_instantiate_classes(self) -> None:
-        """Refuses settings that cannot work; a dry run may do without weights from the hub."""
+        """Rejects settings that cannot work; a dry run needs no weights from the hub."""
         config = self.config
         check(config.trainer)
         if keeping := self._keeping():
@@ -141,15 +141,15 @@ class BloodcellCLI(LightningCLI):
             try:
                 reach_hub(config.model.backbone)
             except InputError as error:
-                print(f"bloodcell: {error}\nfast_dev_run goes on with random weights.")
+                print(f"bloodcell: {error}\nfast_dev_run continues with random weights.")
                 config.model.weights = NONE
 
     def instantiate_classes(self) -> None:
         """Builds data module, model and Trainer, and loads the checkpoint."""
         weights = self.config.model.weights
         if self.checkpoint:
-            self.config.model.weights = NONE  # the checkpoint brings its own
-        # its settings are those of the model that it scores
+            self.config.model.weights = NONE  # the checkpoint contains them
+        # when scoring, the settings come from the checkpoint, so an error must name it
         scored = refusing(runs.CKPT_PATH, self.path) if self.path and self.verb != "fit" else None
         with scored or nullcontext():
             super().instantiate_classes()
@@ -163,7 +163,7 @@ class BloodcellCLI(LightningCLI):
             runs.check_new_to(trained_on, self.datamodule, weights)
 
     def _keep_class_paths(self, config: dict[str, Any]) -> None:
-        """Lets checkpoints hold by class path what the model and the data hold as objects."""
+        """Stores class paths, not objects, in checkpoints."""
         for key in ("optimizer", "scheduler"):
             self.model.hparams[key] = config["model"][key]
         self.datamodule.hparams["transforms"] = config["data"]["transforms"]
@@ -177,7 +177,7 @@ class BloodcellCLI(LightningCLI):
             runs.check_unseen(checkpoint, self.datamodule, _PARTS[self.verb])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds what the settings leave open; only `fit` writes a run folder."""
+        """Adds arguments that are not set; only `fit` writes a run folder."""
         given = self.config_init.trainer
         logger = None
         if self.verb != "fit" or given.logger is False:
@@ -216,7 +216,7 @@ class BloodcellCLI(LightningCLI):
                 score = getattr(self.trainer, self.verb)
                 score(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
                 self.report()
-        except SIGTERMException:  # between two steps, whatever asked for it
+        except SIGTERMException:  # raised between two steps, for any signal
             if self.stop.signal == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise
@@ -234,7 +234,7 @@ class BloodcellCLI(LightningCLI):
         print_scores(self.trainer, self.model, self.datamodule, _PARTS[self.verb], scored)
 
     def _introduce(self) -> None:
-        """Prints a summary, and reads the images before a run folder is made for them."""
+        """Prints a summary, and reads the images before a run folder is created."""
         self.datamodule.trainer = self.trainer
         self.datamodule.prepare_data()
         if self.trainer.is_global_zero:
@@ -242,7 +242,7 @@ class BloodcellCLI(LightningCLI):
             print(self.model.summary())
             if self.resumed:
                 step = self.checkpoint["global_step"] if self.checkpoint else 0
-                print(f"going on with {os.path.relpath(self.resumed)} after step {step:,}")
+                print(f"continuing {os.path.relpath(self.resumed)} after step {step:,}")
         self.datamodule.setup("fit" if self.verb == "benchmark" else self.verb)
 
     def _keeping(self) -> Keeping | None:
@@ -257,14 +257,14 @@ class BloodcellCLI(LightningCLI):
         if self.resumed:
             return self.resumed.parent.name
         name = str(config.name or self.request.config_name)
-        rule = "one folder's name below lightning_logs"
+        rule = "the name of a single folder below lightning_logs"
         require(Path(name).name == name not in (".", ".."), "--name", name, rule)
         drawn = config.data.root == DRAWN and DRAWN not in name
         return f"{name}-{DRAWN}" if drawn else name
 
 
 def _whole_number(seed: bool | int) -> int:
-    rule = "a whole number from 0 to 4294967295: every run can be repeated"
+    rule = "a whole number from 0 to 4294967295, so that the run can be repeated"
     holds = not isinstance(seed, bool) and 0 <= seed < 2**32
     require(holds, "seed_everything", seed, rule)
     return seed

@@ -24,7 +24,7 @@ def verify(folder: Path, request: Request) -> bool:
         request: the options of the test.
 
     Returns:
-        Whether its files hold what its checkpoint gives.
+        Whether its files match its checkpoint.
 
     Raises:
         InputError: if there is no finished run in the folder.
@@ -34,12 +34,12 @@ def verify(folder: Path, request: Request) -> bool:
     with lightning_errors("verify"):
         cli = Verification(request._replace(words=words, ckpt_path=str(folder)), claims)
         cli.execute()
-    good = all(check.holds is not False for check in cli.checks)
+    good = all(check.passed is not False for check in cli.checks)
     console = Console()
     for check in cli.checks:
-        line = f"  {check.what:<12} {_VERDICT[check.holds]:<8} {check.says}"
+        line = f"  {check.what:<12} {_VERDICT[check.passed]:<8} {check.detail}"
         console.print(Text(line), soft_wrap=True)
-    verdict = "is what its checkpoint says" if good else "is NOT what its checkpoint says"
+    verdict = "matches its checkpoint" if good else "does NOT match its checkpoint"
     if good:
         verdict += "; not verified: how it was trained, its baseline, calibration and learning time"
     console.print(Text(f"{folder} {verdict}"), soft_wrap=True)
@@ -54,7 +54,7 @@ class Verification(BloodcellCLI):
         claims: the `scores.json` of the run.
 
     Attributes:
-        checks: the comparisons; of several processes, the first has them.
+        checks: the comparisons; empty except in the first process.
     """
 
     def __init__(self, request: Request, claims: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ from bloodcell.errors import InputError, reason
 
 KAGGLE = "kaggle"
 HANDLE = "paultimothymooney/blood-cells"
-CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 TEST_SIMPLE = "test_simple"  # folder that repeats the photographs of TEST, without copies
 # with a fixed version, kagglehub needs the network only for the first download
 VERSION = 6
@@ -49,9 +48,9 @@ def download() -> Path:
             folder = Path(kagglehub.dataset_download(f"{HANDLE}/versions/{VERSION}"))
     except Exception as error:  # kagglehub does not wrap errors of its HTTP library
         raise InputError(
-            f"data.root='kaggle' could not be downloaded ({reason(error)}). Without a network, get "
-            f"kaggle.com/datasets/{HANDLE} elsewhere and give data.root the .zip; to try without "
-            "any data, use --data.root drawn."
+            f"data.root='kaggle' could not be downloaded ({reason(error)}). Without a network, "
+            f"download kaggle.com/datasets/{HANDLE} elsewhere and set data.root to the .zip; to "
+            "try bloodcell without data, use --data.root drawn."
         ) from error
     check(folder)
     return folder
@@ -66,7 +65,7 @@ def check(folder: Path) -> None:
     images = [p for p in folder.rglob("images/*/*/*.jpeg") if p.is_file()]
     if len(images) != N_FILES:
         raise InputError(
-            f"data.root='kaggle': {folder} holds {len(images):,} images; the set has {N_FILES:,}. "
+            f"data.root='kaggle': {folder} contains {len(images):,} images, not {N_FILES:,}. "
             "Delete that folder and run `bloodcell download` again."
         )
     lines = sorted(

@@ -87,12 +87,12 @@ def _parse(sheet: Sheet, label: str) -> PhotoTable:
         origin = Origin(photo, values.get("cell") or f"photo {photo}")
         if cell_of.setdefault(photo, origin.cell) != origin.cell:
             raise InputError(
-                f"{label}, line {number}: photo {photo!r} was given another cell above. "
+                f"{label}, line {number}: photo {photo!r} has another cell in a line above. "
                 "All copies of a photograph show the same cell: give them one name."
             )
         if table.setdefault(plain(file), origin) != origin:
             raise InputError(
-                f"{label}, line {number}: {file!r} was given another photograph above. "
+                f"{label}, line {number}: {file!r} has another photograph in a line above. "
                 "A file comes from one photograph: delete one of the two lines."
             )
     return table

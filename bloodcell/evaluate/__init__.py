@@ -1,1 +1,1 @@
-"""What a run folder says: reads its files, imports nothing from training."""
+"""Scores, figures and comparisons of runs; imports nothing from training."""

@@ -1,7 +1,7 @@
 """A baseline without training: the label of the training image with the most similar colours.
 
-Where copies of one photograph lie on both sides of a split, their colours are enough to find each
-other. A model that is not clearly better than this has shown no skill.
+If copies of one photograph are in two parts, their colours suffice to match them. A model that is
+not clearly better than this baseline has shown no skill.
 """
 
 from collections.abc import Iterator
@@ -11,26 +11,26 @@ from torch import Tensor
 
 from bloodcell.data.batches import ImageDataset
 
-_BITS = 3  # of each channel: 8 x 8 x 8 colours
+_BITS = 3  # per channel: 8 x 8 x 8 colours
 _STRIDE = 2  # every second pixel of every second row is enough
 _AT_ONCE = 256  # images
 MOST = 20_000  # training images: enough for a fair score, and the time grows as the data
 
 
-def nearest_labels(train: ImageDataset, asked: ImageDataset) -> Tensor:
-    """Gives each image the label of the training image with the most similar colour histogram.
+def nearest_labels(train: ImageDataset, images: ImageDataset) -> Tensor:
+    """Returns the label of the training image with the most similar colour histogram.
 
-    Similar by the Bhattacharyya coefficient, the inner product of the histograms' square roots.
+    Similarity is the Bhattacharyya coefficient, the inner product of the histograms' square roots.
 
     Args:
         train: images whose labels are known.
-        asked: images to classify.
+        images: images to classify.
 
     Returns:
-        (len(asked),) int64 labels, in the order of `asked`.
+        (len(images),) int64 labels.
     """
-    known = torch.cat(list(_histograms(train)))
-    nearest = [(part @ known.T).argmax(1) for part in _histograms(asked)]
+    references = torch.cat(list(_histograms(train)))
+    nearest = [(part @ references.T).argmax(1) for part in _histograms(images)]
     return train.targets[torch.cat(nearest)]
 
 

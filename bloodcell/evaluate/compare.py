@@ -16,8 +16,9 @@ _HEADINGS = (
 _KINDS = (".csv", ".md", ".png")
 _LEGEND = (
     "Sorted by balanced accuracy by photograph, with its 95 % interval. `a`: the best, and those "
-    "that a paired bootstrap over photographs cannot tell from it (Holm, 5 %); `-`: tested on "
-    "other photographs. Trained on: the share of test photographs that were, whose score is memory."
+    "that do not differ significantly from it (paired bootstrap over photographs, Holm, 5 %); `-`: "
+    "tested on other photographs. Trained on: the share of the test photographs that were also "
+    "trained on; their score measures memory."
 )
 
 
@@ -29,7 +30,7 @@ def compare(runs: list[str], out: str | None = None) -> None:
         out: a .csv or .md file for the table, or a .png file for a figure of it (default: none).
 
     Raises:
-        InputError: if there is no finished run, or the file is of another kind.
+        InputError: if there is no finished run, or the file has another suffix.
     """
     check_place("--out", out, *_KINDS)
     finished, left_out = read_runs(find_runs(runs))
@@ -45,7 +46,7 @@ def compare(runs: list[str], out: str | None = None) -> None:
     for folder, reason in left_out.items():
         print(f"left out: {folder}, {reason}")
     if out and Path(out).suffix == ".png":
-        from bloodcell.evaluate.figures.comparison import draw_comparison  # takes its time
+        from bloodcell.evaluate.figures.comparison import draw_comparison  # slow
         from bloodcell.evaluate.figures.style import save
 
         save(draw_comparison(experiments), Path(out))
@@ -55,20 +56,20 @@ def compare(runs: list[str], out: str | None = None) -> None:
         print(out)
 
 
-def _row(of: Experiment) -> list[str]:
+def _row(one: Experiment) -> list[str]:
     return [
-        of.name,
-        of.split,
-        str(len(of.hidden)),
-        ", ".join(map(str, of.hidden)),
-        f"{of.lr:g}",
-        str(of.seeds),
-        f"{of.seen:.0%}",
-        str(of.accuracy),
-        str(of.balanced),
-        f"{of.parameters:,}",
-        clock(of.seconds),
-        of.group,
+        one.name,
+        one.split,
+        str(len(one.hidden)),
+        ", ".join(map(str, one.hidden)),
+        f"{one.lr:g}",
+        str(one.seeds),
+        f"{one.seen:.0%}",
+        str(one.accuracy),
+        str(one.balanced),
+        f"{one.parameters:,}",
+        clock(one.seconds),
+        one.group,
     ]
 
 

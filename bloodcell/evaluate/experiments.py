@@ -22,14 +22,14 @@ from bloodcell.evaluate.metrics import (
 from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions
 
 CONFIG = "config.yaml"
-_LEVEL = 0.05  # of the family of comparisons with the best
+_LEVEL = 0.05  # significance level of all comparisons with the best together
 
 
 class Run(NamedTuple):
     """A finished run.
 
     Attributes:
-        folder: where it lies.
+        folder: the run folder.
         settings: its `config.yaml`.
         scores: its `scores.json`.
         predictions: its `predictions.csv`.
@@ -42,22 +42,22 @@ class Run(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """Runs that differ in their seed only, pooled.
+    """Runs that differ only in their seed, pooled.
 
     Attributes:
-        name: of the runs.
+        name: name of the runs.
         split: how the images were divided.
         hidden: widths of the dense layers.
         lr: learning rate.
-        seeds: number of different ones.
-        seen: share of the test photographs that were trained on too, 0 to 1.
+        seeds: number of different seeds.
+        seen: share of the test photographs that were also trained on, 0 to 1.
         accuracy: of test files, mean over the seeds, 0 to 1, with its interval.
         by_photo: accuracy of test photographs, mean over the seeds, with its interval.
         balanced: balanced accuracy of test photographs, mean over the seeds, with its interval.
-        parameters: number of them.
+        parameters: number of parameters.
         seconds: learning time, mean over the seeds.
-        group: `a` for the best and all that cannot be told from it; empty if it can, and `-` if
-            it was tested on other photographs.
+        group: `a` for the best and those that do not differ significantly from it, `-` for those
+            tested on other photographs, empty for the others.
     """
 
     name: str
@@ -78,7 +78,7 @@ def find_runs(given: Sequence[str]) -> list[Path]:
     """Lists run folders.
 
     Args:
-        given: run folders, or folders that hold some; none means all below lightning_logs.
+        given: run folders, or folders that contain some; none means all below lightning_logs.
 
     Raises:
         InputError: if a folder does not exist.
@@ -87,7 +87,7 @@ def find_runs(given: Sequence[str]) -> list[Path]:
     for folder in map(Path, given or ["lightning_logs"]):
         if not folder.is_dir():
             raise InputError(
-                f"compare: {folder} is no folder. Give run folders, e.g. "
+                f"compare: {folder} is not a folder. Give run folders, e.g. "
                 "lightning_logs/d8/version_0, or none for all below lightning_logs."
             )
         inside = [path.parent for path in folder.rglob(CONFIG)]
@@ -113,7 +113,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
             run = Run(folder, settings, scores, read_predictions(folder))
             _check(run)
         except (ValueError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
-            left_out[folder] = f"not as bloodcell writes it ({type(error).__name__}: {error})"
+            left_out[folder] = f"not in bloodcell's format ({type(error).__name__}: {error})"
         else:
             missing_files = scores.get("test_files_not_scored", 0)
             if missing_files:
@@ -132,7 +132,7 @@ def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
 
     Args:
         runs: at least one.
-        seed: of the draws.
+        seed: seed of the bootstrap.
 
     Returns:
         The experiments, the best balanced accuracy by photograph first.
@@ -153,7 +153,7 @@ def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
 class _Photos(NamedTuple):
     """Test photographs, and the results of each run of an experiment on them.
 
-    With another seed, `seed` draws other files, and undivided folders other photographs.
+    With another seed, split `seed` tests other files, and an undivided folder other photographs.
     """
 
     name: tuple[str, ...]
@@ -206,21 +206,21 @@ def _mean_share(weights: Floats, part: Floats, whole: Floats) -> Floats:
 
 def _photos(runs: list[Run]) -> _Photos:
     """Returns all photographs that any of the runs was tested on."""
-    said = [_right_by_photo(run.predictions) for run in runs]
-    names = sorted(set().union(*said))
-    facts = np.array([[of.get(name, (0, 0, 0, 0, 0)) for name in names] for of in said], float)
+    results = [_right_by_photo(run.predictions) for run in runs]
+    names = sorted(set().union(*results))
+    facts = np.array([[of.get(name, (0, 0, 0, 0, 0)) for name in names] for of in results], float)
     label, tested, right, files, files_right = np.moveaxis(facts, 2, 0)
     return _Photos(tuple(names), label.max(0).astype(np.int64), tested, right, files, files_right)
 
 
-def _right_by_photo(said: Predictions) -> dict[str, list[int]]:
-    """Of each photograph: label, 1, whether the model is right, its files, how many are right."""
-    files = sample_of(said.true, said.probability, said.photo)
+def _right_by_photo(predictions: Predictions) -> dict[str, list[int]]:
+    """Returns label, 1, whether the model is right, files and right files of each photograph."""
+    files = sample_of(predictions.true, predictions.probability, predictions.photo)
     photos = average_photos(files)
     right = photos.probability.argmax(1) == photos.true
     counts = np.bincount(files.photo)
     counts_right = np.bincount(files.photo, files.probability.argmax(1) == files.true)
-    names = np.unique(said.photo)  # in the order of the sample
+    names = np.unique(predictions.photo)  # in the order of the sample
     facts = np.stack([photos.true, np.ones_like(counts), right, counts, counts_right], 1)
     return dict(zip(names.tolist(), facts.tolist(), strict=True))
 
@@ -269,8 +269,8 @@ def _seen(run: Run) -> float:
 def _key(run: Run) -> str:
     """Returns a key that is equal for runs of one experiment."""
     data = {k: v for k, v in run.settings.get("data", {}).items() if k != "seed"}
-    said = [run.scores["name"], run.scores["data_fingerprint"], run.settings["model"], data]
-    return json.dumps([*said, run.settings.get("trainer", {})], sort_keys=True, default=str)
+    parts = [run.scores["name"], run.scores["data_fingerprint"], run.settings["model"], data]
+    return json.dumps([*parts, run.settings.get("trainer", {})], sort_keys=True, default=str)
 
 
 def _check(run: Run) -> None:
@@ -282,6 +282,6 @@ def _check(run: Run) -> None:
 
 
 def by_number(folder: Path) -> tuple[str, int]:
-    """A key that sorts the run folders of a name by their version, not as text."""
+    """Returns a key that sorts the run folders of a name by version number."""
     number = folder.name.removeprefix("version_")
     return str(folder.parent), int(number) if number.isdigit() else 0

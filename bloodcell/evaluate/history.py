@@ -1,4 +1,4 @@
-"""The history of a run: `metrics.csv`, one line an epoch."""
+"""The history of a run: `metrics.csv`, one line per epoch."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Metrics of predictions, with intervals that respect which files show the same photograph.
+"""Metrics of predictions, with intervals that account for files of the same photograph.
 
 The interval of a metric comes from a bootstrap over photographs, drawn with replacement within each
 class, as files of one photograph are not independent. Many draws are computed at once: counts are
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 DRAWS = 2_000
 CLASSWISE = ("precision", "recall", "f1", "class_auc")
 CALIBRATION_BINS = 15  # of the expected calibration error, as Guo et al. (ICML 2017)
-_LEAST = 1e-7  # probability: a log loss must stay finite; predictions.csv has six digits
+_LEAST = 1e-7  # smallest probability: the log loss stays finite; predictions.csv has six digits
 _DRAWN = 2**23  # weights drawn at a time: all of up to 4,194 photographs
 _AT_ONCE = 2**21  # weights in the order of the scores
 
@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
     """A metric and its interval.
 
     Attributes:
-        value: of the predictions themselves.
+        value: the metric of the predictions themselves.
         low: lower end of the 95 % interval.
         high: upper end.
     """
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
     Attributes:
         true: (n,) labels.
         probability: (n, classes).
-        photo: (n,) which photograph each belongs to, 0 to photographs - 1.
+        photo: (n,) index of the photograph of each, 0 to photographs - 1.
     """
 
     true: NDArray[np.int64]
@@ -84,14 +84,14 @@ def draw_blocks(classes: NDArray[np.int64], seed: int, draws: int = DRAWS) -> It
 def draw_photos(classes: NDArray[np.int64], seed: int | list[int], draws: int = DRAWS) -> Floats:
     """Draws photographs with replacement, within each class.
 
-    One less than there are, and weighted up: else the intervals of small classes are too narrow
-    (Rao, Wu and Yue, "Some recent work on resampling methods for complex surveys", Survey
-    Methodology 18, 1992). A class of one photograph stays as it is.
+    Of n photographs, n - 1 are drawn and weighted by n / (n - 1); otherwise the intervals of small
+    classes are too narrow (Rao, Wu and Yue, "Some recent work on resampling methods for complex
+    surveys", Survey Methodology 18, 1992). A class of one photograph always has weight 1.
 
     Args:
         classes: (photos,) the class of each.
-        seed: of the draws.
-        draws: how many.
+        seed: seed of the draws.
+        draws: number of draws.
 
     Returns:
         (draws, photos), weights that sum to the number of photographs in each class.
@@ -117,12 +117,12 @@ def compute(sample: Sample, weights: Floats) -> dict[str, Floats]:
         weights: (draws, photos).
 
     Returns:
-        By name, (draws,) or, for those of single classes (`CLASSWISE`), (draws, classes).
+        By name, (draws,) or, for metrics of single classes (`CLASSWISE`), (draws, classes).
     """
     n_photos, n_classes = weights.shape[1], sample.probability.shape[1]
-    said = sample.probability.argmax(1)
-    places = (sample.photo, sample.true * n_classes + said)
-    pairs = coo_array((np.ones(len(said)), places), (n_photos, n_classes * n_classes)).tocsr()
+    predicted = sample.probability.argmax(1)
+    places = (sample.photo, sample.true * n_classes + predicted)
+    pairs = coo_array((np.ones(len(predicted)), places), (n_photos, n_classes * n_classes)).tocsr()
     confusion = (weights @ pairs).reshape(-1, n_classes, n_classes)
     present = np.bincount(sample.true, minlength=n_classes) > 0  # means are over these classes
     right = np.diagonal(confusion, axis1=1, axis2=2)
@@ -147,7 +147,7 @@ def compute(sample: Sample, weights: Floats) -> dict[str, Floats]:
         "auc": auc[:, present].mean(1),
         "log_loss": mean(-np.log(chosen.clip(_LEAST))),
         "brier": mean(brier),
-        "ece": _calibration_error(sample, weights, said) / total,
+        "ece": _calibration_error(sample, weights, predicted) / total,
         "precision": precision,
         "recall": recall,
         "f1": f1,
@@ -160,8 +160,8 @@ def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, lis
 
     Args:
         sample: the predictions.
-        seed: of the draws.
-        draws: how many.
+        seed: seed of the draws.
+        draws: number of draws.
 
     Returns:
         By name, one estimate, or one for each class.
@@ -178,9 +178,9 @@ def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, lis
 
 
 def independent_interval(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy if all n were independent, which copies are not.
+    """Returns the 95 % interval of an accuracy if all n were independent, which copies are not.
 
-    Wilson's (Journal of the American Statistical Association 22, 1927).
+    Wilson's interval (Journal of the American Statistical Association 22, 1927).
     """
     z = 1.959963984540054
     middle = (right + z * z / 2) / (n + z * z)
@@ -190,7 +190,7 @@ def independent_interval(right: int, n: int) -> tuple[float, float]:
 
 
 def effective_number(photo: Sequence[str]) -> float:
-    """Number of independent images that tell as much, if the copies of a photograph are all alike.
+    """Returns the number of independent images with as much information, if copies are identical.
 
     Kish's effective sample size (Survey Sampling, 1965), with the files of a photograph as weight.
     """
@@ -199,14 +199,14 @@ def effective_number(photo: Sequence[str]) -> float:
 
 
 def _photo_labels(sample: Sample) -> NDArray[np.int64]:
-    """The label of each photograph, (photographs,)."""
+    """Returns the label of each photograph, (photographs,)."""
     labels = np.zeros(int(sample.photo.max()) + 1, np.int64)
     labels[sample.photo] = sample.true
     return labels
 
 
 def _normalised(probability: NDArray[np.float32] | Floats) -> Floats:
-    """Makes rows sum to 1, which values rounded to six digits do not."""
+    """Scales rows to sum to 1; values rounded to six digits do not."""
     values = probability.astype(np.float64)
     result: Floats = values / values.sum(1, keepdims=True)
     return result
@@ -218,14 +218,14 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 
 def _auc(sample: Sample, weights: Floats) -> Floats:
-    """Area under the ROC curve of each class against the others, (draws, classes)."""
+    """Returns the area under the ROC curve of each class against the rest, (draws, classes)."""
     n_draws, n_classes = len(weights), sample.probability.shape[1]
     areas = np.full((n_draws, n_classes), np.nan)
     step = max(1, _AT_ONCE // len(sample.true))
     for label in range(n_classes):
         order = np.argsort(sample.probability[:, label], kind="stable")
         score = sample.probability[order, label]
-        first = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])  # of each group of equals
+        first = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])  # of equal scores
         positive = sample.true[order] == label
         for start in range(0, n_draws, step):
             drawn = weights[start : start + step, sample.photo[order]]
@@ -240,11 +240,11 @@ def _auc(sample: Sample, weights: Floats) -> Floats:
     return areas
 
 
-def _calibration_error(sample: Sample, weights: Floats, said: NDArray[np.int64]) -> Floats:
-    """Sum over the bins of |confidence - right|; divided by the number of images it is the ECE."""
-    confidence = sample.probability[np.arange(len(said)), said]
+def _calibration_error(sample: Sample, weights: Floats, predicted: NDArray[np.int64]) -> Floats:
+    """Returns the sum over the bins of |confidence - right|: the ECE times the number of images."""
+    confidence = sample.probability[np.arange(len(predicted)), predicted]
     place = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     gaps = np.zeros((weights.shape[1], CALIBRATION_BINS))
-    np.add.at(gaps, (sample.photo, place), confidence - (said == sample.true))
+    np.add.at(gaps, (sample.photo, place), confidence - (predicted == sample.true))
     result: Floats = np.abs(weights @ gaps).sum(1)
     return result

@@ -32,7 +32,7 @@ class Predictions(NamedTuple):
     """Predictions of a model for some images.
 
     Attributes:
-        split: n names of the part each image lies in.
+        split: n names of the parts that contain the images.
         file: n paths within the data set.
         photo: n names of the photographs the files were made from.
         true: (n,) labels.
@@ -52,9 +52,9 @@ def score(predictions: Predictions) -> dict[str, Any]:
     """Computes all metrics by file and by photograph, each with its 95 % interval.
 
     Returns:
-        `by_file` and `by_photo`, each with `n` and, by metric, `value`, `low` and `high`; those of
-        single classes by class. `by_file` also has the interval that accuracy would have if files
-        were independent.
+        `by_file` and `by_photo`, each with `n` and, by metric, `value`, `low` and `high`; metrics
+        of single classes have these by class. `by_file` also has the interval that accuracy would
+        have if files were independent.
     """
     files = sample_of(predictions.true, predictions.probability, predictions.photo)
     right = int((files.probability.argmax(1) == files.true).sum())
@@ -68,13 +68,13 @@ def score(predictions: Predictions) -> dict[str, Any]:
 
 
 def _as_dict(sample: Sample, class_names: list[str]) -> dict[str, Any]:
-    said: dict[str, Any] = {"n": len(sample.true)}
+    result: dict[str, Any] = {"n": len(sample.true)}
     for name, found in estimate(sample).items():
         if name in CLASSWISE:
-            said[name] = dict(zip(class_names, map(_plain, found), strict=True))
+            result[name] = dict(zip(class_names, map(_plain, found), strict=True))
         else:
-            said[name] = _plain(found[0])
-    return said
+            result[name] = _plain(found[0])
+    return result
 
 
 def _plain(found: Estimate) -> dict[str, float | None]:

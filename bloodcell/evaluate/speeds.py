@@ -15,16 +15,16 @@ class Speeds(NamedTuple):
     """Images per second with one batch size.
 
     Attributes:
-        batch_size: images a step.
+        batch_size: images per step.
         data: batches picked and augmented, without a network.
-        network: training steps of the network alone, on random pixels that lie on the device.
+        network: training steps of the network alone, on random pixels in device memory.
         training: training as `fit` does it.
-        inference: the network's answers on real images.
-        not_network: share of the time of a training step that is not the network's, 0 to 1; below
-            0 where the machine's speed varied more than that.
+        inference: predictions of the network for real images.
+        not_network: share of a training step's time outside the network, 0 to 1; below 0 if the
+            machine's speed varied by more than that.
         compiled: mode of `torch.compile` in training and in the network alone; False if neither
             was compiled.
-        memory_gib: the most memory that training took on the device; None on a CPU.
+        memory_gib: peak memory of training on the device; None on a CPU.
     """
 
     batch_size: int
@@ -37,7 +37,7 @@ class Speeds(NamedTuple):
     memory_gib: float | None
 
 
-_ROWS = {  # field: its name in the table, and how it is written
+_ROWS = {  # field: its name in the table, and its format
     "data": ("batches without a network", "{:,.0f}"),
     "network": ("network alone", "{:,.1f}"),
     "training": ("training", "{:,.1f}"),
@@ -54,10 +54,10 @@ def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
     Args:
         title: what was measured.
         cache_build: images per second decoded into the cache.
-        speeds: of each batch size.
+        speeds: results for each batch size.
     """
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("images a second")
+    table.add_column("images per second")
     for found in speeds:
         table.add_column(f"batch {found.batch_size}", justify="right")
     table.add_row("cache build, once, 2,000 images at most", f"{cache_build:,.0f}")
@@ -81,11 +81,11 @@ def write_speeds(
         path: the file.
         settings: what was measured, and on which machine.
         cache_build: images per second decoded into the cache.
-        found: of each batch size.
+        found: results for each batch size.
     """
-    said = settings | {
+    results = settings | {
         "cache_build_images_per_second": cache_build,
         "images_per_second": [speeds._asdict() for speeds in found],
     }
     with write_whole(path) as file:
-        file.write(json.dumps(said, indent=1) + "\n")
+        file.write(json.dumps(results, indent=1) + "\n")

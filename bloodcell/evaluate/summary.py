@@ -1,4 +1,4 @@
-"""The short table that ends a training."""
+"""The short table at the end of a training."""
 
 from typing import NamedTuple
 
@@ -40,5 +40,5 @@ def print_table(title: str, lines: list[Line], notes: list[tuple[str, str]]) -> 
         table.add_row(line.part, f"{line.loss:.4f}", f"{line.accuracy:.4f}", photos)
     console = Console()
     console.print(table)
-    for what, says in notes:  # soft wrap: a command or a path is copied in one piece
-        console.print(Text(f"  {what:<14} {says}"), soft_wrap=True)
+    for label, text in notes:  # soft wrap: a command or a path is copied in one piece
+        console.print(Text(f"  {label:<14} {text}"), soft_wrap=True)

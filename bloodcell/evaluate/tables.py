@@ -19,11 +19,11 @@ def print_wide(
     """Prints a table and its legend.
 
     Args:
-        headings: of the columns.
-        rows: a cell for each column.
-        legend: below the table.
-        title: above it.
-        words: headings of the columns that hold words, not numbers.
+        headings: column headings.
+        rows: rows with one cell for each column.
+        legend: text below the table.
+        title: text above it.
+        words: headings of the columns with words, not numbers.
     """
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     for heading in headings:

@@ -14,7 +14,7 @@ from bloodcell.machine import describe
 
 # tolerances for rounding on other processors: the share of files whose predicted class differs,
 # and the difference of a probability or the mean loss
-_OTHERWISE, _FURTHEST = 0.005, 0.05
+_CHANGED, _FURTHEST = 0.005, 0.05
 _SAME = 1e-5  # probabilities are written with six digits
 
 
@@ -23,20 +23,20 @@ class Check(NamedTuple):
 
     Attributes:
         what: its name.
-        holds: whether it passed; None if a difference is allowed.
-        says: an explanation.
+        passed: whether it passed; None if a difference is allowed.
+        detail: an explanation.
     """
 
     what: str
-    holds: bool | None
-    says: str
+    passed: bool | None
+    detail: str
 
 
 def read_claims(folder: Path) -> dict[str, Any]:
     """Reads the scores of a run.
 
     Args:
-        folder: the run's.
+        folder: the run folder.
 
     Returns:
         Its `scores.json`.
@@ -71,28 +71,28 @@ def compare(
     """Compares a run with new predictions of its checkpoint.
 
     Args:
-        folder: the run's.
+        folder: the run folder.
         claims: its `scores.json`.
         now: predictions of the test part, with the classes and photographs of the data.
-        loss: of the test part, mean cross-entropy.
-        fingerprint: of the data they were made on.
+        loss: mean cross-entropy of the test part.
+        fingerprint: fingerprint of the data of these predictions.
     """
     then = read_predictions(folder)
     differ = _false_claims(folder, claims, score(then))
-    same = "the same" if not differ else f"other: {listed(differ, 4)}"
+    same = "the same" if not differ else f"different: {listed(differ, 4)}"
     checks = [Check("scores", not differ, f"computed from {PREDICTIONS}, {FILE_NAME}: {same}")]
-    known = fingerprint == claims["data_fingerprint"]
-    says = fingerprint if known else f"{fingerprint}, not {claims['data_fingerprint']}"
-    checks.append(Check("data", known, says))
+    equal = fingerprint == claims["data_fingerprint"]
+    detail = fingerprint if equal else f"{fingerprint}, not {claims['data_fingerprint']}"
+    checks.append(Check("data", equal, detail))
     facts = [_facts(one) for one in (then, now)]
     alike = facts[0] == facts[1] and then.class_names == now.class_names
-    says = f"{len(now.file):,} files" if alike else "others, or of other classes or photographs"
-    checks.append(Check("tested on", alike, says))
+    detail = f"{len(now.file):,} files" if alike else "other files, classes or photographs"
+    checks.append(Check("tested on", alike, detail))
     if alike:
         checks.append(_compare_predictions(then, now))
         claimed = claims["test"].get("loss")
-        holds = isinstance(claimed, float) and abs(claimed - loss) <= _FURTHEST
-        checks.append(Check("test loss", holds, f"{loss:.4f}, {claimed!s:.6} is claimed"))
+        close = isinstance(claimed, float) and abs(claimed - loss) <= _FURTHEST
+        checks.append(Check("test loss", close, f"{loss:.4f}, {SCORES}: {claimed!s:.6}"))
     return checks
 
 
@@ -111,9 +111,9 @@ def compare_machines(claims: dict[str, Any], device: str) -> list[Check]:
     ]
 
 
-def _facts(said: Predictions) -> list[tuple[str, str, int]]:
+def _facts(of: Predictions) -> list[tuple[str, str, int]]:
     """Returns file, photograph and label of each image, sorted."""
-    return sorted(zip(said.file, said.photo, said.true.tolist(), strict=True))
+    return sorted(zip(of.file, of.photo, of.true.tolist(), strict=True))
 
 
 def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -> list[str]:
@@ -159,15 +159,15 @@ def _alike(now: Any, then: Any) -> bool:
 def _compare_predictions(then: Predictions, now: Predictions) -> Check:
     place = {file: n for n, file in enumerate(now.file)}
     order = [place[file] for file in then.file]
-    said = now.probability[order]
-    furthest = float(np.abs(said - then.probability).max(initial=0))
-    otherwise = int((said.argmax(1) != then.probability.argmax(1)).sum())
-    says = f"{otherwise} of {len(order):,} files named otherwise, "
-    says += f"probabilities differ by {furthest:.1g} at most"
+    probability = now.probability[order]
+    furthest = float(np.abs(probability - then.probability).max(initial=0))
+    changed = int((probability.argmax(1) != then.probability.argmax(1)).sum())
+    detail = f"{changed} of {len(order):,} files have another predicted class, "
+    detail += f"probabilities differ by at most {furthest:.1g}"
     if furthest <= _SAME:
-        says = "the same"
-    holds = otherwise <= _OTHERWISE * len(order) and furthest <= _FURTHEST
-    return Check("predictions", holds, says)
+        detail = "the same"
+    close = changed <= _CHANGED * len(order) and furthest <= _FURTHEST
+    return Check("predictions", close, detail)
 
 
 def _both(then: Any, now: Any) -> str:

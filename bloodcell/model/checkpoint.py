@@ -53,7 +53,7 @@ def find_checkpoint(flag: str, path: Path, name: str) -> Path:
     parent = path if path.is_dir() else path.parent
     found = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
     raise InputError(
-        f"{flag} {path}: no checkpoint there (looked for {inside}; {parent} holds: "
+        f"{flag} {path}: no checkpoint there (looked for {inside}; {parent} contains: "
         f"{listed(found)}). Give a run folder, e.g. lightning_logs/d8/version_0, or a .ckpt file."
     )
 
@@ -72,10 +72,10 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
         _check_whole(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler can raise any exception on foreign files
-        why = "no such format" if isinstance(error, pickle.UnpicklingError) else reason(error)
+        why = "not a PyTorch file" if isinstance(error, pickle.UnpicklingError) else reason(error)
         raise InputError(
             f"{flag} {path} cannot be read as a checkpoint ({why}). "
-            "Give another one: last.ckpt and best.ckpt lie side by side."
+            "Give another one: last.ckpt and best.ckpt are in the same folder."
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(RECIPE), dict):
         raise InputError(
@@ -87,7 +87,7 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
     wrong = [key for key, kind in kinds.items() if not isinstance(checkpoint.get(key), kind)]
     if wrong:
         raise InputError(
-            f"{flag} {path} is not as bloodcell writes it: {listed(wrong)} cannot be used. Give "
+            f"{flag} {path} is not in bloodcell's format: {listed(wrong)} cannot be used. Give "
             "another checkpoint."
         )
     return checkpoint
@@ -164,6 +164,6 @@ def _check_whole(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
-                raise ValueError("it is compressed, as no checkpoint is")
+                raise ValueError("it is compressed, unlike a checkpoint")
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"its part {damaged} is damaged")

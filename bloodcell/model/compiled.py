@@ -15,7 +15,7 @@ from bloodcell.memory import is_full
 Compile = Literal["auto", False, "default", "reduce-overhead", "max-autotune"]
 _GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 _OLDEST = (7, 0)  # lowest compute capability that PyTorch's compiler supports
-# pixels of a training from which on a CPU 30 s of compilation, which save a fifth, pay off
+# pixels of a training above which compilation pays off on a CPU: it takes 30 s and saves a fifth
 _LONG = 2e9
 
 
@@ -51,7 +51,7 @@ class CompiledPass:
         batch_size: int | None = None,
     ) -> None:
         cuda = device.type == "cuda"
-        rule = "default, with trainer.accumulate_grad_batches: CUDA graphs reuse the gradients"
+        rule = "default with trainer.accumulate_grad_batches, as CUDA graphs reuse the gradients"
         require(not (cuda and accumulates and how in _GRAPHS), "model.compile", how, rule)
         self._network, self._how = network, how
         mode: Compile = how if how != "auto" else _best_mode(device, n_pixels, accumulates)

@@ -71,7 +71,7 @@ class Description:
         """
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise ValueError("the description is no JSON object")
+            raise ValueError("the description is not a JSON object")
         known = {one.name for one in fields(cls)}
         try:
             description = cls(**{key: value for key, value in values.items() if key in known})

@@ -56,7 +56,7 @@ class PretrainedConfig:
         if not all(one > 0 for one in std):
             raise ValueError(f"std {std} must be over 0")
         if others := options.keys() - _OPTIONS:  # checkpoint_path could read any file
-            raise ValueError(f"it asks for {listed(sorted(map(str, others)))}")
+            raise ValueError(f"these options are not allowed: {listed(sorted(map(str, others)))}")
         return cls(str(values["source"]), mean, std, options)
 
 
@@ -159,8 +159,8 @@ def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) 
         known = timm.list_models()
         near = difflib.get_close_matches(backbone, known, n=5) or timm.list_models("mobilenet*")
         raise InputError(
-            f"model.backbone='{backbone}' is no timm model. "
-            f"Some of its models: {listed(near)}; all of them: timm.list_models()."
+            f"model.backbone='{backbone}' is not a timm model. "
+            f"Use, for example, {listed(near)}; timm.list_models() lists all."
         )
     options: dict[str, Any] = {"num_classes": 0, **config.options}
     if not pooled:
@@ -171,9 +171,9 @@ def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) 
         if isinstance(error, AssertionError) and not pooled:  # the model always pools
             return create_trunk(backbone, config, pooled=True)
         raise InputError(
-            f"model.backbone='{backbone}' cannot be built as model.weights='{config.source}' "
-            f"demands, with {config.options} ({reason(error)}). Name the backbone that the weights "
-            "were made for."
+            f"model.backbone='{backbone}' cannot be built with the options that model.weights="
+            f"'{config.source}' requires, {config.options} ({reason(error)}). Give the backbone of "
+            "the weights."
         ) from error
 
 
@@ -215,11 +215,11 @@ def _fit_trunk(
     shape = _feature_shape(trunk, image_size)
     if len(shape) == 4:
         return trunk, shape
-    rule = f"avg, because model.backbone={backbone} gives no map of features that can be flattened"
+    rule = f"avg, because model.backbone={backbone} has no feature map to flatten"
     require(pool == "avg", "model.pool", pool, rule)
     trunk = create_trunk(backbone, config, pooled=True)
     shape = _feature_shape(trunk, image_size)
-    rule = f"a model with features (B, C) or a map of them, not of shape {tuple(shape)}"
+    rule = f"a model with features (B, C) or a feature map, not of shape {tuple(shape)}"
     require(len(shape) == 2, "model.backbone", backbone, rule)
     return trunk, shape
 
@@ -232,8 +232,8 @@ def _feature_shape(trunk: nn.Module, image_size: int) -> torch.Size:
         shape: torch.Size = trunk.eval()(torch.zeros(1, 3, image_size, image_size)).shape
     except (AssertionError, RuntimeError) as error:
         raise InputError(
-            f"data.image_size={image_size} does not suit model.backbone ({reason(error)}). Use the "
-            "size it was made for, often 224, or another backbone."
+            f"data.image_size={image_size} does not fit model.backbone ({reason(error)}). Use the "
+            "size that it requires, often 224, or another backbone."
         ) from error
     trunk.train(training)
     return shape

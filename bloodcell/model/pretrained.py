@@ -46,7 +46,7 @@ def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
         weights: `imagenet`, `bundled`, `none` or a path.
 
     Raises:
-        InputError: if the file is missing, damaged or of an unknown kind.
+        InputError: if the file is missing, damaged or of an unknown type.
     """
     config = _timm_config(backbone)
     standard = (
@@ -134,7 +134,7 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
         raise InputError(
             f"model.weights='{weights}' does not fit model.backbone='{backbone}': wrong shape: "
             f"{listed(wrong, 2)}; missing: {listed(missing, 3)}; not in the trunk: "
-            f"{listed(extra, 3)}. Name the backbone that the weights were made for."
+            f"{listed(extra, 3)}. Give the backbone of the weights."
         )
     trunk.load_state_dict(given, strict=False)
 
@@ -191,7 +191,7 @@ def _timm_config(backbone: str) -> Any:
     except RuntimeError as error:  # `mobilenetv1_100.tag` with an unknown tag
         raise InputError(
             f"model.backbone='{backbone}': timm has the model but not this tag ({reason(error)}). "
-            "Leave out what follows the dot."
+            "Remove the dot and the tag."
         ) from error
 
 
@@ -218,7 +218,7 @@ def _from_file(path: Path) -> State:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(_damaged(path, "it holds no dictionary of tensors"))
+        raise InputError(_damaged(path, "it contains no dictionary of tensors"))
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
@@ -245,11 +245,11 @@ def _existing(weights: str) -> Path:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise InputError(
-            f"model.weights='{weights}' is no file, nor 'imagenet', 'bundled' or 'none'. "
+            f"model.weights='{weights}' is neither a file nor 'imagenet', 'bundled' or 'none'. "
             f"{_WAYS_OUT}"
         )
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin", ".h5"):
-        raise InputError(f"model.weights='{weights}' is of no known kind of file. {_WAYS_OUT}")
+        raise InputError(f"model.weights='{weights}' has an unknown file type. {_WAYS_OUT}")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Runs trainings in separate processes, one for each device at a time."""
+"""Runs trainings in separate processes, one at a time on each device."""
 
 import os
 import re
@@ -39,10 +39,10 @@ class Job(NamedTuple):
 
 
 def list_devices(jobs: int | None, accelerator: str | None) -> list[dict[str, str]]:
-    """Lists environment variables for each of the runs at a time, which show it its device.
+    """Lists the environment variables of each concurrent run, which select its device.
 
     Args:
-        jobs: runs at a time; None is one for each GPU, or one.
+        jobs: number of concurrent runs; None means one per GPU, or one without a GPU.
         accelerator: as `trainer.accelerator`; None if it is not given.
     """
     gpus = [] if accelerator == "cpu" else _visible_gpus()
@@ -66,12 +66,12 @@ def _visible_gpus() -> list[str]:
 
 
 class Crew:
-    """Runs jobs, some at a time.
+    """Runs jobs, several at a time.
 
     Args:
-        devices: environment variables for each of the runs at a time.
-        held: descriptors of a lock that the processes hold too: if the caller is killed, the lock
-            stays taken until they have noticed and ended.
+        devices: environment variables of each concurrent run.
+        held: file descriptors of a lock that the processes inherit: if the caller is killed, the
+            lock stays taken until they end.
     """
 
     def __init__(self, devices: Sequence[dict[str, str]], held: Sequence[int]) -> None:
@@ -86,11 +86,11 @@ class Crew:
         self._stopped = False
 
     def run(self, jobs: Sequence[Job], ended: Callable[[Job, int], None]) -> None:
-        """Runs all jobs; stops all at Ctrl-C, SIGTERM or an exception of `ended`.
+        """Runs all jobs; stops all on Ctrl-C, SIGTERM or an exception in `ended`.
 
         Args:
-            jobs: the jobs in the order of their starts.
-            ended: is called with each job that has ended and its exit status.
+            jobs: the jobs, in the order in which they start.
+            ended: called with each job that has ended and its exit status.
         """
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         coming, running = iter(jobs), dict[Future[int], Job]()
@@ -105,9 +105,9 @@ class Crew:
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     ended(running.pop(future), future.result())
-                    start_next()  # not before: it may be the last
+                    start_next()  # only now: an exception in `ended` stops all
         except BaseException:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # stopping already
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # already stopping
             self._stop()
             raise
         finally:
@@ -147,7 +147,7 @@ class Crew:
                 return None
             child = subprocess.Popen(
                 [*_FIT, *job.words],
-                env=os.environ | {"PYTHONUNBUFFERED": "1"} | device,  # the log stays current
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | device,  # keeps the log current
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

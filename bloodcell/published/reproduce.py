@@ -1,7 +1,7 @@
-"""`bloodcell reproduce`: the published experiments again, each also split by photograph.
+"""`bloodcell reproduce`: repeats the published experiments, each also split by photograph.
 
-Each run is a process of its own, so that a failure ends no other run. Finished runs are kept, and
-the others continue from their last checkpoints: after a kill, the same command repeats an epoch.
+Each run is a separate process, so a failure does not end the others. Finished runs are kept, and
+the others continue from their last checkpoints: after a kill, at most one epoch is repeated.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from bloodcell.published.crew import Crew, Job, list_devices
 from bloodcell.published.twins import report_twins
 from bloodcell.text import clock
 
-# a third of the pixels, and an end once the validation loss has not fallen for five epochs
+# a third of the pixels, and early stopping after five epochs without a lower validation loss
 _FAST = (
     *("--data.image_size", "128", "--trainer.max_epochs", "24"),
     *("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"),
     *("--trainer.callbacks.patience", "5"),
 )
 # By published learning rate: the learning rate and batch size that learn as much in fewer epochs.
-# 1e-5 becomes 49/16 of it: the flattened map has as many times fewer inputs, so that a step changes
-# the output less. Over 1e-4, units switch off for good (RESULTS.md).
+# 1e-5 is multiplied by 49/16: the flattened map is smaller by that factor, so a step changes the
+# output less. Above 1e-4, ReLU units die (RESULTS.md).
 _FAST_PACE = {1e-5: (3.0625e-5, 8), 5e-5: (5e-5, 16), 1e-4: (1e-4, 32)}
-_FAST_SAYS = (
+_FAST_TEXT = (
     "128 pixels; 24 epochs, or 5 without a lower validation loss; learning rates and batch sizes "
     + ", ".join(f"{lr:g} and {batch} for {then:g}" for then, (lr, batch) in _FAST_PACE.items())
 )
@@ -50,7 +50,7 @@ class Request(NamedTuple):
     Attributes:
         seeds: number of seeds, from 0.
         splits: as `data.split`.
-        jobs: runs at a time; None makes one for each GPU, or one.
+        jobs: number of concurrent runs; None means one per GPU, or one without a GPU.
         fast: small images and few epochs, for CPUs.
         out: the folder of the runs, tables and figures.
         words: options of every `fit`.
@@ -66,16 +66,16 @@ class Request(NamedTuple):
     @property
     def options(self) -> list[str]:
         """The options that decide the results of all runs."""
-        return [*([_FAST_SAYS] if self.fast else []), *self.words]
+        return [*([_FAST_TEXT] if self.fast else []), *self.words]
 
     @property
     def suffix(self) -> str:
-        """The end of the runs' names, which tells how they differ from the published ones."""
+        """The end of the runs' names, which shows how they differ from the published ones."""
         drawn = self.value("--data.root") == DRAWN
         return f"{'-fast' if self.fast else ''}{f'-{DRAWN}' if drawn else ''}"
 
     def value(self, flag: str) -> str | None:
-        """The last value that the options give a flag; None if they do not give it."""
+        """Returns the last value of a flag in the options; None if it is absent."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument(flag, dest="value", nargs="?")
         value: str | None = parser.parse_known_args(self.words)[0].value
@@ -119,8 +119,8 @@ def reproduce(
     Args:
         words: options of every `fit`.
         seeds: number of seeds, from 0.
-        splits: seed (as published), photo (by photograph), or both with a comma.
-        jobs: runs at a time (default: one for each GPU, or one).
+        splits: seed (as published), photo (by photograph), or both, separated by a comma.
+        jobs: number of concurrent runs (default: one per GPU, or one without a GPU).
         fast: for CPUs, 128 pixels, at most 24 epochs, and batch sizes and learning rates to match;
             all results are marked as fast.
         out: folder of the runs, tables and figures (default: reproduced, or reproduced-fast).
@@ -130,14 +130,14 @@ def reproduce(
     """
     for flag in (word.partition("=")[0] for word in words):
         if flag in _OWN:
-            raise InputError(f"reproduce decides {flag} itself. Leave it out.")
+            raise InputError(f"reproduce sets {flag} itself. Leave it out.")
     if words and not words[0].startswith("--"):
         raise InputError(f"reproduce takes options only (got: {words[0]}).")
     rule = "a whole number, 1 or more, e.g. 3"
     require_number("--seeds", seeds, rule, 1, whole=True)
     require_number("--jobs", 1 if jobs is None else jobs, rule, 1, whole=True)
     chosen = list(dict.fromkeys(splits.split(",")))
-    rule = f"one of {' and '.join(_SPLITS)}, or both with a comma"
+    rule = f"{', '.join(_SPLITS)} or {','.join(_SPLITS)}"
     require(set(chosen) <= set(_SPLITS), "--splits", splits, rule)
     place = Path(out or f"reproduced{'-fast' if fast else ''}")
     request = Request(seeds, chosen, jobs, fast, place, words)
@@ -150,12 +150,12 @@ def reproduce(
             failed = _run_all(request, held)
     except Timeout:
         raise InputError(
-            f"--out {place}: another reproduce is at work there, or a run of one that was "
-            "killed, which ends with its epoch. Wait for it, or give --out another folder."
+            f"--out {place}: another reproduce is running there, or a run of a killed one is "
+            "finishing its epoch. Wait for it, or give --out another folder."
         ) from None
     if failed:
         names = listed([f"{name} ({why})" for name, why in failed.items()])
-        raise InputError(f"failed: {names}. The same command tries them again.")
+        raise InputError(f"failed: {names}. Repeat the command to try them again.")
 
 
 def _keep_options(request: Request) -> None:
@@ -164,10 +164,10 @@ def _keep_options(request: Request) -> None:
     begun = any(request.out.glob(f"lightning_logs/*/*/{CONFIG}"))
     then = json.loads(path.read_text()) if begun and path.is_file() else None
     if begun and then != now:
-        given = " ".join(then or ["not known"]) if then != [] else "none"
+        given = " ".join(then or ["unknown"]) if then != [] else "none"
         raise InputError(
-            f"--out {request.out} holds runs with other options ({given}). Give the same, or --out "
-            "another folder."
+            f"--out {request.out} contains runs with other options ({given}). Give the same "
+            "options, or give --out another folder."
         )
     with write_whole(path) as file:
         file.write(json.dumps(now, indent=1) + "\n")
@@ -178,14 +178,14 @@ def _run_all(request: Request, held: list[int]) -> dict[str, str]:
 
     Args:
         request: the runs to make.
-        held: descriptors of the folder's lock.
+        held: file descriptors of the folder's lock.
 
     Returns:
-        Why runs failed, by their names.
+        The reasons of failed runs, by their names.
     """
     tasks = [
         Task(row.name, row.lr, split, seed, f"{row.name}-{split}{request.suffix}")
-        for seed in range(request.seeds)  # so that one of each is there first
+        for seed in range(request.seeds)  # one run of each comes first
         for row in PUBLISHED
         for split in request.splits
     ]
@@ -200,7 +200,7 @@ def _run_all(request: Request, held: list[int]) -> dict[str, str]:
         jobs = [_job(request, task) for task in left.values()]
         Crew(devices, held).run(jobs, progress.end_run)
     except (KeyboardInterrupt, SystemExit):
-        print("stopped: the same command keeps what is finished and goes on", flush=True)
+        print("stopped: repeat the command to continue; finished runs are kept", flush=True)
         raise
     finally:
         report_twins(request.out, _title(request))
@@ -208,10 +208,10 @@ def _run_all(request: Request, held: list[int]) -> dict[str, str]:
 
 
 class _Progress:
-    """Prints the result of each run that ends, and how long the others will take.
+    """Prints the result of each run that ends, and the remaining time.
 
     Attributes:
-        failed: why runs failed, by their names.
+        failed: the reasons of failed runs, by their names.
     """
 
     def __init__(self, out: Path, left: dict[str, Task]) -> None:
@@ -220,7 +220,7 @@ class _Progress:
         self._start, self._ended = time.perf_counter(), 0
 
     def end_run(self, job: Job, status: int) -> None:
-        """Judges a run by the scores it has left."""
+        """Prints the result of a run, which failed if it wrote no scores."""
         self._ended += 1
         folder, scores = _find_run(self._out, self._left[job.name])
         if scores:
@@ -251,21 +251,21 @@ def _job(request: Request, task: Task) -> Job:
     return Job(str(task), words, request.out / "logs" / f"{task.name}-{task.seed}.txt")
 
 
-def _pace(lr: float) -> tuple[str, ...]:
-    """Options of the fast run for a published learning rate."""
-    ours, batch = _FAST_PACE[lr]
-    return (*_FAST, "--model.lr", f"{ours:g}", "--data.batch_size", str(batch))
+def _pace(published: float) -> tuple[str, ...]:
+    """Returns the options of the fast run for a published learning rate."""
+    lr, batch = _FAST_PACE[published]
+    return (*_FAST, "--model.lr", f"{lr:g}", "--data.batch_size", str(batch))
 
 
 def _title(request: Request) -> str:
-    """The options of all runs, for tables and figures."""
+    """Returns the options of all runs, for tables and figures."""
     fast = "FAST, not as published: " if request.fast else "with " if request.words else ""
     words = [Path(word).name.removeprefix("--") for word in request.options]
     return fast + " ".join(words)
 
 
 def _find_run(out: Path, task: Task) -> tuple[Path | None, dict[str, Any] | None]:
-    """The newest run of a task that is finished or can go on, and its scores if it is finished."""
+    """Finds the newest run of a task that is finished or can continue, and the scores if any."""
     found = None
     for folder in sorted((out / "lightning_logs" / task.name).glob("version_*"), key=by_number):
         if not (folder / CONFIG).is_file():

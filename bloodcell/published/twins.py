@@ -20,16 +20,16 @@ _HEADINGS = (
     *("time, published", "ours"),
 )
 _LEGEND = (
-    "Accuracies, each followed by ours on the same split (seed): files at random, so that most "
-    "test photographs were trained on. Unseen: the same network with split photo, whose test "
-    "photographs it has never seen. [95 % intervals over photographs; mean of the seeds.]"
+    "Accuracies: published, then ours with split seed (files at random, so most test photographs "
+    "were also trained on). Unseen: the same network with split photo, tested on photographs that "
+    "it has never seen. [95 % intervals over photographs; mean of the seeds.]"
 )
 _SPLIT_TITLES = {
     "seed": "files at random, as published",
     "photo": "by photograph: validated on unseen ones",
 }
-COMPARISON = "compared_model_graph.png"  # named as the published one
-_TITLE = 110  # letters that fit above a figure
+COMPARISON = "compared_model_graph.png"  # the name of the published figure
+_TITLE = 110  # characters that fit above a figure
 Key = tuple[str, str]  # published name, split
 
 
@@ -55,7 +55,7 @@ def report_twins(out: Path, title: str = "") -> None:
     for number, published in enumerate(PUBLISHED, 1):
         _save_curves(out / f"{number}.png", published, runs, title)
     keys = ((published.name, split) for published in PUBLISHED for split in _SPLIT_TITLES)
-    # the split stands beside each name
+    # the figure shows the split beside each name
     ordered = [experiments[key]._replace(name=key[0]) for key in keys if key in experiments]
     save(draw_comparison(ordered, _wrap(title)), out / COMPARISON)
     print(f"{out}: table.md, 1.png to {len(PUBLISHED)}.png, {COMPARISON}, lightning_logs")
@@ -66,7 +66,7 @@ def _row(
 ) -> list[str]:
     leaky, honest = (published.name, "seed"), (published.name, "photo")
 
-    def ours(part: str) -> str:
+    def reproduced(part: str) -> str:
         scores = [run.scores[part]["accuracy"] for run in runs.get(leaky, [])]
         return f"{fmean(scores):.4f}" if scores else ""
 
@@ -80,9 +80,9 @@ def _row(
         ", ".join(map(str, one.hidden if one else published.hidden)),
         f"{one.lr if one else published.lr:.3g}",
         f"{published.train[1]:.4f}",
-        ours("train"),
+        reproduced("train"),
         f"{published.val[1]:.4f}",
-        ours("val"),
+        reproduced("val"),
         f"{published.test[1]:.4f}",
         estimate(leaky, "accuracy"),
         f"{same.accuracy.value - published.test[1]:+.4f}" if same else "",

@@ -59,7 +59,7 @@ def test_clean_smears(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["leaks"] == found["scene_leaks"] == found["label_conflicts"] == []
     assert [len(group) for group in found["copies"]] == [3] * 16 + [2] * 32
     said = capsys.readouterr().out
-    assert "leak         none: no photograph lies in two parts" in said
+    assert "leak         none: no photograph is in two parts" in said
     # what was written is a photo table
     written = build_table(open_source(str(clean / "images")), Path("photos.csv"))
     drawn = build_table(open_source(str(clean / "images")), clean / "photos.csv")
@@ -135,7 +135,7 @@ def test_pictures_without_copies_have_no_wrong_ones(
     found = audit(str(clean / "images"), "--photos", str(clean / "photos.csv"))[1]
     known = found["photo_table"]
     assert known["recall_of_pairs"] == known["precision_of_pairs"] == 1
-    assert "0.00% wrong ones" in capsys.readouterr().out
+    assert "0.00% of the found pairs are wrong" in capsys.readouterr().out
 
 
 def test_names_that_look_like_markup(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +147,7 @@ def test_names_that_look_like_markup(clean: Path, capsys: pytest.CaptureFixture[
 
 def test_what_cannot_be_audited(refused: Refused, make_folders: Callable[..., Path]) -> None:
     assert "bloodcell audit needs FOLDER. See `bloodcell audit --help`." in refused("audit")
-    assert "audit takes no other words (got: b)" in refused("audit", "a", "b")
+    assert "audit takes no further arguments (got: b)" in refused("audit", "a", "b")
     assert "audit takes --photos, --out, --write_photos (got: --deep)" in refused(
         "audit", "a", "--deep"
     )

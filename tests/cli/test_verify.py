@@ -34,7 +34,7 @@ def test_a_run_is_what_it_claims(claimed: Path, capsys: pytest.CaptureFixture[st
     assert "scores       ok       computed from predictions.csv, metrics.csv: the same" in said
     assert "predictions  ok       the same" in said
     assert "tested on    ok       40 files" in said
-    assert f"{claimed} is what its checkpoint says" in said
+    assert f"{claimed} matches its checkpoint" in said
     assert {path: path.read_bytes() for path in claimed.rglob("*") if path.is_file()} == before
 
 
@@ -48,9 +48,11 @@ def test_scores_that_were_written_by_hand(
     (claimed / "scores.json").write_text(json.dumps(scores))
     assert verify(claimed) == 1
     said = capsys.readouterr().out
-    assert "computed from predictions.csv, metrics.csv: other: by_file accuracy, test acc" in said
+    assert (
+        "computed from predictions.csv, metrics.csv: different: by_file accuracy, test acc" in said
+    )
     assert "versions     differs  torch 1.0 -> " in said
-    assert "is NOT what its checkpoint says" in said
+    assert "does NOT match its checkpoint" in said
 
 
 def test_predictions_of_another_model(claimed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +62,7 @@ def test_predictions_of_another_model(claimed: Path, capsys: pytest.CaptureFixtu
     (claimed / "predictions.csv").write_text("\n".join([header, *turned]) + "\n")
     assert verify(claimed) == 1
     said = capsys.readouterr().out
-    assert "files named otherwise, probabilities differ by" in said
+    assert "files have another predicted class, probabilities differ by at most" in said
     assert "predictions  FAILED" in said
 
 
@@ -76,7 +78,7 @@ def test_single_numbers(
     (claimed / "scores.json").write_text(json.dumps(scores))
     assert verify(claimed) == 1
     said = capsys.readouterr().out
-    assert f"other: {part} {name}" in said or "test loss    FAILED" in said
+    assert f"different: {part} {name}" in said or "test loss    FAILED" in said
 
 
 def test_labels_that_agree_with_the_model(
@@ -90,14 +92,16 @@ def test_labels_that_agree_with_the_model(
     scores["test"]["accuracy"] = scores["test"]["accuracy_by_photo"] = 1.0
     (claimed / "scores.json").write_text(json.dumps(scores))
     assert verify(claimed) == 1
-    assert "others, or of other classes or photographs" in capsys.readouterr().out
+    assert "other files, classes or photographs" in capsys.readouterr().out
 
 
 def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
-    assert "verify needs a run folder first" in refused("verify")
-    assert "verify needs a run folder first" in refused("verify", "--ckpt_path", str(claimed))
+    assert "verify needs a run folder as its first argument" in refused("verify")
+    assert "verify needs a run folder as its first argument" in refused(
+        "verify", "--ckpt_path", str(claimed)
+    )
     said = refused("verify", str(claimed), "--ckpt_path", "other")
-    assert "left out: verify tests the run's best checkpoint" in said
+    assert "omitted, because verify tests the run's best checkpoint" in said
     assert "it has no scores.json, predictions.csv" in refused("verify", "nowhere")
     for wrong in ("[", "[" * 100_000, "{}", '{"test": [], "val": {}, "machine": "x"}'):
         (claimed / "scores.json").write_text(wrong)

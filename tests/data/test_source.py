@@ -119,7 +119,7 @@ def test_kaggle_is_downloaded_once(
 def test_kaggle_from_the_cache_misses_files(kaggle_cache: Path) -> None:
     (kaggle_cache / "images" / "TRAIN" / "MONOCYTE").mkdir(parents=True)
     (kaggle_cache / "images" / "TRAIN" / "MONOCYTE" / "_0_1.jpeg").touch()
-    with pytest.raises(InputError, match=r"holds 1 images; the set has 12,515.*bloodcell download"):
+    with pytest.raises(InputError, match=r"contains 1 images, not 12,515.*bloodcell download"):
         open_source("kaggle")
 
 

@@ -91,8 +91,8 @@ def real_zip_like(make_folders: Callable[..., Path]) -> Path:
     [
         ("name,photo\n", r"lacks the column file \(found: name, photo\)"),
         ("file,photo\na/0.png,\n", r"line 2: file='a/0\.png', photo=''.*Neither may be empty"),
-        ("file,photo\na/0.png,1\na/0.png,2\n", r"line 3: 'a/0\.png' was given another photograph"),
-        ("file,photo,cell\na,1,1\nb,1,2\n", r"line 3: photo '1' was given another cell"),
+        ("file,photo\na/0.png,1\na/0.png,2\n", r"line 3: 'a/0\.png' has another photograph"),
+        ("file,photo,cell\na,1,1\nb,1,2\n", r"line 3: photo '1' has another cell"),
         ("file,photo\n0.png,1\n", r"the line of '0\.png' fits several images \(a/0\.png, b/0\.png"),
         ("file,photo\na/0.png,1\nb/0.png,1\n", r"Photograph '1' has images of two classes \(a/0"),
         ("file,photo\na/0.png,1\n", r"no line for 1 of 2 images \(b/0\.png\)"),
@@ -112,7 +112,7 @@ def test_a_photo_table_that_is_missing_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.photos='.*no\.csv' cannot be read.*columns file"):
         photos.read(tmp_path / "no.csv")
     (tmp_path / "photos.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="no CSV file in UTF-8"):
+    with pytest.raises(InputError, match="is not a CSV file in UTF-8"):
         photos.read(tmp_path / "photos.csv")
 
 

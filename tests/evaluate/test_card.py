@@ -49,7 +49,7 @@ def test_without_scores_the_card_names_the_missing_file(run: Path) -> None:
     model = run / "checkpoints" / "best.ckpt"
     bare = Description.from_checkpoint(read_checkpoint("", model), "m", {})
     card = make_card(bare, model)
-    assert "Not known: no `scores.json` lay beside the model." in card.text
+    assert "Unknown: there was no `scores.json` beside the model." in card.text
     assert "diagnosis" in card.text
     write_card(Path("card.md"), bare, model)
     assert Path("card.md").read_text() == f"{card.text}\n"

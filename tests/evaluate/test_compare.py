@@ -118,13 +118,13 @@ def test_unfinished_and_foreign_folders_are_listed(
     main(["compare"])
     said = capsys.readouterr().out
     assert "version_1, unfinished: it has no scores.json" in said
-    assert "version_2, not as bloodcell writes it" in said
-    assert "version_3, not as bloodcell writes it" in said
+    assert "version_2, not in bloodcell's format" in said
+    assert "version_3, not in bloodcell's format" in said
     assert "version_4, unfinished" in said
 
 
 def test_nothing_to_compare(refused: Refused, tmp_path: Path) -> None:
-    assert "lightning_logs is no folder" in refused("compare")
+    assert "lightning_logs is not a folder" in refused("compare")
     (tmp_path / "empty").mkdir()
     assert "no finished run" in refused("compare", "empty")
     assert "--out=table.txt cannot be used: it must be a file ending in .csv, .md, .png" in refused(

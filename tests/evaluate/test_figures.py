@@ -69,18 +69,16 @@ def test_reliability_shows_every_file_once() -> None:
 
 def test_the_worst_photograph_comes_first() -> None:
     first, second, third = worst_photographs(SAID)
-    assert (first.photo, first.true, first.said) == ("p1", "lobed", "round")
-    assert first.file == 4, "the file that is furthest from the truth is shown"
+    assert (first.photo, first.true, first.predicted) == ("p1", "lobed", "round")
+    assert first.file == 4, "the file with the lowest probability of the true class is shown"
     assert (first.files, first.files_wrong) == (2, 2)
     assert first.p_true == pytest.approx(0.2)
     assert (second.photo, second.files_wrong, third.photo) == ("p0", 1, "p2")
     assert len(worst_photographs(SAID, most=1)) == 1
     images = [np.zeros((8, 8, 3), np.uint8)] * 3
     titles = [ax.get_title() for ax in draw_worst("d8", [first, second, third], images).axes]
-    assert (
-        titles[0] == "\nWRONG: said round 0.80\ntrue: lobed 0.20\n2 of 2 files wrong\nphotograph p1"
-    )
-    assert titles[1].startswith("\nright: said round 0.63")
+    assert titles[0] == "\nWRONG: round 0.80\ntrue: lobed 0.20\n2 of 2 files wrong\nphotograph p1"
+    assert titles[1].startswith("\nright: round 0.63")
 
 
 def test_curves_hold_every_epoch_and_the_published_values(tmp_path: Path) -> None:

@@ -90,15 +90,19 @@ def test_maps_with_channels_last() -> None:
 
 
 def test_a_trunk_of_another_size_or_family() -> None:
-    with pytest.raises(InputError, match=r"data\.image_size=32 does not suit model\.backbone \("):
+    with pytest.raises(InputError, match=r"data\.image_size=32 does not fit model\.backbone \("):
         network(backbone="vit_tiny_patch16_224", image_size=32)
     options: dict[str, str | float] = {"pad_type": "same"}
-    with pytest.raises(InputError, match=r"'resnet18' cannot be built as model\.weights='w\.h5'"):
+    with pytest.raises(
+        InputError, match=r"'resnet18' cannot be built with the options that model\.weights='w\.h5'"
+    ):
         create_trunk("resnet18", PretrainedConfig("w.h5", options=options))
 
 
 def test_unknown_backbone() -> None:
-    with pytest.raises(InputError, match=r"model\.backbone='mobilnet' is no timm model.*mobilenet"):
+    with pytest.raises(
+        InputError, match=r"model\.backbone='mobilnet' is not a timm model.*mobilenet"
+    ):
         create_trunk("mobilnet", PretrainedConfig())
 
 

@@ -115,13 +115,13 @@ def test_weights_of_another_backbone(trunk: nn.Module, tmp_path: Path) -> None:
     assert " is (" in message
     assert "), needs (" in message
     assert "missing: blocks." in message
-    assert "Name the backbone" in message
+    assert "Give the backbone of the weights" in message
     assert_equal(state_of(other), before)
 
 
 def test_no_such_file(trunk: nn.Module) -> None:
     with pytest.raises(
-        InputError, match=r"model\.weights='no\.pth' is no file, nor 'imagenet', 'bundled'"
+        InputError, match=r"model\.weights='no\.pth' is neither a file nor 'imagenet', 'bundled'"
     ):
         load_trunk(trunk, TINY, "no.pth")
 
@@ -135,7 +135,7 @@ def test_a_damaged_file(trunk: nn.Module, tmp_path: Path, name: str) -> None:
 
 def test_a_file_of_no_known_kind(trunk: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "w.onnx").touch()
-    with pytest.raises(InputError, match=r"w\.onnx' is of no known kind of file"):
+    with pytest.raises(InputError, match=r"w\.onnx' has an unknown file type"):
         load_trunk(trunk, TINY, str(tmp_path / "w.onnx"))
 
 

@@ -213,9 +213,9 @@ def test_a_killed_reproduce_leaves_no_second_run_beside_its_own(
     checkpoint = Path("reproduced/lightning_logs/d8-seed/version_0/checkpoints/last.ckpt")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as child:
         wait_for(checkpoint)
-        assert "another reproduce is at work there" in refused(*words)
+        assert "another reproduce is running there" in refused(*words)
         child.kill()
-    assert "another reproduce is at work there" in refused(*words), "its run is still there"
+    assert "another reproduce is running there" in refused(*words), "its run is still there"
     Path("stop").touch()
     Path("hang").unlink()
     for _ in range(100):
@@ -239,12 +239,14 @@ def wait_for(path: Path) -> None:
 def test_a_folder_holds_runs_of_one_kind(refused: Refused) -> None:
     main(["reproduce", "--seeds", "1", "--splits", "seed", "--data.augment", "flips"])
     said = refused("reproduce", "--seeds", "1")
-    assert "reproduced holds runs with other options (--data.augment flips)" in said
-    assert "holds runs with other options" in refused("reproduce", "--seeds", "1", "--model.lr=1")
+    assert "reproduced contains runs with other options (--data.augment flips)" in said
+    assert "contains runs with other options" in refused(
+        "reproduce", "--seeds", "1", "--model.lr=1"
+    )
     Path("mine/lightning_logs/d8/version_0").mkdir(parents=True)
     Path("mine/lightning_logs/d8/version_0/config.yaml").touch()
     said = refused("reproduce", "--out", "mine")
-    assert "--out mine holds runs with other options (not known)" in said
+    assert "--out mine contains runs with other options (unknown)" in said
 
 
 @pytest.mark.parametrize(
@@ -252,12 +254,15 @@ def test_a_folder_holds_runs_of_one_kind(refused: Refused) -> None:
     [
         (["--seeds", "0"], "--seeds=0 cannot be used: it must be a whole number, 1 or more"),
         (["--jobs", "two"], "--jobs=two cannot be used"),
-        (["--splits", "folds"], "--splits=folds cannot be used: it must be one of seed and photo"),
-        (["--config", "d8.yaml"], "reproduce decides --config itself"),
-        (["--data.split=photo"], "reproduce decides --data.split itself"),
+        (
+            ["--splits", "folds"],
+            "--splits=folds cannot be used: it must be seed, photo or seed,photo",
+        ),
+        (["--config", "d8.yaml"], "reproduce sets --config itself"),
+        (["--data.split=photo"], "reproduce sets --data.split itself"),
         (["d8.yaml"], "reproduce takes options only (got: d8.yaml)"),
-        (["--out"], "--out stands without a value"),
-        (["--out="], "--out stands without a value"),
+        (["--out"], "--out needs a value"),
+        (["--out="], "--out needs a value"),
         (["--jobs", "²"], "--jobs=² cannot be used"),
     ],
 )

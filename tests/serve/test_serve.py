@@ -376,7 +376,7 @@ def test_in_a_browser(served: tuple[str, int], images: list[Path], tmp_path: Pat
 
 
 def test_what_cannot_be_served_is_refused(run: Path, refused: Refused) -> None:
-    assert "serve takes no other words (got: a.png)" in refused("serve", "a.png")
+    assert "serve takes no further arguments (got: a.png)" in refused("serve", "a.png")
     assert "--port=99999 cannot be used" in refused("serve", "--port", "99999")
     assert "keeps no maps" in refused("serve", "--model", _touch("m.onnx"))
     said = refused("serve", "--model", str(run), "--data", "nothing", "--port", "0")

@@ -275,7 +275,7 @@ def test_numbers_that_cannot_be_used(refused: Refused, small: list[str]) -> None
         "fit", "--resume", "always"
     )
     said = refused("fit", "--resume", "auto", "--ckpt_path", "last")
-    assert "--resume=auto cannot be used: it must be given alone, without --ckpt_path." in said
+    assert "--resume=auto cannot be used: it must be used without --ckpt_path." in said
 
 
 def test_a_clock_that_goes_back(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ class _Anatomy:
     cytoplasm: _Colour
     granule: _Colour
     granule_um: float
-    vacuoles: float  # largest share of the grid's cells that hold one, 0 to 1
+    vacuoles: float  # largest share of grid cells with a vacuole, 0 to 1
 
 
 _ATLAS = {

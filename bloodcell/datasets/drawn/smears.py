@@ -200,7 +200,7 @@ def write_smears(
 ) -> None:
     """Writes a data set in the layout of the Kaggle set, with a photo table.
 
-    The files are root/images/{TRAIN,TEST,TEST_SIMPLE}/CLASS/_<a>_<b>.jpeg; TEST_SIMPLE holds the
+    The files are root/images/{TRAIN,TEST,TEST_SIMPLE}/CLASS/_<a>_<b>.jpeg; TEST_SIMPLE has the
     originals of the copies in TEST. root/photos.csv has a row per file with its photograph, its
     white cell and the cell's box in pixels. In each class, one TEST photograph shows the same
     cell as a TRAIN photograph. `root` appears only when all files are written.
@@ -222,7 +222,7 @@ def write_smears(
     if min(train_photos, test_photos, copies, workers) < 1:
         raise ValueError("train_photos, test_photos, copies and workers must be at least 1")
     if root.exists():
-        raise FileExistsError(f"{root} exists already")
+        raise FileExistsError(f"{root} already exists")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
         whole = Path(temporary) / root.name

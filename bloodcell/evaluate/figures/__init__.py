@@ -1,1 +1,1 @@
-"""Figures of a run and of a comparison. Without torch."""
+"""Figures of a run and of a comparison; imports no torch."""

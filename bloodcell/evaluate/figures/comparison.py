@@ -11,11 +11,11 @@ from bloodcell.evaluate.published import find_published
 
 @styled
 def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figure:
-    """Accuracy of each experiment with its interval, and the published value where there is one.
+    """Draws the accuracy of each experiment with its interval, and the published value if any.
 
     Args:
-        experiments: a line each, the first at the top.
-        title: what must be known of all of them.
+        experiments: one line each, the first at the top.
+        title: a text that applies to all of them.
     """
     figure = Figure(figsize=(10, 1.5 + 0.5 * len(experiments)), layout="constrained")
     ax = figure.subplots()
@@ -36,7 +36,7 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
                 label=label if line == 0 else None,
             )
         published = find_published(one.name)
-        if published and one.split == "seed":  # only then as it was measured
+        if published and one.split == "seed":  # the published split
             marked = "published" in ax.get_legend_handles_labels()[1]
             ax.plot(
                 published.test[1],

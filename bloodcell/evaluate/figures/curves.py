@@ -10,18 +10,18 @@ from bloodcell.evaluate.figures.style import BLUE, GREY, RED, styled
 from bloodcell.evaluate.history import Epoch
 from bloodcell.evaluate.published import Published
 
-_MARKERS = 40  # of a line: more run into each other
+_MARKERS = 40  # per line; more would overlap
 
 
 @styled
 def draw_curves(
     title: str, histories: Mapping[str, Sequence[Sequence[Epoch]]], published: Published | None
 ) -> Figure:
-    """Accuracy and loss by epoch, as in the published graphs.
+    """Draws accuracy and loss by epoch, as in the published graphs.
 
     Args:
         title: what was trained.
-        histories: a row of the figure each, by its title: the runs that differ in their seed.
+        histories: runs that differ only in their seed, by the title of their row in the figure.
         published: drawn as lines across the first row.
     """
     rows = len(histories)

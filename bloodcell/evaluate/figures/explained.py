@@ -1,4 +1,4 @@
-"""Images beside what in them decided."""
+"""Images beside the evidence for their predicted classes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 from bloodcell.evaluate.figures.style import styled
 
-_PAIRS = 2  # in a row of the figure
-_CLASSES = 4  # named below an image
-_CHARACTERS = 30  # of a file's name
+_PAIRS = 2  # per row of the figure
+_CLASSES = 4  # listed at an image
+_CHARACTERS = 30  # of a file name
 
 
 class Explained(NamedTuple):
-    """An image and what the model made of it.
+    """An image with its heat map and predicted probabilities.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         pixels: (size, size, 3).
         heat: (size, size), 0 to 1.
-        probability: of each class.
+        probability: probability of each class.
     """
 
     name: str
@@ -32,11 +32,13 @@ class Explained(NamedTuple):
 
 @styled
 def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
-    """Each image, and the same with the heat over it and a line around the hotter half."""
+    """Draws each image, and beside it the image with its heat and a line around the hotter half."""
     pairs = min(_PAIRS, len(images))
     rows = -(-len(images) // pairs)
     figure = Figure(figsize=(4.6 * pairs, 3.0 * rows + 0.6), layout="constrained")
-    figure.suptitle(f"{title}. In colour, and within the line: what spoke for the class", wrap=True)
+    figure.suptitle(
+        f"{title}. In colour and inside the line: the evidence for the class", wrap=True
+    )
     axes = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(-1, 2)
     for pair, image in zip(axes, images, strict=False):
         for ax, picture in zip(
@@ -45,10 +47,10 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
             ax.imshow(picture)
         if image.heat.any():
             pair[1].contour(image.heat, levels=[0.5], colors="black", linewidths=1.2)
-        said = sorted(image.probability.items(), key=lambda one: -one[1])[:_CLASSES]
+        ranked = sorted(image.probability.items(), key=lambda one: -one[1])[:_CLASSES]
         pair[0].set_title(_short(image.name), fontsize=9)
-        pair[1].set_title(f"{said[0][0]} {said[0][1]:.2f}", fontsize=9, fontweight="bold")
-        pair[1].set_xlabel("\n".join(f"{name} {p:.2f}" for name, p in said[1:]), fontsize=8)
+        pair[1].set_title(f"{ranked[0][0]} {ranked[0][1]:.2f}", fontsize=9, fontweight="bold")
+        pair[1].set_xlabel("\n".join(f"{name} {p:.2f}" for name, p in ranked[1:]), fontsize=8)
     for ax in axes.ravel():
         ax.set(xticks=[], yticks=[])
         ax.grid(visible=False)
@@ -59,7 +61,7 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
 
 
 def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """An image (H, W, 3) in grey, and in colour where the heat (H, W) is."""
+    """Returns an image (H, W, 3) in grey, with colour where the heat (H, W) is high."""
     grey = pixels.mean(2, keepdims=True).repeat(3, axis=2) * 0.5 + 100
     share = heat[..., None]
     mixed: NDArray[np.uint8] = (grey * (1 - share) + pixels * share).clip(0, 255).astype(np.uint8)

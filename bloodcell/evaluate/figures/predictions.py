@@ -1,4 +1,4 @@
-"""What a model said of the test part: confusion, reliability, its worst photographs."""
+"""Figures of a model's predictions: confusion matrix, reliability diagram, worst photographs."""
 
 import math
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ class Worst(NamedTuple):
 
     Attributes:
         photo: its name.
-        file: place among the predictions of the file that is furthest from the truth.
-        true: what it shows.
-        said: what the model takes it for, over all its files.
-        p_said: probability of that, 0 to 1.
-        p_true: probability of the truth, 0 to 1.
+        file: index of the prediction of the file with the lowest probability of the true class.
+        true: true class.
+        predicted: predicted class, over all its files.
+        p_predicted: probability of the predicted class, 0 to 1.
+        p_true: probability of the true class, 0 to 1.
         files: number of its files.
-        files_wrong: how many of them are named wrongly.
+        files_wrong: number of files with a wrong prediction.
     """
 
     photo: str
     file: int
     true: str
-    said: str
-    p_said: float
+    predicted: str
+    p_predicted: float
     p_true: float
     files: int
     files_wrong: int
@@ -41,7 +41,7 @@ class Worst(NamedTuple):
 
 @styled
 def draw_confusion(title: str, predictions: Predictions) -> Figure:
-    """What is taken for what: by file and by photograph, counts and shares of the true class."""
+    """Draws confusion matrices by file and by photograph: counts and shares of the true class."""
     names = predictions.class_names
     side = max(3.4, 0.85 * min(len(names), _NUMBERS_UP_TO) + 1.2)
     figure = Figure(figsize=(2 * side + 1.6, side + 1.0), layout="constrained")
@@ -49,15 +49,15 @@ def draw_confusion(title: str, predictions: Predictions) -> Figure:
     shades = None
     axes = figure.subplots(1, 2, sharey=True)
     for ax, (by, sample) in zip(axes, _both(predictions), strict=True):
-        said = sample.probability.argmax(1)
+        predicted = sample.probability.argmax(1)
         counts = np.zeros((len(names), len(names)), np.int64)
-        np.add.at(counts, (sample.true, said), 1)
+        np.add.at(counts, (sample.true, predicted), 1)
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         shades = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(names)), names)
         ax.set(
-            xlabel="what the model says",
+            xlabel="predicted class",
             title=f"{by}: {int(np.trace(counts)):,} of {counts.sum():,} right",
         )
         ax.grid(visible=False)
@@ -75,7 +75,7 @@ def draw_confusion(title: str, predictions: Predictions) -> Figure:
 
 @styled
 def draw_reliability(title: str, predictions: Predictions) -> Figure:
-    """How often the model is right when it is that sure, and how often it is that sure."""
+    """Draws reliability diagrams: accuracy and number of predictions by confidence."""
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(2, 2, sharex=True, height_ratios=[3, 1])
@@ -91,7 +91,12 @@ def draw_reliability(title: str, predictions: Predictions) -> Figure:
         share = np.bincount(place, right, CALIBRATION_BINS)[some] / count[some]
         above.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfectly calibrated")
         above.plot(
-            mean, share, color=BLUE, marker="o", markersize=5, label="the model, and of how many"
+            mean,
+            share,
+            color=BLUE,
+            marker="o",
+            markersize=5,
+            label="the model, with numbers of predictions",
         )
         for x, y, n in zip(mean, share, count[some], strict=True):
             above.annotate(
@@ -99,19 +104,19 @@ def draw_reliability(title: str, predictions: Predictions) -> Figure:
             )
         above.set(ylim=(0, 1.03), xlim=(0, 1.02), title=by)
         below.bar(edges[:-1], count, np.diff(edges), align="edge", color=BLUE, edgecolor="white")
-        below.set(xlabel="probability of the class it names")
-    axes[0, 0].set_ylabel("share that is right")
-    axes[1, 0].set_ylabel("how many")
+        below.set(xlabel="probability of the predicted class")
+    axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("predictions")
     figure.legend(handles=axes[0, 0].get_lines(), loc="outside lower center", ncols=2)
     return figure
 
 
 def worst_photographs(predictions: Predictions, most: int = 12) -> list[Worst]:
-    """The photographs with the least probability of the truth, over their files.
+    """Returns the photographs with the lowest probability of the true class, over their files.
 
     Args:
-        predictions: what a model said.
-        most: how many at most.
+        predictions: a model's.
+        most: largest number of photographs.
     """
     files = sample_of(predictions.true, predictions.probability, predictions.photo)
     photos = average_photos(files)
@@ -121,15 +126,15 @@ def worst_photographs(predictions: Predictions, most: int = 12) -> list[Worst]:
     found = []
     for number in np.argsort(p_true, kind="stable")[:most].tolist():
         members = np.flatnonzero(files.photo == number)
-        said = int(photos.probability[number].argmax())
+        predicted = int(photos.probability[number].argmax())
         true = int(photos.true[number])
         found.append(
             Worst(
                 str(names[number]),
                 int(members[files.probability[members, true].argmin()]),
                 predictions.class_names[true],
-                predictions.class_names[said],
-                float(photos.probability[number, said]),
+                predictions.class_names[predicted],
+                float(photos.probability[number, predicted]),
                 float(p_true[number]),
                 len(members),
                 int(wrong[members].sum()),
@@ -140,7 +145,7 @@ def worst_photographs(predictions: Predictions, most: int = 12) -> list[Worst]:
 
 @styled
 def draw_worst(title: str, worst: Sequence[Worst], images: Sequence[NDArray[np.uint8]]) -> Figure:
-    """Photographs with what was said of them and what is true.
+    """Draws photographs with their predicted and true classes.
 
     Args:
         title: what was scored.
@@ -150,19 +155,20 @@ def draw_worst(title: str, worst: Sequence[Worst], images: Sequence[NDArray[np.u
     columns = min(4, len(worst))
     rows = math.ceil(len(worst) / columns)
     figure = Figure(figsize=(3 * columns, 3.95 * rows + 0.6), layout="constrained")
-    figure.suptitle(f"{title}: the least probability of the truth")
+    figure.suptitle(f"{title}: the lowest probabilities of the true class")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
     for ax, one, image in zip(axes, worst, images, strict=False):
         ax.imshow(image)
-        verdict = "right" if one.said == one.true else "WRONG"
+        right = one.predicted == one.true
         ax.set_title(
-            f"\n{verdict}: said {one.said} {one.p_said:.2f}\ntrue: {one.true} {one.p_true:.2f}\n"
+            f"\n{'right' if right else 'WRONG'}: {one.predicted} {one.p_predicted:.2f}\n"
+            f"true: {one.true} {one.p_true:.2f}\n"
             f"{one.files_wrong} of {one.files} files wrong\nphotograph {_short(one.photo)}",
             fontsize=9,
-            color="black" if one.said == one.true else RED,
-            weight="normal" if one.said == one.true else "bold",
+            color="black" if right else RED,
+            weight="normal" if right else "bold",
         )
     return figure
 

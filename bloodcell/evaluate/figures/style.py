@@ -1,7 +1,7 @@
 """One style for all figures.
 
-What must be told apart differs in marker, line or shade as well as in colour (Okabe and Ito's,
-"Color universal design", 2008): it can be read in black and white and by colour-blind people.
+Series differ in marker, line or shade as well as in colour (Okabe and Ito, "Color universal
+design", 2008), for black-and-white print and colour-blind readers.
 """
 
 import io
@@ -28,12 +28,12 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "savefig.dpi": 120,
-    "text.parse_math": False,  # names of classes and files are no formulas
+    "text.parse_math": False,  # names of classes and files are not formulas
 }
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Lets a function draw in the style."""
+    """Makes a function draw in this style."""
 
     @wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -44,7 +44,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def render(figure: Figure) -> bytes:
-    """A figure as PNG."""
+    """Returns a figure as PNG."""
     with mpl.rc_context(_STYLE), io.BytesIO() as file:
         figure.savefig(file, format="png")
         return file.getvalue()
