@@ -83,12 +83,6 @@ class KeepBest(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks the name of the metric after the sanity check, before any epoch is trained."""
-        super().on_validation_end(trainer, pl_module)
-        if trainer.sanity_checking and str(self.monitor).startswith("val/"):
-            self._check_logged(trainer)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the epoch if it is the best so far; not one whose loss is NaN, as it was undone."""
         loss = trainer.callback_metrics.get("val/loss")
@@ -96,13 +90,10 @@ class KeepBest(ModelCheckpoint):
             return
         validated = any(name.startswith("val/") for name in trainer.callback_metrics)
         if validated or not str(self.monitor).startswith("val/"):
-            self._check_logged(trainer)
+            logged = sorted(trainer.callback_metrics)
+            rule = f"the name of a logged metric ({listed(logged, 20)})"
+            require(self.monitor in logged, "--monitor", self.monitor, rule)
         super().on_train_epoch_end(trainer, pl_module)
-
-    def _check_logged(self, trainer: Trainer) -> None:
-        logged = sorted(trainer.callback_metrics)
-        rule = f"the name of a logged metric ({listed(logged, 20)})"
-        require(self.monitor in logged, "--monitor", self.monitor, rule)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best score, with the paths changed to the run's current folder."""

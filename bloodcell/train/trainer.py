@@ -15,6 +15,7 @@ from bloodcell.train.callbacks import Bar, FirstBatch, History
 from bloodcell.train.checkpoints import KeepBest, KeepLast, WholeFiles, read_monitor
 from bloodcell.train.finite import Finite
 from bloodcell.train.forecast import Forecast
+from bloodcell.train.monitors import CheckMonitors
 from bloodcell.train.runs import RunLogger
 from bloodcell.train.signals import StopGently
 from bloodcell.train.sync_norm import SyncNorm
@@ -111,7 +112,7 @@ def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Cal
     if keeping is None:
         return chosen
     finite = Finite(keeping.rollbacks)
-    chosen += [History(), FirstBatch(), Forecast(), finite, stop]
+    chosen += [CheckMonitors(), History(), FirstBatch(), Forecast(), finite, stop]
     if given.logger is not False and not given.fast_dev_run:
         chosen.append(LearningRateMonitor("epoch"))
         if given.enable_checkpointing is not False:  # KeepLast stores KeepBest's state

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bloodcell.cli.main import main
@@ -20,6 +21,7 @@ from bloodcell.data.batches import Batch
 from bloodcell.evaluate.history import read_history
 from bloodcell.train.checkpoints import WholeFiles, read_monitor
 from bloodcell.train.task import Classifier
+from bloodcell.train.trainer import callbacks
 
 Refused = Callable[..., str]
 
@@ -293,17 +295,20 @@ def test_a_clock_that_goes_back(small: list[str], monkeypatch: pytest.MonkeyPatc
     assert sorted(steps) == [10, 21]
 
 
+class Falling(Callback):
+    """Logs a metric of the user's own."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.log("val/falling", float(-trainer.current_epoch))
+
+
 def test_the_best_checkpoint_follows_the_monitor(
     small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A metric that falls: the first epoch is best if high values are, the last if low ones are."""
-    validated = Classifier.on_validation_epoch_end
-
-    def logs(self: Classifier) -> None:
-        validated(self)
-        self.log("val/falling", float(-self.current_epoch))
-
-    monkeypatch.setattr(Classifier, "on_validation_epoch_end", logs)
+    monkeypatch.setattr(
+        "bloodcell.cli.training.callbacks", lambda *given: [*callbacks(*given), Falling()]
+    )
     for version, (monitor, best) in enumerate({"max:val/falling": 0, "min:val/falling": 1}.items()):
         main(["fit", *small, "--monitor", monitor])
         assert checkpoint("best", version)["epoch"] == best
@@ -329,6 +334,48 @@ def test_a_monitor_that_cannot_be_used(small: list[str], refused: Refused) -> No
     assert "val/acc" in said
     assert "val/loss" in said
     assert list(Path().rglob("metrics.csv")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_loss",
+            "EarlyStopping.monitor=val_loss cannot be used: it must be the name of a logged metric "
+            "(val/loss, val/acc, val/auroc, val/balanced_accuracy, val/ece, val/f1, train/loss, "
+            "train/acc). Did you mean val/loss?",
+        ),
+        (
+            "--trainer.callbacks+ ModelCheckpoint --trainer.callbacks.monitor val/accuracy",
+            "ModelCheckpoint.monitor=val/accuracy cannot be used",
+        ),
+        (
+            "--model.scheduler ReduceLROnPlateau --model.scheduler.monitor valid/loss",
+            "model.scheduler.monitor=valid/loss cannot be used",
+        ),
+    ],
+)
+def test_names_of_metrics_are_refused_before_training(
+    options: str, message: str, small: list[str], refused: Refused
+) -> None:
+    options = options.replace("ReduceLROn", "lightning.pytorch.cli.ReduceLROn")
+    assert message in refused("fit", *small, *options.split())
+    assert list(Path().rglob("metrics.csv")) == []
+
+
+@pytest.mark.parametrize("name", ["val_loss", "mine"])
+def test_a_name_that_a_callback_of_the_user_may_log(
+    name: str, small: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused early only if it is certainly misspelt."""
+    monkeypatch.setattr(
+        "bloodcell.cli.training.callbacks", lambda *given: [*callbacks(*given), Falling()]
+    )
+    early = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", name]
+    said = refused("fit", *small, "--trainer.max_epochs", "1", *early)
+    assert name in said
+    assert "must be the name of a logged metric" in said
+    assert (list(Path().rglob("metrics.csv")) == []) == (name == "val_loss")
 
 
 @pytest.mark.parametrize(
