@@ -14,8 +14,7 @@ from rich.progress import Progress
 
 from bloodcell.data.crop import Pixels
 from bloodcell.errors import require_number
-from bloodcell.files import check_place
-from bloodcell.infer.answers import SUFFIXES, Answer, load_pyarrow, open_writer
+from bloodcell.infer.answers import Answer, check_out, open_writer
 from bloodcell.infer.cells import UNREADABLE, UNSURE, Cells, differential
 from bloodcell.infer.inputs import (
     NO_CELL,
@@ -63,23 +62,20 @@ def predict(
     """
     check_given(given)
     check_numbers(abstain, batch_size, cells.field if cells else 1.0)
-    check_place("--out", out, *SUFFIXES)
+    check_out(out)
     if cells:
         cells.check_folder(given)
-    if out and Path(out).suffix == ".parquet":
-        load_pyarrow()  # fails early if pyarrow is missing
     total = None if STDIN in given else _count(given)
     opened = open_model(model, devices or AUTO)
     if cells:
-        cells.check(opened)
-        opened = opened.on_squares
+        opened = cells.prepare(opened)
     start = time.perf_counter()
     counts: Counter[str] = Counter()
     names = opened.description.class_names
-    console, quiet = Console(file=sys.stderr), not sys.stderr.isatty()
+    console = Console(file=sys.stderr)
     with (
         ExitStack() as archives,
-        Progress(console=console, transient=True, disable=quiet) as bar,
+        Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
         open_writer(Path(out) if out else None, sys.stdout, names, cells is not None) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
@@ -104,7 +100,7 @@ def check_numbers(abstain: float, batch_size: int, field: float) -> None:
         field: as for `Cells`.
 
     Raises:
-        InputError: if one of them is no number or out of range.
+        InputError: if one of them is not a number or out of range.
     """
     require_number("abstain", abstain, "a number from 0 to 1, e.g. 0.5", 0, 1)
     require_number("batch_size", batch_size, "a whole number, 1 or more, e.g. 32", 1, whole=True)

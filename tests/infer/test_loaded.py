@@ -111,8 +111,8 @@ def test_a_number_given_as_text(argument: str, value: str, rule: str, run: Path)
     said = f"^{argument}={value} cannot be used: it must be {rule}"
     with pytest.raises(InputError, match=said):
         bloodcell.load(run).predict("a.png", cells=True, **given)
+    cells = Cells(**given) if argument == "field" else None
     with pytest.raises(InputError, match=said):
-        cells = Cells(**given) if argument == "field" else None
         predict(["a.png"], str(run), cells=cells, **({} if cells else given))
 
 
