@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_the_lines_of_the_readme(smears: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_number_given_as_text(argument: str, value: str, rule: str, run: Path) -> None:
-    given = {argument: float(value) if value == "nan" else ast.literal_eval(value)}
+    given: dict[str, Any] = {argument: float(value) if value == "nan" else ast.literal_eval(value)}
     said = f"^{argument}={value} cannot be used: it must be {rule}"
     with pytest.raises(InputError, match=said):
         bloodcell.load(run).predict("a.png", cells=True, **given)
@@ -119,9 +120,10 @@ def test_a_number_given_as_text(argument: str, value: str, rule: str, run: Path)
 def test_numbers_of_other_functions() -> None:
     with pytest.raises(InputError, match=r"^port='7860' cannot be used: it must be a whole number"):
         serve(port="7860")  # type: ignore[arg-type]
-    for name, given in (("seeds", ("3", "seed", None)), ("jobs", (3, "seed", "2"))):
+    given: dict[str, Any] = {"splits": "seed", "fast": True, "out": None, "words": []}
+    for name, numbers in (("seeds", ("3", None)), ("jobs", (3, "2"))):
         with pytest.raises(InputError, match=rf"^{name}='\d' cannot be used: .* 1 or more, e.g. 3"):
-            reproduce(*given, fast=True, out=None, words=[])  # type: ignore[arg-type]
+            reproduce(**given, **dict(zip(("seeds", "jobs"), numbers, strict=True)))
     assert not list(Path().iterdir())
 
 
