@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, Protocol, TextIO
 
 from bloodcell.data.cell import Cell
 from bloodcell.errors import InputError
-from bloodcell.files import beside, write_whole
+from bloodcell.files import beside, check_place, write_whole
 
 PLACE = ("x", "y", "side")  # columns of tables of cells
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 _PARQUET_ROWS = 10_000  # rows per row group
 
 
@@ -69,6 +68,20 @@ def flat(answer: Answer, class_names: list[str], cells: bool = False) -> dict[st
     }
 
 
+def check_out(path: str | None) -> None:
+    """Checks `--out` before any work is done.
+
+    Args:
+        path: file of the table; None is the standard output.
+
+    Raises:
+        InputError: if the file cannot be written, or pyarrow is missing.
+    """
+    check_place("--out", path, ".csv", ".jsonl", ".parquet")
+    if path and Path(path).suffix == ".parquet":
+        _load_pyarrow()
+
+
 @contextmanager
 def open_writer(
     path: Path | None, screen: TextIO, class_names: list[str], cells: bool = False
@@ -80,9 +93,6 @@ def open_writer(
         screen: the standard output.
         class_names: the classes.
         cells: whether each row describes a cell.
-
-    Raises:
-        InputError: if `path` ends in .parquet and pyarrow is not installed.
     """
     if path is None:
         yield _csv_writer(screen, class_names, cells)
@@ -111,7 +121,7 @@ def _csv_writer(file: TextIO, class_names: list[str], cells: bool) -> Writer:
 
 @contextmanager
 def _parquet_writer(path: Path, class_names: list[str], cells: bool) -> Iterator[Writer]:
-    pyarrow, parquet = load_pyarrow()
+    pyarrow, parquet = _load_pyarrow()
     numbers = [(f"p_{name}", pyarrow.float32()) for name in class_names]
     text = pyarrow.string()
     places = [(name, pyarrow.float32()) for name in (PLACE if cells else ())]
@@ -135,12 +145,7 @@ def _parquet_writer(path: Path, class_names: list[str], cells: bool) -> Iterator
         flush()
 
 
-def load_pyarrow() -> tuple[Any, Any]:
-    """Imports and returns `pyarrow` and `pyarrow.parquet`.
-
-    Raises:
-        InputError: if pyarrow is not installed.
-    """
+def _load_pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet

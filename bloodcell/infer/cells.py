@@ -62,8 +62,8 @@ class Cells(NamedTuple):
                     "images of the slide. Give a folder beside it."
                 )
 
-    def check(self, model: Runtime) -> None:
-        """Checks that a model classifies single cells.
+    def prepare(self, model: Runtime) -> Runtime:
+        """Returns the model for squares that are cut out around cells.
 
         Raises:
             InputError: if the model was trained on whole images.
@@ -74,6 +74,7 @@ class Cells(NamedTuple):
                 "whole images (data.crop=none). Give --model one that was trained with "
                 "--data.crop cell, or leave --model out for the bundled one."
             )
+        return model.on_squares
 
     def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
         """Yields the answers, and draws each image after the answers for its cells.

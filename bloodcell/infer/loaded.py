@@ -126,11 +126,8 @@ class LoadedModel:
         """
         check_numbers(abstain, batch_size, field)
         require(cells or field == 1.0, "field", field, "given with cells=True")
-        wanted, model = None, self._model
-        if cells:
-            wanted = Cells(field)
-            wanted.check(model)
-            model = model.on_squares
+        wanted = Cells(field) if cells else None
+        model = wanted.prepare(self._model) if wanted else self._model
         paths, arrays = _sort(images)
         left_out = LeftOut()
         with ExitStack() as archives:

@@ -16,8 +16,7 @@ from bloodcell.data.crop import Pixels
 from bloodcell.data.decode import summarise
 from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require_number
-from bloodcell.files import check_place
-from bloodcell.infer.answers import SUFFIXES, Answer, load_pyarrow, open_writer
+from bloodcell.infer.answers import Answer, check_out, open_writer
 from bloodcell.infer.cells import UNREADABLE, UNSURE, Cells, differential
 from bloodcell.infer.inputs import (
     NO_CELL,
@@ -80,15 +79,14 @@ def predict(
     total = None if STDIN in images else _count(images)
     opened = open_model(model, devices or AUTO)
     if settings:
-        settings.check(opened)
-        opened = opened.on_squares
+        opened = settings.prepare(opened)
     start = time.perf_counter()
     tally = _Tally()
     names = opened.description.class_names
-    console, quiet = Console(file=sys.stderr), not sys.stderr.isatty()
+    console = Console(file=sys.stderr)
     with (
         ExitStack() as archives,
-        Progress(console=console, transient=True, disable=quiet) as bar,
+        Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
         open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
@@ -109,9 +107,7 @@ def _check(
 ) -> Cells | None:
     """Checks the arguments; returns the settings of `--cells`, None without it."""
     check_given(images)
-    check_place("--out", out, *SUFFIXES)
-    if out and Path(out).suffix == ".parquet":
-        load_pyarrow()  # fails early if pyarrow is missing
+    check_out(out)
     for flag, value in (("--field", field), ("--draw", draw)):
         if value is not None and not cells:
             raise InputError(f"{flag} {value} is for --cells. Add it, or leave {flag} out.")
@@ -131,7 +127,7 @@ def check_numbers(abstain: float, batch_size: int, field: float) -> None:
         field: as for `Cells`.
 
     Raises:
-        InputError: if one of them is no number or out of range.
+        InputError: if one of them is not a number or out of range.
     """
     require_number("--abstain", abstain, "a number from 0 to 1, e.g. 0.5", 0, 1)
     require_number("--batch_size", batch_size, "a whole number, 1 or more, e.g. 32", 1, whole=True)

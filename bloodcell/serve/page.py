@@ -94,7 +94,7 @@ def _head(of: Description) -> str:
 
 def _choices(opinions: Sequence[Opinion], given: int) -> gradio.Radio:
     """Returns a line for each image: its class, or why it cannot be read."""
-    lines = []
+    lines: list[tuple[str, int]] = []
     for opinion in opinions:
         answer = opinion.error
         if opinion.probability:
