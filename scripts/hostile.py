@@ -6,6 +6,7 @@ import struct
 import sys
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from bloodcell.errors import InputError
 from bloodcell.evaluate.experiments import read_runs
 from bloodcell.infer.open import open_model
 from bloodcell.model.network import PretrainedConfig, create_trunk
-from bloodcell.model.pretrained import load_trunk, read_pretrained_config
+from bloodcell.model.pretrained import load_trunk, read_pretrained_config, read_trained_on
 
 TRUNK = "test_efficientnet"
 
@@ -67,6 +68,7 @@ def read_settings(path: Path) -> object:
 
 def read_trunk(path: Path) -> object:
     recipe = read_pretrained_config(TRUNK, str(path))
+    read_trained_on(str(path))
     load_trunk(create_trunk(TRUNK, PretrainedConfig()), TRUNK, str(path))
     return recipe
 
@@ -255,7 +257,18 @@ def make_weights(folder: Path) -> dict[str, bytes]:
     said = {"mean": "0.5", "std": "[0.5, 0.5, 0.5]", "bn_eps": "1e-3"}
     save_file(state, folder / "w.safetensors", said)
     save_file(state, folder / "odd.safetensors", said | {"mean": "zero", "std": "0"})
-    names = ("w.pth", "evil.pth", "shapes.pth", "w.safetensors", "odd.safetensors")
+    entries = {"state_dict": {f"module.{k}": v for k, v in state.items()}, "state_dict_ema": state}
+    torch.save(entries | {"args": Namespace(lr=0.1), "epoch": 3}, folder / "w.pth.tar")
+    torch.save({"recipe": 3, "BloodCells": "all", "state_dict": state}, folder / "odd.ckpt")
+    names = (
+        "w.pth.tar",
+        "odd.ckpt",
+        "w.pth",
+        "evil.pth",
+        "shapes.pth",
+        "w.safetensors",
+        "odd.safetensors",
+    )
     return {name: (folder / name).read_bytes() for name in names}
 
 

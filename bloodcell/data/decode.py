@@ -107,7 +107,7 @@ def _finish(image: Image.Image, note: str) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
-        if upright.getextrema()[3] != (255, 255):
+        if upright.getchannel("A").getextrema() != (255, 255):
             note = "; ".join(filter(None, (note, "transparent parts are shown white")))
             white = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(white, upright)
@@ -204,13 +204,13 @@ def check_readable(report: Report, total: int, unreadable: Unreadable) -> None:
     if not bad:
         return
     names = listed([f"{name} ({why})" for name, why in bad.items()])
-    report = f"{len(bad)} of {total} images cannot be read: {names}"
+    said = f"{len(bad)} of {total} images cannot be read: {names}"
     if unreadable == "stop":
         raise InputError(
-            f"data.unreadable=stop, and {report}. Mend or delete them, or use "
+            f"data.unreadable=stop, and {said}. Mend or delete them, or use "
             "--data.unreadable skip to train without them."
         )
-    print(f"data.unreadable=skip: {report}. They are left out.", file=sys.stderr)
+    print(f"data.unreadable=skip: {said}. They are left out.", file=sys.stderr)
 
 
 def allocate(count: int, size: int) -> Pixels:

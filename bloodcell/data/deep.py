@@ -134,7 +134,7 @@ def _decode_cv2(data: bytes, number: int) -> NDArray[Any]:
     """Returns page `number` of a file as (H, W, channels) at its full depth."""
     import cv2
 
-    cv2.setLogLevel(0)  # the error says that the file is damaged
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it
     file = np.frombuffer(data, np.uint8)
     read, pages = cv2.imdecodemulti(file, cv2.IMREAD_UNCHANGED, range=(number, number + 1))
     if not read or not pages:

@@ -1,7 +1,7 @@
 """Label tables, which give each image its class, for images that do not lie in class folders."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from bloodcell.data.image_files import IMAGE_SUFFIXES
@@ -65,7 +65,7 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
     if lost:
         raise InputError(
             f"{label}: {len(lost):,} lines fit no image: {listed(lost, 3)}. The images are named "
-            f"as {listed(images.examples, 3)}. Correct the names, or delete the lines."
+            f"as {images.example!r}. Correct the names, or delete the lines."
         )
     return classes
 
@@ -74,12 +74,12 @@ class _Images:
     """Finds images by names that people give them."""
 
     def __init__(self, root: str, names: Iterable[str]) -> None:
-        self.examples: Sequence[str] = []
+        self.example = ""
         # by every end of the path, and by the whole path within the root; then without endings
         self._ends: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         self._whole: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         for name in names:
-            self.examples = self.examples or [name]
+            self.example = self.example or name
             path = PurePosixPath(plain(name))
             for which, form in enumerate((path, path.with_suffix(""))):
                 self._whole[which][str(form)].append(name)

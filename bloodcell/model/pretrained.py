@@ -11,27 +11,34 @@ from typing import Any
 
 import huggingface_hub
 import timm
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.bundled import find_bundled
-from bloodcell.model.description import KEY, NETWORK, TRAINED_ON, Description
+from bloodcell.model.checkpoint import data_state, refusing
+from bloodcell.model.description import KEY, NETWORK, RECIPE, TRAINED_ON, Description
 from bloodcell.model.keras_weights import read_keras
 from bloodcell.model.network import PretrainedConfig
+from bloodcell.model.torch_weights import (
+    OWN,
+    TORCH_SUFFIXES,
+    State,
+    choose,
+    read_torch,
+    without_prefix,
+)
 
 IMAGENET = "imagenet"
 NONE = "none"
 BUNDLED = "bundled"
 _WAYS_OUT = (
-    "Give model.weights a file (.safetensors, .pth, or Keras' mobilenet_1_0_224_tf_no_top.h5), "
+    "Give model.weights a file (.safetensors, .pth, .pt, .bin, .ckpt, .pth.tar, or Keras' "
+    "mobilenet_1_0_224_tf_no_top.h5), "
     "or 'none' to start from random weights."
 )
 # Keras' MobileNet: TensorFlow's padding and BatchNorm epsilon; momentum .99 is .01 in PyTorch
 KERAS = PretrainedConfig(options={"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01})
-
-State = Mapping[str, Tensor]
 
 
 def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
@@ -56,9 +63,11 @@ def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
     )
     if weights in (IMAGENET, NONE):
         return standard
-    path = _existing(weights)
+    path, _ = _existing(weights)
     if path.suffix == ".h5":
         return PretrainedConfig(path.name, KERAS.mean, KERAS.std, KERAS.options)
+    if path.suffix == OWN and (recipe := read_torch(path).get(RECIPE)):
+        return replace(_from_recipe(path, recipe), source=path.name)
     if path.suffix != ".safetensors":
         return PretrainedConfig(path.name, standard.mean, standard.std)
     try:
@@ -96,27 +105,42 @@ def read_trained_on(weights: str) -> Tensor | None:
     Args:
         weights: `imagenet`, `bundled`, `none` or a path.
     """
-    if weights in (IMAGENET, NONE) or (path := _existing(weights)).suffix != ".safetensors":
+    if weights in (IMAGENET, NONE):
+        return None
+    path, _ = _existing(weights)
+    if path.suffix == OWN:
+        with refusing("model.weights", path):
+            return data_state(read_torch(path)).get(TRAINED_ON)
+    if path.suffix != ".safetensors":
         return None
     with safe_open(path, "pt") as file:
         return file.get_tensor(TRAINED_ON) if TRAINED_ON in file.keys() else None  # noqa: SIM118
 
 
-def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
+def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> str:
     """Loads pretrained weights into a trunk; `none` leaves the trunk unchanged.
 
     Args:
         trunk: built by `bloodcell.model.network.create_trunk`.
         backbone: timm model name of the trunk.
-        weights: `imagenet`, `bundled`, `none` or a path.
+        weights: `imagenet`, `bundled`, `none` or a path; `PATH#ENTRY` names an entry of a file
+            that holds several weights.
+
+    Returns:
+        File and entry, as `FILE#ENTRY`, if the file holds several weights; else empty.
 
     Raises:
         InputError: if the weights are unavailable or unreadable, or do not fit the trunk.
     """
     if weights == NONE:
-        return
-    state = _from_hub(backbone, trunk) if weights == IMAGENET else _from_file(_existing(weights))
+        return ""
     wanted = {k: v for k, v in trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
+    taken = ""
+    if weights == IMAGENET:
+        state = _from_hub(backbone, trunk)
+    else:
+        state, taken = _from_file(*_existing(weights))
+        state = without_prefix(state, wanted)
     # the trunk has no classifier, but a file may have one
     left_out = ("classifier", "fc", "head")
     given = {
@@ -137,6 +161,7 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> None:
             f"{listed(extra, 3)}. Give the backbone of the weights."
         )
     trunk.load_state_dict(given, strict=False)
+    return taken
 
 
 def reach_hub(backbone: str) -> None:
@@ -202,24 +227,19 @@ def _not_downloaded(backbone: str, error: Exception) -> str:
     )
 
 
-def _from_file(path: Path) -> State:
+def _from_file(path: Path, entry: str) -> tuple[State, str]:
     try:
         if path.suffix == ".h5":
-            return read_keras(path)
+            return read_keras(path), ""
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 own = KEY in (file.metadata() or {})
-            return _trunk_of(state) if own else state
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return _trunk_of(state) if own else state, ""
     except Exception as error:  # each file format has its own exceptions
         raise InputError(_damaged(path, error)) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(_damaged(path, "it contains no dictionary of tensors"))
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    weights, taken = choose(path, read_torch(path), entry)
+    return weights, f"{path.name}#{taken}" if taken else ""
 
 
 def _trunk_of(state: State) -> State:
@@ -230,7 +250,14 @@ def _trunk_of(state: State) -> State:
 
 def _describe(path: Path, metadata: Mapping[str, str]) -> PretrainedConfig:
     try:
-        return PretrainedConfig.from_dict(Description.from_json(metadata[KEY]).recipe)
+        return _from_recipe(path, Description.from_json(metadata[KEY]).recipe)
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(_damaged(path, error)) from error
+
+
+def _from_recipe(path: Path, recipe: Any) -> PretrainedConfig:
+    try:
+        return PretrainedConfig.from_dict(recipe)
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(_damaged(path, error)) from error
 
@@ -239,18 +266,22 @@ def _shown(weights: str, path: Path) -> str:
     return BUNDLED if weights == BUNDLED else path.name
 
 
-def _existing(weights: str) -> Path:
+def _existing(weights: str) -> tuple[Path, str]:
+    """Returns the file, and the entry that is named after `#`."""
     if weights == BUNDLED:
-        return find_bundled()
-    path = Path(weights).expanduser()
+        return find_bundled(), ""
+    path, entry = Path(weights).expanduser(), ""
+    if "#" in weights and not path.is_file():
+        name, _, entry = weights.rpartition("#")
+        path = Path(name).expanduser()
     if not path.is_file():
         raise InputError(
             f"model.weights='{weights}' is neither a file nor 'imagenet', 'bundled' or 'none'. "
             f"{_WAYS_OUT}"
         )
-    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin", ".h5"):
+    if path.suffix not in (".safetensors", ".h5", *TORCH_SUFFIXES):
         raise InputError(f"model.weights='{weights}' has an unknown file type. {_WAYS_OUT}")
-    return path
+    return path, entry
 
 
 def _damaged(path: Path, error: object) -> str:

