@@ -101,6 +101,13 @@ def rows(cuda: bool, quick: bool) -> list[Row]:
     return [*found, compiled[2]]
 
 
+def choose(found: list[Row], only: str) -> list[Row]:
+    """Returns the rows whose names hold `only`, and those that they are compared with."""
+    chosen = [row for row in found if only in row.name]
+    names = {name for row in chosen for name in (row.name, row.near, row.equal)}
+    return [row for row in found if row.name in names]
+
+
 def fit(words: list[str], log: Path, stop: int | None, little: bool) -> None:
     """Trains, in a process of its own; all that is said goes into the log."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -224,6 +231,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few batches of 32 pixels")
     parser.add_argument("--weights", default="none", help="model.weights (default: none)")
     parser.add_argument("--out", type=Path, default=Path("first_hour.log"), help="log of all rows")
+    parser.add_argument("--only", default="", help="rows with this in their names")
     parser.add_argument("--limit", type=float, default=90, help="seconds for a row")
     parser.add_argument("--minutes", type=float, default=8, help="for all rows")
     given, more = parser.parse_known_args()
@@ -246,14 +254,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "--data.root" not in more:
             smears = Path(folder, "smears")
-            photos, workers = ((8, 5, 2), 1) if quick else ((80, 20, 4), None)
+            photos, workers = ((6, 2, 2), 1) if quick else ((80, 20, 4), None)
             write_smears(smears, *photos, workers=workers)
             words += ["--data.root", f"{smears}/images", "--data.photos", f"{smears}/photos.csv"]
         hour = Hour(
             [*words, *more], Path(folder), given.out.absolute(), cuda, given.limit, given.minutes
         )
         print(f"{'row':23} {'':9} {'images/s':>9} {'GiB':>6} {'s':>5}")
-        for row in rows(cuda, quick):
+        for row in choose(rows(cuda, quick), given.only):
             result = hour.results[row.name] = hour.run(row)
             right = "not run" if result.wrong is None else "WRONG" if result.wrong else "right"
             numbers = f"{result.speed:9,.0f} {result.peak_gib:6.2f} {result.seconds:5.0f}"
