@@ -60,18 +60,18 @@ def audit(
 ) -> bool:
     """Finds copies, leaks, label conflicts and unreadable images in a folder.
 
-    Copies of a photograph are found from pixels, also if rotated, sheared or mirrored.
+    Copies of a photograph are found from pixels, even if rotated, sheared or mirrored.
     The exit status is 1 if images of one photograph or scene are in two parts.
 
     Args:
         folder: a folder of class folders, or a .zip of one.
-        photos: a CSV file with the columns file, photo and, if known, cell, to compare with
-            (default: the table of the named data set, if it has one).
+        photos: a photo table to compare with, a CSV file with the columns file, photo and, if
+            known, cell (default: the table of the named data set, if it has one).
         labels: a CSV file with the columns file and class, for images that are not in class
             folders (default: the class folders).
         out: a .json file for all findings (default: none).
-        write_photos: a .csv file for the photographs that are found, for --data.photos (default:
-            none).
+        write_photos: a .csv file for a photo table of the found photographs, for --data.photos
+            (default: none).
 
     Returns:
         Whether all images of each photograph, scene and cell are in one part.

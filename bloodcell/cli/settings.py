@@ -23,7 +23,7 @@ class RunOptions:
     """Options of `fit` that belong neither to the data, the model nor the Trainer.
 
     Args:
-        name: folder of the run below lightning_logs; the default is the config's name.
+        name: folder of the run below lightning_logs (default: the config's name).
         save_every_minutes: minutes between two checkpoints within an epoch, besides the one at its
             end; null writes none.
         save_every_n_steps: steps between two checkpoints within an epoch; null writes none.

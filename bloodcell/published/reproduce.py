@@ -121,7 +121,7 @@ def reproduce(
         seeds: number of seeds, from 0.
         splits: seed (as published), photo (by photograph), or both, separated by a comma.
         jobs: number of concurrent runs (default: one per GPU, or one without a GPU).
-        fast: for CPUs, 128 pixels, at most 24 epochs, and batch sizes and learning rates to match;
+        fast: for CPUs: 128 pixels, at most 24 epochs, and suitable batch sizes and learning rates;
             all results are marked as fast.
         out: folder of the runs, tables and figures (default: reproduced, or reproduced-fast).
 
