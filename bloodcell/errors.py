@@ -77,7 +77,7 @@ def require_number(
     setting: str,
     value: object,
     rule: str,
-    least: float,
+    least: float = -math.inf,
     most: float = math.inf,
     whole: bool = False,
 ) -> None:

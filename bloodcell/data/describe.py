@@ -6,7 +6,7 @@ from bloodcell.data.decode import IMAGE_SIZES
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.data.table import Table
-from bloodcell.errors import require
+from bloodcell.errors import require, require_number
 
 AUTO = "auto"  # value of data.batch_size
 
@@ -49,8 +49,10 @@ def check_settings(hp: Any) -> None:
     """
     rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
     require(hp["image_size"] in IMAGE_SIZES, "data.image_size", hp["image_size"], rule)
-    holds = hp["batch_size"] == AUTO or hp["batch_size"] > 0
-    require(holds, "data.batch_size", hp["batch_size"], "1 or more, e.g. 32, or auto")
+    size = 1 if hp["batch_size"] == AUTO else hp["batch_size"]
+    require_number("data.batch_size", size, "1 or more, e.g. 32, or auto", 1, whole=True)
+    for name in ("val_share", "cache_gib"):
+        require_number(f"data.{name}", hp[name], "a number, e.g. 0.2")
     rule, share = "0.05 to 0.5 and one in a whole number, e.g. 0.2, 0.25, 0.33", hp["val_share"]
     whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
     require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)

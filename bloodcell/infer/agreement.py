@@ -109,25 +109,25 @@ def measure(
         The folder name of each image, and one measurement per model.
     """
     folders: list[str] = []
-    probability: list[list[Probabilities]] = [[] for _ in models]
-    seconds: list[list[float]] = [[] for _ in models]
+    asked: list[list[tuple[Probabilities, float]]] = [[] for _ in models]
     for image, pixels in read_images(images):
         folders.append(Path(image.name).parent.name)
-        for place, model in enumerate(models):
-            start = time.perf_counter()
-            probability[place].append(model.classify(pixels[None]))
-            seconds[place].append(time.perf_counter() - start)
+        for answers, model in zip(asked, models, strict=True):
+            answers.append(_classify(model, pixels[None]))
     batch = np.zeros((_BATCH, size, size, 3), np.uint8)
-    rounds: list[list[float]] = [[] for _ in models]
-    for _ in range(_ROUNDS):
-        for place, model in enumerate(models):
-            start = time.perf_counter()
-            model.classify(batch)
-            rounds[place].append(time.perf_counter() - start)
-    return folders, [
-        Measurement(np.concatenate(rows), median(times), _BATCH / median(batches))
-        for rows, times, batches in zip(probability, seconds, rounds, strict=True)
-    ]
+    rounds = [[_classify(model, batch)[1] for model in models] for _ in range(_ROUNDS)]
+    measured = []
+    for answers, batches in zip(asked, zip(*rounds, strict=True), strict=True):
+        probability, seconds = zip(*answers, strict=True)
+        per_second = _BATCH / median(batches)
+        measured.append(Measurement(np.concatenate(probability), median(seconds), per_second))
+    return folders, measured
+
+
+def _classify(model: Predictor, pixels: Pixels) -> tuple[Probabilities, float]:
+    """Returns the probabilities and the seconds they took."""
+    start = time.perf_counter()
+    return model.classify(pixels), time.perf_counter() - start
 
 
 def compare(before: Probabilities, after: Probabilities) -> Agreement:

@@ -19,8 +19,8 @@ from bloodcell.infer.runtime import Runtime
 
 UNSURE, UNREADABLE = "unsure", "unreadable"
 _LEGEND = (
-    "The 95 % intervals (Wilson) are those of the count alone: how far a sample of this size can "
-    "be\nfrom the whole smear. They do not include errors of the model."
+    "The 95 % intervals (Wilson) tell how far a count of this size can be from the whole smear.\n"
+    "They do not include errors of the model."
 )
 
 _WIDER = (

@@ -39,11 +39,11 @@ class Gate:
         host, origin = headers.get("host", ""), headers.get("origin")
         length = headers.get("content-length", "0")
         if self._hosts and re.sub(r":\d*$", "", host) not in self._hosts:
-            return 403, f"not reached as {host}"
+            return 403, f"this server is not named {host}"
         if origin and origin.partition("://")[2] != host:
-            return 403, f"not for pages of {origin}"
+            return 403, f"pages of {origin} may not use this server"
         if "transfer-encoding" in headers or not length.isdigit():
-            return 411, "the length of the body must be said"
+            return 411, "send the length of the body as Content-Length"
         if int(length) > self._most:
             return 413, f"more than {self._most / 1e6:g} MB in one request"
         return None

@@ -18,10 +18,12 @@ from bloodcell.serve.photographs import Photographs
 MOST_IMAGES = 20  # per upload
 _HOUR = 3600
 _UNLIKE = (
-    "**Unlike anything seen in training.** The class means little. ({:.1%} of the test images are "
-    "called unlike, too.)\n\n"
+    "**Unlike anything seen in training.** The class means little. (So are {:.1%} of the test "
+    "images.)\n\n"
 )
-_DISTANCE = "Distance to the nearest training photograph of any class: {:.3f} (unlike over {:.3f})."
+_DISTANCE = (
+    "Distance to the nearest training photograph of any class: {:.3f} (unlike: over {:.3f})."
+)
 
 
 def make_page(
@@ -146,7 +148,7 @@ def _details(opinion: Opinion, photographs: Photographs) -> list[Any]:
 
 def _likeness(of: Likeness, pictures: bool) -> str:
     warning = _UNLIKE.format(of.false_alarms) if of.unfamiliar else ""
-    hint = "" if pictures else " Start with --data and the training data to see them."
+    hint = "." if pictures else ". Start with --data to see the photographs."
     return warning + _DISTANCE.format(of.distance, of.threshold) + hint
 
 

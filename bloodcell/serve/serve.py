@@ -84,16 +84,7 @@ def _make_app(
     folder: Path,
     opened: contextlib.ExitStack,
 ) -> "tuple[FastAPI, str]":
-    """Loads the model; returns the app with page and API, and the name of the model.
-
-    Args:
-        path: path of the model.
-        source: training photographs, if they exist.
-        wanted: whether missing training photographs are an error.
-        own: whether the server only accepts connections from this machine.
-        folder: folder for the drawn examples.
-        opened: exit stack that closes the source.
-    """
+    """Loads the model; returns the app with page and API, and the name of the model."""
     try:
         import gradio
         import uvicorn  # noqa: F401  checked before the model is loaded

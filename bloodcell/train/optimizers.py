@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from bloodcell.errors import require
+from bloodcell.errors import require, require_number
 
 Schedule = Literal["constant", "cosine"]
 # keys in the optimizer's groups: the learning rate before `model.schedule`, and the factor by which
@@ -144,6 +144,8 @@ def check_settings(hp: Any) -> None:
     Raises:
         InputError: if a value is out of range, or a given optimizer or scheduler overrides it.
     """
+    for name in ("dropout", "lr", "weight_decay", "smoothing"):
+        require_number(f"model.{name}", hp[name], "a number, e.g. 0.1")
     within = 0 <= hp["dropout"] < 1
     require(within, "model.dropout", hp["dropout"], "0 or more and less than 1, e.g. 0.5")
     widths, lr = hp["hidden"], hp["lr"]

@@ -125,6 +125,21 @@ def test_numbers_of_other_functions() -> None:
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("name", ["dropout", "lr", "weight_decay", "smoothing"])
+def test_numbers_of_a_classifier(name: str) -> None:
+    given: dict[str, Any] = {name: "0.1"}
+    said = rf"^model.{name}='0.1' cannot be used: it must be a number"
+    with pytest.raises(InputError, match=said):
+        bloodcell.Classifier(class_names=list("ab"), image_size=32, **given)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "val_share", "cache_gib"])
+def test_numbers_of_the_data(name: str) -> None:
+    given: dict[str, Any] = {name: "1"}
+    with pytest.raises(InputError, match=rf"^data.{name}='1' cannot be used"):
+        bloodcell.BloodCells(root="nothing", **given)
+
+
 def test_messages_name_arguments() -> None:
     with pytest.raises(InputError, match=r"^model m\.onnx: no such file"):
         bloodcell.load("m.onnx")
