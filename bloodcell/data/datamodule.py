@@ -1,6 +1,5 @@
 """The LightningDataModule, which turns a folder of images into batches."""
 
-import warnings
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,17 +10,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from bloodcell.data.augment import Augment, augment_batch, transform_batch
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader, as_it_is
-from bloodcell.data.cache import open_cached
-from bloodcell.data.crop import Crop, InputFormat, Pixels
-from bloodcell.data.decode import (
-    Report,
-    Unreadable,
-    allocate,
-    check_readable,
-    decode_into,
-)
+from bloodcell.data.crop import Crop, InputFormat
+from bloodcell.data.decode import Unreadable, check_readable
 from bloodcell.data.describe import check_settings, describe
 from bloodcell.data.identity import check_unchanged, image_keys, pack_facts
+from bloodcell.data.images import Images, open_images
 from bloodcell.data.placement import OnDevice, check_room, place_images
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.splits import Split, make_parts, spread
@@ -136,7 +129,7 @@ class BloodCells(LightningDataModule):
         most, _ = self._drop_outdated()
         _ = self.table  # opens the source
         if self.cache_gib and not most and not self.datasets:
-            self._decode([], keep=True)
+            self._open([], self.cache_gib)
 
     def setup(self, stage: str) -> None:
         """Opens the decoded images; without a cache, decodes the images of the stage.
@@ -153,28 +146,26 @@ class BloodCells(LightningDataModule):
         if most:
             parts = {part: spread(of, most) for part, of in parts.items()}
         rows = [i for part_rows in parts.values() for i in part_rows]
-        pixels, decoded, report = self._decode(rows, keep=not most)
-        place = {i: n for n, i in enumerate(decoded)}
-        report = report.of(self.table.rows[i].path for i in sorted(rows))
+        images = self._open(rows, 0 if most else self.cache_gib)
+        report = images.report.of(self.table.rows[i].path for i in sorted(rows))
         check_readable(report, len(rows), self.unreadable)
         left_out = {i for i in rows if self.table.rows[i].path in report.unreadable}
         self.left_out = len(left_out)
-        with warnings.catch_warnings():  # the array is read-only on purpose; batches are copies
-            warnings.filterwarnings("ignore", ".*array is not writable.*")
-            images = torch.from_numpy(pixels)
-        images = images.permute(0, 3, 1, 2)  # (N, H, W, 3) -> (N, 3, H, W)
-        check_room(images, device, self.on_device)
-        gather = place_images(images, device, self.on_device)
+        check_room(images.pixels, device, self.on_device)
+        gather = place_images(images.pixels, device, self.on_device)
         for part, part_rows in parts.items():
             kept = [i for i in part_rows if i not in left_out]
             if not kept:
                 raise InputError(
-                    f"data.unreadable=skip leaves no image in the {part} part. Mend the images."
+                    f"data.unreadable=skip leaves no image in the {part} part. Fix the images."
                 )
-            places = torch.tensor([place[i] for i in kept])
+            places = torch.tensor([images.places[i] for i in kept])
             targets = torch.tensor([self.table.labels[i] for i in kept])
             numbers, cuda = torch.tensor(kept), device.type == "cuda"
             self.datasets[part] = ImageDataset(gather, places, targets, numbers, cuda)
+
+    def _open(self, rows: list[int], cache_gib: float) -> Images:
+        return open_images(self.source, self.table, rows, self.input_format, cache_gib)
 
     def _drop_outdated(self) -> tuple[int, torch.device]:
         """Drops the parts if they were set up for another limit or device; returns those of now."""
@@ -191,18 +182,6 @@ class BloodCells(LightningDataModule):
             return 0
         world: int = trainer.world_size
         return int(trainer.limit_train_batches or 1) * self.batch_size * world
-
-    def _decode(self, rows: list[int], keep: bool) -> tuple[Pixels, list[int], Report]:
-        """Returns pixels, the table row of each image, and what happened to the images."""
-        if keep and self.cache_gib:
-            rows = list(range(len(self.table.rows)))
-            names = [row.path for row in self.table.rows]
-            pixels, report = open_cached(self.source, names, self.input_format, self.cache_gib)
-        else:
-            pixels = allocate(len(rows), self.image_size)
-            names = [self.table.rows[i].path for i in rows]
-            report = decode_into(pixels, self.source, names, self.input_format)
-        return pixels, rows, report
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the identity of the data for a checkpoint.

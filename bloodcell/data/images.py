@@ -1,0 +1,54 @@
+"""The decoded images of a table, in one tensor."""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bloodcell.data.cache import open_cached
+from bloodcell.data.crop import InputFormat
+from bloodcell.data.decode import Report, allocate, decode_into
+from bloodcell.data.source import Source
+from bloodcell.data.table import Table
+
+
+class Images(NamedTuple):
+    """Decoded images.
+
+    Attributes:
+        pixels: (n, 3, H, W) uint8.
+        places: the index of each table row in `pixels`.
+        report: unreadable files with the reasons, and notes on others.
+    """
+
+    pixels: Tensor
+    places: dict[int, int]
+    report: Report
+
+
+def open_images(
+    source: Source, table: Table, rows: list[int], input_format: InputFormat, cache_gib: float
+) -> Images:
+    """Opens the decoded images of a table in the cache, or decodes some into memory.
+
+    Args:
+        source: the image files.
+        table: the table of all images.
+        rows: the table rows that are needed; the cache always has all rows.
+        input_format: size and crop of the images.
+        cache_gib: limit of the cache in GiB; 0 decodes into memory.
+    """
+    if cache_gib:
+        rows = list(range(len(table.rows)))
+    names = [table.rows[i].path for i in rows]
+    if cache_gib:
+        pixels, report = open_cached(source, names, input_format, cache_gib)
+    else:
+        pixels = allocate(len(rows), input_format.size)
+        report = decode_into(pixels, source, names, input_format)
+    with warnings.catch_warnings():  # the array is read-only on purpose; batches are copies
+        warnings.filterwarnings("ignore", ".*array is not writable.*")
+        images = torch.from_numpy(pixels)
+    places = {i: place for place, i in enumerate(rows)}
+    return Images(images.permute(0, 3, 1, 2), places, report)  # (n, H, W, 3) -> (n, 3, H, W)
