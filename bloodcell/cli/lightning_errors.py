@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,34 @@ def lightning_errors(verb: str) -> Iterator[None]:
         if said is None:
             raise
         raise InputError(said) from error
+
+
+@contextmanager
+def constructor_errors(verb: str) -> Iterator[None]:
+    """Names the class of a setting whose constructor fails, e.g. a logger without its package.
+
+    Args:
+        verb: whose help page the messages refer to.
+
+    Raises:
+        InputError: if a constructor fails that jsonargparse has called.
+    """
+    try:
+        yield
+    except ValueError as error:
+        cause = error.__cause__
+        if cause is None:
+            raise
+        while cause.__cause__:
+            cause = cause.__cause__
+        if isinstance(cause, InputError):
+            raise cause from error
+        frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+        made = [one.f_locals["self"] for one in frames if one.f_code.co_name == "__init__"]
+        raise InputError(
+            f"{type(made[0]).__name__ if made else 'a class in the settings'} cannot be used: "
+            f"{' '.join(str(cause).split()).rstrip('.')}. See `bloodcell {verb} --help`."
+        ) from error
 
 
 def _cause(error: Exception) -> str:

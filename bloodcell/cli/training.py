@@ -9,23 +9,24 @@ from typing import Any
 
 import torch
 from jsonargparse.typing import register_type
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from bloodcell.cli.arguments import MAX_EPOCHS
 from bloodcell.cli.configs import Request, read_config, without_repeated
-from bloodcell.cli.lightning_errors import lightning_errors
+from bloodcell.cli.lightning_errors import constructor_errors, lightning_errors
 from bloodcell.cli.settings import SEED, RunOptions, settings
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import InputError, reason, require
-from bloodcell.model.checkpoint import network_state, refusing
+from bloodcell.model.checkpoint import data_state, network_state, refusing
 from bloodcell.model.pretrained import IMAGENET, NONE, reach_hub, read_trained_on
 from bloodcell.train import resume, runs
 from bloodcell.train.batch_size import settle
 from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer, check_benchmark
-from bloodcell.train.failures import explain
+from bloodcell.train.failures import explain, keep_traceback
 from bloodcell.train.finish import finish_fit, print_scores
 from bloodcell.train.signals import StopGently
 from bloodcell.train.task import Classifier
@@ -151,7 +152,7 @@ class BloodcellCLI(LightningCLI):
             self.config.model.weights = NONE  # the checkpoint contains them
         # when scoring, the settings come from the checkpoint, so an error must name it
         scored = refusing(runs.CKPT_PATH, self.path) if self.path and self.verb != "fit" else None
-        with scored or nullcontext():
+        with scored or nullcontext(), constructor_errors(self.verb):
             super().instantiate_classes()
         self._keep_class_paths(self.config.as_dict())
         if self.verb == "fit":  # config.yaml repeats the whole run, not only its last part
@@ -172,7 +173,7 @@ class BloodcellCLI(LightningCLI):
         self.model.on_load_checkpoint(checkpoint)
         self.model.network.load_state_dict(network_state(checkpoint["state_dict"]))
         if self.verb == "fit":
-            resume.check_same_data(checkpoint, self.datamodule)
+            self.datamodule.check_unchanged(data_state(checkpoint))
         else:
             runs.check_unseen(checkpoint, self.datamodule, _PARTS[self.verb])
 
@@ -220,13 +221,16 @@ class BloodcellCLI(LightningCLI):
             if self.stop.signal == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise
-        except (RuntimeError, MemoryError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+        except (InputError, MisconfigurationException):
+            raise
+        except Exception as error:  # callbacks and loggers of the user may raise any
             explained = explain(error, self.trainer, self.model, self.datamodule)
-            if explained is None:
+            if explained is not None:
+                raise InputError(explained) from None
+            if self.verb != "fit" or (said := keep_traceback(error, self.trainer)) is None:
                 raise
-            raise InputError(explained) from None
+            print(f"bloodcell: {said}", file=sys.stderr)
+            sys.exit(1)
 
     def report(self) -> None:
         """Prints the scores of `validate` and `test`."""

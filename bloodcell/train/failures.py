@@ -1,14 +1,21 @@
-"""Advice for errors of PyTorch and Lightning, such as too little memory or a lost process."""
+"""Advice for errors of PyTorch and Lightning, and a file for the traceback of any other error."""
+
+import os
+import traceback
+from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
 
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.errors import reason
+from bloodcell.errors import of_disk, reason
+from bloodcell.files import write_whole
 from bloodcell.memory import is_full
 from bloodcell.train.batch_size import is_gpu, largest
+from bloodcell.train.runs import run_folder_of
 from bloodcell.train.task import Classifier
 
+TRACEBACK = "traceback.txt"  # in the run folder
 # parts of messages for which PyTorch has no exception classes
 _NO_ANSWER = ("by peer", "Broken pipe", "Timed out", "timed out", "TCPStore", "heartbeat")
 _KNOWN = {
@@ -50,6 +57,31 @@ def _free_step(error: BaseException, model: Classifier) -> None:
     while raised:  # the frames of an exception keep the tensors of the step
         raised.__traceback__ = None
         raised = raised.__cause__ or raised.__context__
+
+
+def keep_traceback(error: Exception, trainer: Trainer) -> str | None:
+    """Writes the traceback of an unknown error into the run folder.
+
+    Args:
+        error: the error, for example of a callback or logger of the user.
+        trainer: the trainer of the run.
+
+    Returns:
+        The error and the name of the file; None if there is no run folder, or the error of a disk
+        is known.
+    """
+    folder = run_folder_of(trainer) if trainer.is_global_zero else None
+    disk = isinstance(error, OSError) and of_disk(error, "") is not None
+    if disk or folder is None or not folder.is_dir():
+        return None
+    path = folder / TRACEBACK
+    with write_whole(path) as file:
+        file.writelines(traceback.format_exception(error))
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__}: {reason(error)} ({Path(at.filename).name}, line "
+        f"{at.lineno}). The traceback is in {os.path.relpath(path)}."
+    )
 
 
 def _explain_full(trainer: Trainer, model: Classifier, data: BloodCells) -> str:

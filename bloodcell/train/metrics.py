@@ -113,8 +113,9 @@ class Metrics(nn.Module):
             probability: (n, classes).
             target: (n,) labels; `NOT_COUNTED` for padding rows.
         """
-        for part in zip(probability.split(_AT_ONCE), target.split(_AT_ONCE), strict=True):
-            self.scores.update(*part)
+        for start in range(0, len(target), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            self.scores.update(probability[part], target[part])
 
     def sums(self) -> list[Tensor]:
         """Returns the sums and counts of loss and accuracy on this device."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, listed
 from bloodcell.evaluate.experiments import CONFIG
 from bloodcell.evaluate.scores import SCORES
@@ -18,7 +17,6 @@ from bloodcell.model.checkpoint import (
     LAST,
     SUFFIX,
     check_complete,
-    data_state,
     find_checkpoint,
     read_checkpoint,
 )
@@ -130,15 +128,6 @@ def run_folder(checkpoint: Path) -> Path:
             "lightning_logs/d8/version_0."
         )
     return folder
-
-
-def check_same_data(checkpoint: dict[str, Any], data: BloodCells) -> None:
-    """Checks that a resumed run uses the data it began with.
-
-    Raises:
-        InputError: if files, classes, photographs or cells have changed.
-    """
-    data.check_unchanged(data_state(checkpoint))
 
 
 def check_same_monitor(path: Path, wanted: str) -> None:

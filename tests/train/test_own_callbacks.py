@@ -1,8 +1,10 @@
 """Callbacks and loggers of Lightning that are given on the command line take effect."""
 
 import csv
+import importlib.util
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bloodcell.cli.main import main
 from bloodcell.data.batches import Batch
 from bloodcell.evaluate.history import read_history
 from bloodcell.train.task import Classifier
+from bloodcell.train.trainer import callbacks
 
 Fit = Callable[..., Path]
 
@@ -146,6 +150,60 @@ def test_a_csv_logger_comes_beside_tensorboard(fit: Fit) -> None:
     with path.open(newline="") as file:
         losses = [float(line["val/loss"]) for line in csv.DictReader(file) if line["val/loss"]]
     assert losses[:2] == pytest.approx(logged(run, "val/loss"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "--trainer.logger WandbLogger",
+            r"WandbLogger cannot be used: Requirement 'wandb>=\S+' not",
+        ),
+        (
+            "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val/loss "
+            "--trainer.callbacks.mode low",
+            r"EarlyStopping cannot be used: `mode` can be m\w+, m\w+, got low",
+        ),
+    ],
+)
+def test_constructors_that_fail(
+    options: str, message: str, words: list[str], refused: Callable[..., str]
+) -> None:
+    """A package that is not installed, a value that Lightning refuses: one line."""
+    if "Wandb" in options and importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    said = refused("fit", *words, *options.split())
+    assert re.search(message, said)
+    assert len(said.splitlines()) <= 2
+
+
+class Broken(Callback):
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 8:
+            raise KeyError("of the user's own")
+
+
+def test_an_error_of_a_callback_leaves_the_command_and_the_traceback(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "bloodcell.cli.training.callbacks", lambda *given: [*callbacks(*given), Broken()]
+        )
+        with pytest.raises(SystemExit) as stopped:
+            fit("")
+    assert stopped.value.code == 1
+    said, run = capsys.readouterr(), Path("lightning_logs/own/version_0")
+    assert "Traceback" not in said.err
+    assert re.search(
+        r"bloodcell: KeyError: .of the user's own. \(test_own_callbacks\.py, line \d+\)\. "
+        rf"The traceback is in {run}/traceback\.txt\.",
+        said.err,
+    )
+    assert re.search(rf"Stopped in epoch 2\. To go on:\n  \S+ fit --ckpt_path {run}", said.out)
+    assert "in on_train_batch_start" in (run / "traceback.txt").read_text()
+    main(["fit", "--ckpt_path", str(run)])
+    assert (run / "scores.json").exists()
 
 
 def test_weights_and_biases_offline(fit: Fit) -> None:
