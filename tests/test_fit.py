@@ -324,6 +324,17 @@ def test_a_full_disk(refused: Refused, words: list[str]) -> None:
     assert list(Path().rglob("*.ckpt")) == []
 
 
+def test_a_training_part_with_one_image_too_many(
+    fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 44, a batch of 43 would leave one, on whose 1x1 map BatchNorm cannot train."""
+    run = fit("--data.batch_size", "43", epochs=2)
+    said = capsys.readouterr().out
+    assert said.count("the last training batch has one image more") == 1
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 2
+
+
 def test_epochs_without_a_validation(fit: Callable[..., Path]) -> None:
     run = fit("--trainer.check_val_every_n_epoch", "2", epochs=3)
     validated = [not math.isnan(line.val_loss) for line in read_history(run / "metrics.csv")]

@@ -112,21 +112,31 @@ class Batches(BatchSampler):
     Args:
         sampler: yields the positions.
         batch_size: number of positions in each batch except the last.
+        joins: whether a single position at the end joins the batch before it, because BatchNorm
+            cannot train on one image where the feature map is 1x1.
 
     Attributes:
         given: number of batches of this epoch that were yielded or skipped.
         skip: number of batches that the next epoch skips at its start.
+        joined: whether the last batch has one position more.
     """
 
-    def __init__(self, sampler: Sampler[Any], batch_size: int) -> None:
+    def __init__(self, sampler: Sampler[Any], batch_size: int, joins: bool = False) -> None:
         super().__init__(sampler, batch_size, drop_last=False)
         self.given = self.skip = 0
+        n: int = len(sampler)  # type: ignore[arg-type]  # all of ours have a length
+        self.joined = joins and n > batch_size > 1 and n % batch_size == 1
+
+    def __len__(self) -> int:
+        return super().__len__() - self.joined
 
     def __iter__(self) -> Iterator[list[int]]:
         self.given, self.skip = self.skip, 0
-        for positions in islice(super().__iter__(), self.given, None):
+        batches = super().__iter__()
+        for positions in islice(batches, self.given, len(self)):
             self.given += 1
-            yield positions
+            last = self.joined and self.given == len(self)
+            yield positions + next(batches) if last else positions
 
 
 class Loader(DataLoader[Batch]):

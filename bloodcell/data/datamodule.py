@@ -180,8 +180,7 @@ class BloodCells(LightningDataModule):
         trainer: Any = self.trainer  # it declares few of its attributes
         if not trainer or not trainer.fast_dev_run:
             return 0
-        world: int = trainer.world_size
-        return int(trainer.limit_train_batches or 1) * self.batch_size * world
+        return int(trainer.limit_train_batches or 1) * self.batch_size * int(trainer.world_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the identity of the data for a checkpoint.
@@ -227,28 +226,30 @@ class BloodCells(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Returns the training batches, in an order that depends only on (seed, epoch)."""
-        batches = Batches(self._shuffled(*self._devices()), self.batch_size)
+        batches = self._train_batches(*self._devices())
+        if batches.joined and self.trainer:
+            self.trainer.print("the last training batch has one image more, so that none is alone")
         return Loader(self.datasets["train"], batches)
 
     def batch_files(self, epoch: int, batch_idx: int) -> list[str]:
         """Returns the file names of a training batch on all devices; both numbers start at 0."""
         world, _ = self._devices()
-        names = []
+        names = list[str]()
         for rank in range(world):
-            sampler = self._shuffled(world, rank)
+            batches = self._train_batches(world, rank)
+            sampler: Any = batches.sampler
             sampler.set_epoch(epoch)
-            start = batch_idx * self.batch_size
-            for position in [*sampler][start : start + self.batch_size]:
-                row = int(self.datasets["train"].rows[position])
-                names.append(self.table.rows[row].path)
+            rows = self.datasets["train"].rows[[*batches][batch_idx]]
+            names += [self.table.rows[row].path for row in rows.tolist()]
         return names
 
-    def _shuffled(self, world: int, rank: int) -> DistributedSampler[Batch]:
+    def _train_batches(self, world: int, rank: int) -> Batches:
         trainer: Any = self.trainer
         # Lightning cannot switch off shuffling for this sampler, as overfit_batches requires
         shuffle = not (trainer and trainer.overfit_batches)
         train = self.datasets["train"]
-        return DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
+        order = DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
+        return Batches(order, self.batch_size, joins=True)
 
     def val_dataloader(self) -> Loader:
         """Returns the batches of the validation part, each image once, mixed."""

@@ -21,9 +21,8 @@ _NO_ANSWER = ("by peer", "Broken pipe", "Timed out", "timed out", "TCPStore", "h
 _KNOWN = {
     "val_check_interval": "Give a share of the epoch, such as 0.5, or fewer batches.",
     "conditioned on metric": "Its monitor must be the name of a logged metric, e.g. val/loss.",
-    "more than 1 value per channel": "The epoch's last batch has one image only, which BatchNorm "
-    "cannot train on where the map is 1x1: use another data.batch_size, or a larger "
-    "data.image_size.",
+    "more than 1 value per channel": "BatchNorm cannot train on a batch of one image where the map "
+    "is 1x1: use a larger data.batch_size, or a larger data.image_size.",
     "does not have a deterministic implementation": "Use --trainer.deterministic warn, which only "
     "warns of it, or another backbone.",
 }

@@ -2,11 +2,14 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import SequentialSampler
 
-from bloodcell.data.batches import NOT_COUNTED, EvenSampler, ImageDataset
+from bloodcell.data.batches import NOT_COUNTED, Batches, EvenSampler, ImageDataset
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.identity import changed_files
 from bloodcell.data.splits import spread
@@ -43,6 +46,45 @@ def test_every_image_once_an_epoch_in_another_order(data: BloodCells) -> None:
     assert epoch(0) == epoch(0)
     assert epoch(0) != epoch(1)
     assert sorted(epoch(1)) == data.parts["train"]
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "lengths"),
+    [
+        (9, 4, [4, 5]),
+        (10, 4, [4, 4, 2]),
+        (8, 4, [4, 4]),
+        (5, 4, [5]),
+        (1, 4, [1]),
+        (2, 1, [1, 1]),
+    ],
+)
+def test_a_single_image_joins_the_batch_before_it(n: int, size: int, lengths: list[int]) -> None:
+    batches = Batches(SequentialSampler(range(n)), size, joins=True)
+    found = list(batches)
+    assert [len(one) for one in found] == lengths
+    assert len(batches) == len(lengths)
+    assert [place for one in found for place in one] == list(range(n))
+    batches.skip = len(lengths) - 1  # resumed within the epoch
+    assert list(batches) == found[-1:]
+    apart = list(Batches(SequentialSampler(range(n)), size))
+    assert max(len(one) for one in apart) <= size
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_files_of_a_batch_are_those_of_all_devices(world: int, data: BloodCells) -> None:
+    """44 images: 43 and one on one device, 21 and one on each of two."""
+    data.batch_size = 43 // world
+    devices: Any = SimpleNamespace(
+        world_size=world, global_rank=0, overfit_batches=0, fast_dev_run=0,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")), print=print,
+    )  # fmt: skip
+    data.trainer = devices
+    assert len(data.train_dataloader()) == 1
+    files = {row.path for row in (data.table.rows[i] for i in data.parts["train"])}
+    named = data.batch_files(0, 0)
+    assert len(named) == 44
+    assert set(named) == files
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
