@@ -11,6 +11,7 @@ is wrong, else 0.
 """
 
 import argparse
+import math
 import multiprocessing
 import os
 import re
@@ -203,7 +204,8 @@ class Hour:
         if row.status:
             return ""
         losses = [one.train_loss for one in history]
-        if not losses or not losses[-1] < losses[0]:
+        learns = row.near or not self.results  # the others augment, and would take longer
+        if not losses or not all(map(math.isfinite, losses)) or (learns and losses[-1] > losses[0]):
             return f"the training losses are {losses}"
         for name in (row.near, row.equal):
             if name and self.results[name].wrong != "":
