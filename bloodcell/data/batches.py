@@ -69,8 +69,8 @@ class ImageDataset(Dataset[Batch]):
 
     def only(self, positions: Tensor) -> "ImageDataset":
         """Returns the images at some positions, (k,), in this order."""
-        facts = (one[positions] for one in (self.places, self.targets, self.rows))
-        return ImageDataset(self.gather, *facts, self.pin)
+        places, targets, rows = (one[positions] for one in (self.places, self.targets, self.rows))
+        return ImageDataset(self.gather, places, targets, rows, self.pin)
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         """Returns a batch; positions from `len(self)` on are padding and wrap around."""

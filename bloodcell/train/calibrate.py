@@ -51,7 +51,7 @@ def balance(labels: Tensor, most: int) -> Tensor:
         most: how many at most.
     """
     turn = torch.empty_like(labels)
-    for label in labels.unique():
+    for label in torch.bincount(labels).nonzero():
         of = labels == label
         turn[of] = torch.arange(int(of.sum()))
     return turn.argsort(stable=True)[:most]
@@ -129,7 +129,7 @@ def _run(
     home, device = model.device, trainer.strategy.root_device
     model.network.to(device).eval()
     found = []
-    for positions in torch.arange(len(images)).split(batch_size):
+    for positions in torch.split(torch.arange(len(images)), batch_size):
         batch = images.__getitems__(positions.tolist())
         batch["image"] = batch["image"].to(device)
         with trainer.precision_plugin.forward_context():

@@ -94,7 +94,8 @@ class Metrics(nn.Module):
             probability: (n, classes).
             target: (n,) labels; `NOT_COUNTED` for padding rows.
         """
-        for part in zip(probability.split(_AT_ONCE), target.split(_AT_ONCE), strict=True):
+        parts = (torch.split(one, _AT_ONCE) for one in (probability, target))
+        for part in zip(*parts, strict=True):
             self.scores.update(*part)
 
     def sums(self) -> list[Tensor]:
