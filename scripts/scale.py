@@ -106,6 +106,8 @@ def measure(stage: str, images: Path, run: Path) -> Found:
     if stage == "compare":
         other = run.parent.with_name(f"{run.parent.name}-again") / run.name
         shutil.copytree(run, other, dirs_exist_ok=True)
+        scores = json.loads((run / "scores.json").read_text()) | {"name": other.parent.name}
+        (other / "scores.json").write_text(json.dumps(scores))
         words = [str(run), str(other)]
     with meter.stage(stage):
         main([stage, *words])
