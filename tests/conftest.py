@@ -97,7 +97,8 @@ class Server:
             folder: where; all that is said comes into its file `log`.
             words: after `bloodcell`.
             after: seconds until the first process is sent a signal.
-            trap: where one kills itself: module, name, which call, half written, which process.
+            trap: where one sends itself the signal: module, name, which call, half written, which
+                process.
             number: the signal.
             devices: processes, started as torchrun does.
         """
@@ -108,6 +109,7 @@ class Server:
             for variables in ranks if devices > 1 else []:
                 variables["MASTER_PORT"] = str(free.getsockname()[1])
         order = {"folder": str(folder), "words": words, "log": str(folder / "log"), "trap": trap}
+        order |= {"number": int(number)}
         self._to.write(json.dumps(order | {"ranks": ranks}) + "\n")
         self._to.flush()
         start, children = time.monotonic(), json.loads(self._from.readline())

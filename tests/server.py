@@ -1,15 +1,15 @@
 """Starts runs that can be killed: a process that has imported everything forks one for each line.
 
 A line on standard input is JSON: `folder` to work in, `words` of the command line, `log` for what
-is said, `ranks`: variables of each process, and `trap`, where one shall kill itself: module, name,
-nth call, whether half of what it writes is there by then, and in which rank; or null. A line on
-standard output has the numbers of the processes, the next their exit statuses, or minus the signal.
+is said, `ranks`: variables of each process, and `trap`, where one shall send itself the signal
+`number`: module, name, nth call, whether half of what it writes is there by then, and in which
+rank; or null. A line on standard output has the numbers of the processes, the next their exit
+statuses, or minus the signal.
 """
 
 import importlib
 import json
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def serve() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        ranks, trap = order.pop("ranks"), order.pop("trap")
+        ranks, trap, number = order.pop("ranks"), order.pop("trap"), order.pop("number")
         children = []
         for place, variables in enumerate(ranks):
             with warnings.catch_warnings():
@@ -35,7 +35,7 @@ def serve() -> None:
             if child == 0:
                 os.environ |= variables
                 if trap and trap[4] == place:
-                    _set(*trap[:4])
+                    _set(*trap[:4], number)
                 _run(**order)
             children.append(child)
         print(json.dumps(children), flush=True)
@@ -64,8 +64,8 @@ def _run(folder: str, words: list[str], log: str) -> None:
     os._exit(status)
 
 
-def _set(module: str, name: str, nth: int, half: bool) -> None:
-    """Makes the n-th call of a function the last thing the process does."""
+def _set(module: str, name: str, nth: int, half: bool, number: int) -> None:
+    """Sends a signal in the n-th call of a function; SIGKILL makes it the last of the process."""
     owner: Any = importlib.import_module(module)
     *path, last = name.split(".")
     for part in path:
@@ -76,14 +76,14 @@ def _set(module: str, name: str, nth: int, half: bool) -> None:
     def trapped(*args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls < nth:
+        if calls != nth:
             return function(*args, **options)
         if half:
             function(*args, **options)
             path = next(Path(one) for one in reversed(args) if isinstance(one, str | Path))
             os.truncate(path, path.stat().st_size // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-        return None
+        os.kill(os.getpid(), number)
+        return function(*args, **options)
 
     setattr(owner, last, trapped)
 

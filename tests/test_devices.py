@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from bloodcell.cli.main import main
+from bloodcell.datasets.drawn.smears import write_smears
 from bloodcell.evaluate.history import read_history
 from bloodcell.evaluate.scores import read_predictions
 
@@ -101,6 +102,45 @@ def test_two_devices_train_as_one_with_twice_the_batch(
     print("2 x 16 and 1 x 32:", furthest(synced), "without synchronisation:", furthest(apart))
     assert furthest(synced) < 5e-4  # Adam takes steps of 1e-4 whatever the gradient
     assert furthest(apart) > 1e-2, "what is tested makes no difference"
+
+
+def test_two_devices_that_are_stopped_go_on_within_the_epoch(
+    words: list[str], server: Any, tmp_path: Path
+) -> None:
+    """One of the two gets SIGTERM in its 27th step, in the second epoch of 24 steps.
+
+    Both stop after the 40th, because they agree every 16 steps of an epoch.
+    """
+    smears = tmp_path / "many"
+    write_smears(smears, train_photos=16, test_photos=2, copies=2, workers=1)
+    more = ["--data.root", f"{smears}/images", "--data.photos", f"{smears}/photos.csv"]
+    more += ["--data.batch_size", "2", "--data.augment", "flips", "--trainer.precision", "32-true"]
+    fit = ["fit", *words, *more, "--name", "c", "--trainer.max_epochs", "2", *DDP, "2"]
+    assert server.run(tmp_path / "whole", fit, devices=2).statuses == [0, 0]
+    parts = tmp_path / "parts"
+    trap = ("bloodcell.train.task", "Classifier.training_step", 27, False, 1)
+    ended = server.run(parts, fit, trap=trap, number=signal.SIGTERM, devices=2)
+    assert ended.statuses == [143, 143], (parts / "log").read_text()
+
+    def last(folder: Path) -> dict[str, Any]:
+        path = folder / "lightning_logs/c/version_0/checkpoints/last.ckpt"
+        found: dict[str, Any] = torch.load(path, weights_only=True)
+        return found
+
+    assert last(parts)["global_step"] == 40
+    ended = server.run(parts, [*fit, "--resume", "auto"], devices=2)
+    assert ended.statuses == [0, 0], (parts / "log").read_text()
+    one, other = last(tmp_path / "whole"), last(parts)
+    assert one["global_step"] == other["global_step"] == 48
+    for key, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][key]), key
+    runs = [folder / "lightning_logs/c/version_0" for folder in (tmp_path / "whole", parts)]
+    whole, resumed = (
+        [line._replace(seconds=0, images_per_second=0) for line in read_history(run)]
+        for run in (run / "metrics.csv" for run in runs)
+    )
+    assert whole == resumed
+    assert len(list(runs[1].parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize("victim", [0, 1])

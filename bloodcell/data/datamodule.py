@@ -248,7 +248,7 @@ class BloodCells(LightningDataModule):
         # Lightning cannot switch off shuffling for this sampler, as overfit_batches requires
         shuffle = not (trainer and trainer.overfit_batches)
         train = self.datasets["train"]
-        order = DistributedSampler(train, world, rank, shuffle=shuffle, seed=self.seed)
+        order = DistributedSampler[Batch](train, world, rank, shuffle=shuffle, seed=self.seed)
         return Batches(order, self.batch_size, joins=True)
 
     def val_dataloader(self) -> Loader:
