@@ -108,7 +108,12 @@ class Server:
             free.bind(("127.0.0.1", 0))
             for variables in ranks if devices > 1 else []:
                 variables["MASTER_PORT"] = str(free.getsockname()[1])
-        order = {"folder": str(folder), "words": words, "log": str(folder / "log"), "trap": trap}
+        order: dict[str, Any] = {
+            "folder": str(folder),
+            "words": words,
+            "log": str(folder / "log"),
+            "trap": trap,
+        }
         order |= {"number": int(number)}
         self._to.write(json.dumps(order | {"ranks": ranks}) + "\n")
         self._to.flush()

@@ -35,7 +35,8 @@ def serve() -> None:
             if child == 0:
                 os.environ |= variables
                 if trap and trap[4] == place:
-                    _set(*trap[:4], number)
+                    module, name, nth, half, _ = trap
+                    _set(module, name, nth, half, number)
                 _run(**order)
             children.append(child)
         print(json.dumps(children), flush=True)

@@ -60,9 +60,9 @@ class MeanAUROC(MulticlassAUROC):
     """
 
     confmat: Tensor
-    thresholds: Tensor
+    thresholds: Tensor  # type: ignore[assignment]  # torchmetrics: or None
 
-    def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
+    def update(self, preds: Tensor, target: Tensor) -> None:
         """Counts the images above each threshold.
 
         torchmetrics counts by comparing all with all on MPS and in deterministic mode: 50 GB for

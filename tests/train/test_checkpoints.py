@@ -299,7 +299,7 @@ class Falling(Callback):
     """Logs a metric of the user's own."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.log("val/falling", float(-trainer.current_epoch))
+        pl_module.log("val/falling", float(-trainer.current_epoch))
 
 
 def test_the_best_checkpoint_follows_the_monitor(
