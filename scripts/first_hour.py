@@ -128,7 +128,7 @@ def fit(words: list[str], log: Path, stop: int | None, little: bool) -> None:
     try:
         bloodcell_command(["fit", *words])
     finally:
-        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else 0
+        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
         print(f"\npeak: {peak / 2**30:.2f} GiB", flush=True)
 
 

@@ -1,5 +1,7 @@
 """Loss and scores during training, on any number of devices."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -59,9 +61,8 @@ class MeanAUROC(MulticlassAUROC):
     """
 
     confmat: Tensor
-    thresholds: Tensor
 
-    def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
+    def update(self, preds: Tensor, target: Tensor) -> None:
         """Counts the images above each threshold.
 
         torchmetrics counts by comparing all with all on MPS and in deterministic mode: 50 GB for
@@ -71,11 +72,11 @@ class MeanAUROC(MulticlassAUROC):
             preds: (n, classes) probabilities.
             target: (n,) labels; `NOT_COUNTED` for padding rows.
         """
-        counted = target != NOT_COUNTED
+        counted, thresholds = target != NOT_COUNTED, cast(Tensor, self.thresholds)
         for label, column in enumerate(preds[counted].unbind(1)):
             for same in (0, 1):
                 values = column[(target[counted] == label) == bool(same)].sort().values
-                below = torch.searchsorted(values, self.thresholds)
+                below = torch.searchsorted(values, thresholds)
                 self.confmat[:, label, same, 0] += below
                 self.confmat[:, label, same, 1] += len(values) - below
 

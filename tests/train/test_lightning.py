@@ -236,7 +236,7 @@ def test_scores_equal_those_of_scikit_learn() -> None:
     assert found["ece"] == pytest.approx(calibration_error(probability, target), abs=1e-5)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the size of the largest tensor."""
 
     n = 0
@@ -258,7 +258,7 @@ def test_scores_need_little_memory_where_training_is_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
     try:
         metrics = Metrics(4)
-        with Largest() as largest:
+        with Largest() as largest:  # type: ignore[no-untyped-call]
             metrics.scores.update(probability, target)
             found = metrics.scores.compute()
     finally:

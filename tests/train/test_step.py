@@ -23,11 +23,11 @@ GPU = torch.device("cuda")
 READ = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}  # operations that need values
 
 
-class Waits(TorchDispatchMode):
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes each operation for which the host waits for the GPU."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_dispatch__(
