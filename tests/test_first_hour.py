@@ -22,8 +22,8 @@ def first_hour(*words: str) -> tuple[int, list[str]]:
 
 
 def test_a_dry_run_is_right() -> None:
-    status, (_, *lines, end) = first_hour()
-    assert (status, end) == (0, "wrong: none; the log is log")
+    status, (_, *lines, wrong, left, _) = first_hour()
+    assert (status, wrong, left) == (0, "wrong: none", "not run, or too slow: none")
     assert len(lines) == 11
     for line in lines:
         assert re.fullmatch(r"[\w, -]{23} right +[1-9][\d,]* +0\.00 +\d+", line), line
@@ -31,8 +31,8 @@ def test_a_dry_run_is_right() -> None:
 
 
 def test_the_error_of_a_row_is_told_in_its_line() -> None:
-    status, (_, *lines, end) = first_hour("--only", "16", "--model.backbone", "nonsense")
+    status, (_, *lines, wrong, _, end) = first_hour("--only", "16", "--model.backbone", "nonsense")
     assert status == 1
     assert [" WRONG " in line for line in lines] == [True, True, True]
     assert "exit status 2: bloodcell: model.backbone='nonsense' is no timm model" in lines[0]
-    assert end == "wrong: 32-true, 16-mixed, bf16-mixed; the log is log"
+    assert (wrong, end) == ("wrong: 32-true, 16-mixed, bf16-mixed", "log: log")

@@ -1,5 +1,7 @@
 """Loss and scores during training, on any number of devices."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -60,7 +62,6 @@ class MeanAUROC(MulticlassAUROC):
     """
 
     confmat: Tensor
-    thresholds: Tensor  # type: ignore[assignment]  # torchmetrics: or None
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Counts the images above each threshold.
@@ -72,11 +73,11 @@ class MeanAUROC(MulticlassAUROC):
             preds: (n, classes) probabilities.
             target: (n,) labels; `NOT_COUNTED` for padding rows.
         """
-        counted = target != NOT_COUNTED
+        counted, thresholds = target != NOT_COUNTED, cast(Tensor, self.thresholds)
         for label, column in enumerate(preds[counted].unbind(1)):
             for same in (0, 1):
                 values = column[(target[counted] == label) == bool(same)].sort().values
-                below = torch.searchsorted(values, self.thresholds)
+                below = torch.searchsorted(values, thresholds)
                 self.confmat[:, label, same, 0] += below
                 self.confmat[:, label, same, 1] += len(values) - below
 
