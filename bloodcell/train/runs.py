@@ -160,7 +160,7 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
         InputError: if a setting differs; it names the first one.
     """
     for key, now, then in _differences(checkpoint, config):
-        if key == "model.lr" and also_data:  # takes effect: see `Classifier.on_load_checkpoint`
+        if also_data and _lowers_rate(key, now, then):
             continue
         if also_data or key.startswith("model.") or key in ("data.image_size", "data.crop"):
             raise InputError(
@@ -220,15 +220,14 @@ def _differences(
     for key, then in settings(checkpoint).items():
         group, _, name = key.rpartition(".")
         now = config[group][name] if group else config[name]
-        if key == "model.optimizer":
-            now, then = _without_rate(now), _without_rate(then)
         if name not in _FREE and now != then:
             yield key, now, then
 
 
-def _without_rate(optimizer: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Returns the class path and options of an optimizer without its learning rate."""
-    if not optimizer:
-        return None
-    options = {key: one for key, one in optimizer["init_args"].items() if key != "lr"}
-    return {"class_path": optimizer["class_path"], "init_args": options}
+def _lowers_rate(key: str, now: Any, then: Any) -> bool:
+    """Returns whether a setting only lowers the learning rate, which `keep_rate` carries out."""
+    if key != "model.optimizer" or not now or not then:
+        return bool(key == "model.lr" and now < then)
+    new, old = dict(now["init_args"]), dict(then["init_args"])
+    lower = new.pop("lr", 0) < old.pop("lr", 0)
+    return lower and new == old and bool(now["class_path"] == then["class_path"])
