@@ -137,10 +137,13 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
     Training continues with the next batch and does not repeat the batches since the checkpoint,
     because they led to the failure.
     """
-    path = last_of(trainer)
-    if path is None or not path.is_file():
+    path, checkpoint = last_of(trainer), None
+    if trainer.is_global_zero and path and path.is_file():
+        # on the CPU, where optimizers keep their step counts; loading copies the rest to the device
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = trainer.strategy.broadcast(checkpoint)  # other nodes may not have the file
+    if checkpoint is None:
         return False
-    checkpoint = torch.load(path, map_location=pl_module.device, weights_only=True)
     pl_module.load_state_dict(checkpoint["state_dict"])
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
         # the options stay, as the scheduler's state does; the checkpoint may have older rates
