@@ -74,7 +74,7 @@ def test_a_folder_of_other_kinds_only(run: Path, refused: Callable[..., str]) ->
     Path("none").mkdir()
     Path("none", "a.czi").touch()
     said = refused("predict", "none", "--model", str(run))
-    assert "none: no images there. Looked for .jpeg" in said
+    assert "none: contains no images. Looked for .jpeg" in said
     assert "1 files of other kinds are left out (1 .czi)" in said
 
 

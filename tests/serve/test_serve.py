@@ -42,7 +42,7 @@ def serving(model: Path, place: Path, *more: str) -> Iterator[tuple[str, subproc
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.search(r"asked: (http://\S+:\d+) \(Ctrl-C ends it\)", line)
+            found = re.search(r"asked: (http://\S+:\d+) \(Ctrl-C stops it\)", line)
             assert found, line + (process.stderr.read() if process.stderr else "")
             yield found[1], process
         finally:
@@ -287,7 +287,10 @@ def test_others_are_let_in_only_with_a_warning_and_term_cleans_up(
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
         assert process.returncode == 143
-    assert "--host 0.0.0.0: whoever reaches this machine can use it, without a password." in said
+    assert (
+        "--host 0.0.0.0: anyone who can reach this machine can use the server, without a password."
+        in said
+    )
     assert not list((tmp_path / "tmp").glob("*/drawn *.jpeg"))
 
 
@@ -340,7 +343,7 @@ def test_what_the_page_shows(served: tuple[str, int], images: list[Path], run: P
     assert not ask_page(address, show, files, 1)[0]["visible"]
     assert not ask_page(address, classify, None)[0]["visible"]
     (answers,) = ask_page(address, classify, files[:1] * 22)
-    assert answers["info"] == "2 more images were left out: at most 20 at a time."
+    assert answers["info"] == "2 more images were skipped: at most 20 at a time."
     assert len(answers["choices"]) == 20
 
 
@@ -378,13 +381,13 @@ def test_in_a_browser(served: tuple[str, int], images: list[Path], tmp_path: Pat
 def test_what_cannot_be_served_is_refused(run: Path, refused: Refused) -> None:
     assert "serve takes no further arguments (got: a.png)" in refused("serve", "a.png")
     assert "--port=99999 cannot be used" in refused("serve", "--port", "99999")
-    assert "keeps no maps" in refused("serve", "--model", _touch("m.onnx"))
+    assert "has no feature maps" in refused("serve", "--model", _touch("m.onnx"))
     said = refused("serve", "--model", str(run), "--data", "nothing", "--port", "0")
     assert "--data='nothing' does not exist" in said
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         said = refused("serve", "--model", str(run), "--port", port)
-    assert f"--host 127.0.0.1 --port {port} cannot be listened at" in said
+    assert f"--host 127.0.0.1 --port {port} cannot be used" in said
     assert "--port 0 for a free one" in said
 
 
