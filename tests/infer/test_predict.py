@@ -94,7 +94,7 @@ def test_any_kind_of_image_and_bad_ones(run: Path, capsys: pytest.CaptureFixture
     bad = {name: row["error"] for name, row in said.items() if row["error"]}
     assert bad.keys() == {"broken.png", "empty.jpg", "text.png"}
     assert bad["empty.jpg"] == "empty file"
-    assert bad["text.png"] == "no image of a known format"
+    assert bad["text.png"] == "not an image in a supported format"
     assert said["text.png"]["class"] == ""
     assert "unreadable 3" in capsys.readouterr().err
 
@@ -248,7 +248,7 @@ def test_images_to_export_with_are_refused(
     Path("bad").mkdir()
     Path("bad/a.png").write_bytes(b"no image")
     said = refused("export", "bad", *model)
-    assert "none of these images can be read (no image of a known format)" in said
+    assert "none of these images can be read (not an image in a supported format)" in said
     Path("e.onnx").touch()
     assert "e.onnx is already exported" in refused("export", "bad", "--model", "e.onnx")
     assert not list(Path().glob("m.*"))

@@ -99,7 +99,7 @@ def test_a_bad_image_costs_its_own_answer(served: tuple[str, int], images: list[
     errors = [one.get("error") for one in answer.json()["images"]]
     assert (answer.status_code, errors) == (
         200,
-        [None, "no image of a known format", "empty file"],
+        [None, "not an image in a supported format", "empty file"],
     )
     assert post(served[0], ("no.png", b"nothing")).status_code == 422
     answer = httpx.post(f"{served[0]}/api/predict", files={"file": good})
@@ -327,7 +327,7 @@ def test_what_the_page_shows(served: tuple[str, int], images: list[Path], run: P
     assert expected.probability
     best = max(expected.probability.values())
     assert good.startswith(f"{images[0].name}: {expected.class_name}, {best:.1%}")
-    assert (bad, zero, one) == ("bad.png: no image of a known format", 0, 1)
+    assert (bad, zero, one) == ("bad.png: not an image in a supported format", 0, 1)
     details, image, evidence, label, likeness, names, pictures = ask_page(address, show, files, 0)
     assert details["visible"]
     assert label["label"] == expected.class_name
@@ -370,7 +370,7 @@ def test_in_a_browser(served: tuple[str, int], images: list[Path], tmp_path: Pat
             page.wait_for_selector("#details img >> nth=4", timeout=30_000)  # 3 are of training
             lines = page.locator("#answers label").all_inner_texts()
             assert [line.split(": ")[0] for line in lines] == [file.name for file in files]
-        pages[1].get_by_text("bad.png: no image of a known format").click()
+        pages[1].get_by_text("bad.png: not an image in a supported format").click()
         pages[1].wait_for_selector("#details", state="hidden")
         pages[0].get_by_text("drawn monocyte").click()
         pages[0].get_by_text("drawn monocyte.jpeg: ").wait_for(timeout=30_000)
