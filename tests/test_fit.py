@@ -630,7 +630,7 @@ def test_a_training_that_starts_from_an_own_model(
     assert "model.weights=own.safetensors were trained on" in said
     assert "test images: the test would measure memory" in said
     with pytest.warns(
-        UserWarning, match=r"of the \d+ validation images: the scores on them will be too"
+        UserWarning, match=r"of the \d+ validation images: scores on them will be too high"
     ):
         main(["fit", *words, "--seed_everything", "1", "--trainer.fast_dev_run", "true"])
 

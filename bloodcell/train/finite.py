@@ -48,7 +48,7 @@ class Finite(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Records the first batch whose loss is NaN or infinite, and checks it every few batches."""
+        """Records the first batch whose loss is NaN or infinite; checks it every few batches."""
         fine = torch.isfinite(outputs["loss"])
         self._first = torch.where(fine, _NEVER, batch_idx).minimum(self._first.to(fine.device))
         costs_nothing = pl_module.device.type == "cpu" and trainer.world_size == 1

@@ -207,7 +207,7 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
     if seen["val"]:
         warnings.warn(
             f"model.weights={weights} were trained on {seen['val']:,} of the "
-            f"{len(data.parts['val']):,} validation images: the scores on them will be too high, and "
+            f"{len(data.parts['val']):,} validation images: scores on them will be too high, and "
             "the choice of the best epoch unreliable. Use the seed_everything of their run, or "
             "other weights.",
             stacklevel=2,
