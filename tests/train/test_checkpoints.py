@@ -262,7 +262,7 @@ def test_what_is_told_of_a_loss_that_is_no_number(
     monkeypatch.setattr(Classifier, "training_step", poisoned)
     said = refused("fit", *small)
     assert "the loss is NaN or infinite in step 3 of epoch 2" in said
-    assert "fit --ckpt_path lightning_logs/c/version_0 --model.lr 5e-06, or with one" in said
+    assert "fit --ckpt_path lightning_logs/c/version_0 --model.lr 5e-06, or with a rate" in said
     assert "fit --ckpt_path lightning_logs/c/version_0 --rollbacks 3" in said
     images = Path(small[1]).rglob("*.jpeg")
     names = sorted(path.relative_to(small[1]).as_posix() for path in images)
