@@ -73,8 +73,8 @@ def parse_sheet(text: str, label: str) -> Sheet:
         InputError: if the file is not CSV; iterating over the lines raises it, too.
     """
     header = text.split("\n", 1)[0]
-    said = re.fullmatch(r"sep=([,;|\t])\s*", header)  # a line of Excel before the header
-    separator = said[1] if said else max(_SEPARATORS, key=header.count)
+    stated = re.fullmatch(r"sep=([,;|\t])\s*", header)  # a line of Excel before the header
+    separator = stated[1] if stated else max(_SEPARATORS, key=header.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
 
     def read() -> Iterator[list[str]]:
@@ -86,7 +86,7 @@ def parse_sheet(text: str, label: str) -> Sheet:
 
     coming = (row for row in read() if any(row))
     columns = next(coming, [])
-    if said:
+    if stated:
         columns = next(coming, [])
     columns = [name.lower() for name in columns]
     blank = dict.fromkeys(columns, "")

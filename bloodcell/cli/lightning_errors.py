@@ -28,7 +28,7 @@ _QUIET = (  # warnings of Lightning that do not apply here
 )
 _ELSEWHERE = (
     "write elsewhere: runs with --trainer.default_root_dir, drawn smears and decoded images with "
-    "the variable XDG_CACHE_HOME. A run with a checkpoint goes on with --ckpt_path last"
+    "the variable XDG_CACHE_HOME. A run with a checkpoint resumes with --ckpt_path last"
 )
 
 

@@ -75,7 +75,7 @@ class _Images:
 
     def __init__(self, root: str, names: Iterable[str]) -> None:
         self.example = ""
-        # by every end of the path, and by the whole path within the root; then without endings
+        # by every end of the path, and by the whole path within the root; then without extensions
         self._ends: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         self._whole: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         for name in names:

@@ -111,8 +111,8 @@ class StopGently(Callback):
         self._restore()
 
     def _decide(self, trainer: Trainer) -> None:
-        asked = self.signal is not None
-        self.stops |= trainer.strategy.reduce_boolean_decision(asked, all=False)
+        received = self.signal is not None
+        self.stops |= trainer.strategy.reduce_boolean_decision(received, all=False)
 
     def _stop(self) -> None:
         if self.stops:

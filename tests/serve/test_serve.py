@@ -125,7 +125,10 @@ def test_what_is_too_large_is_refused(
     answer = httpx.post(f"{served[0]}/api/predict", content=unsaid, timeout=60)
     assert answer.status_code == 411
     answer = post(served[0], *[("a.png", b"")] * 33)
-    assert (answer.status_code, answer.json()["error"]) == (413, "33 images; at most 32 at a time")
+    assert (answer.status_code, answer.json()["error"]) == (
+        413,
+        "33 images; at most 32 per request",
+    )
 
 
 def test_pages_of_others_are_kept_out(served: tuple[str, int], images: list[Path]) -> None:
@@ -388,7 +391,7 @@ def test_what_cannot_be_served_is_refused(run: Path, refused: Refused) -> None:
         port = str(taken.getsockname()[1])
         said = refused("serve", "--model", str(run), "--port", port)
     assert f"--host 127.0.0.1 --port {port} cannot be used" in said
-    assert "--port 0 for a free one" in said
+    assert "--port 0 for a free port" in said
 
 
 def test_missing_packages_are_named(
