@@ -59,10 +59,10 @@ def lightning_errors(verb: str) -> Iterator[None]:
             raise KeyboardInterrupt from stop
         raise
     except OSError as error:
-        said = of_disk(error, _ELSEWHERE)
-        if said is None:
+        message = of_disk(error, _ELSEWHERE)
+        if message is None:
             raise
-        raise InputError(said) from error
+        raise InputError(message) from error
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
     for i in rows:
         row = table.rows[i]
         start = f"/{row.path}".rfind(f"/{row.class_name}/")
-        # a label table gives images other classes than their folders
+        # with a label table, the class is not a folder
         tail = row.path[start:] if start >= 0 else f"{row.class_name}/{row.path}"
         line = f"{row.official} {tail} {source.sizes[row.path]}"
         keys.append(_hash(line))

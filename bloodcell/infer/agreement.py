@@ -27,7 +27,7 @@ _LEGEND = (
 
 
 class Measurement(NamedTuple):
-    """The probabilities that a model gives for the compared images, and its speed.
+    """The probabilities that a model predicts for the compared images, and its speed.
 
     Attributes:
         probability: (n, classes).

@@ -172,8 +172,7 @@ def _as_timm_model(saved: Saved) -> Any:
         or classifier.weight.shape != last.weight.shape
     ):
         raise InputError(
-            f"--out: timm's own {description.backbone} has other layers than this model. "
-            f"{_OTHER_FORMATS}."
+            f"--out: timm's own {description.backbone} has different layers. {_OTHER_FORMATS}."
         )
     divisor = description.temperature or 1.0
     classifier.load_state_dict({k: value / divisor for k, value in last.state_dict().items()})
