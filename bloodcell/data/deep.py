@@ -57,9 +57,7 @@ def read_tiff(data: bytes, most_pixels: int) -> Deep:
     """
     import tifffile  # imported here because most images do not need it
 
-    logging.getLogger("tifffile").setLevel(
-        logging.CRITICAL
-    )  # the raised errors contain what matters
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its errors are raised, too
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             return _first_page(tiff, data, most_pixels)

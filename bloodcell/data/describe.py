@@ -53,10 +53,7 @@ def check_settings(hp: Any) -> None:
     require_number("data.batch_size", size, "1 or more, e.g. 32, or auto", 1, whole=True)
     for name in ("val_share", "cache_gib"):
         require_number(f"data.{name}", hp[name], "a number, e.g. 0.2")
-    rule, share = (
-        "0.05 to 0.5 and 1 divided by a whole number, e.g. 0.2, 0.25, 0.33",
-        hp["val_share"],
-    )
+    rule, share = "0.05 to 0.5 and one over a whole number, e.g. 0.2, 0.25", hp["val_share"]
     whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
     require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)
     require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")

@@ -138,7 +138,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     """
     _check_size(entry.file_size)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("compressed by a method with unlimited output: compress it with deflate")
+        raise ValueError("compressed by an unsupported method: use deflate")
     with archive.open(entry) as file:
         data = file.read(entry.file_size)  # at most the declared size
         file.read(1)  # zipfile checks the CRC at the end of the file

@@ -236,11 +236,7 @@ def _class_folders(source: Source) -> dict[str, str]:
 
 
 def _no_images(source: Source) -> str:
-    loose = (
-        f" ({len(source.sizes)} are directly in it: do they form one class?)"
-        if source.sizes
-        else ""
-    )
+    loose = f" ({len(source.sizes)} are directly in it)" if source.sizes else ""
     return (
         f"data.root='{source.root}' has no images in class folders{loose}. Expected "
         f"CLASS/image or train/CLASS/image with one of {', '.join(IMAGE_SUFFIXES)}; or give "

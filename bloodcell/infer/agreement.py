@@ -20,7 +20,7 @@ _BATCH, _ROUNDS = 32, 5  # used to measure the speed
 _HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
 _LEGEND = (
     "Same class: share of {n:,} images for which the file and the 32-bit model predict the same "
-    "class. Difference: the largest of a probability. Accuracy: on the {labelled:,} "
+    "class. Difference: the largest difference of a probability. Accuracy: on the {labelled:,} "
     "images in a folder named after their class. One image: median time, including resizing. "
     f"Images/s: in batches of {_BATCH} images that already have the model's input size."
 )

@@ -113,7 +113,7 @@ def _write_results(
 
 
 def _monitor(trainer: Trainer) -> str | None:
-    """Returns the metric of `best.ckpt`; None with a ModelCheckpoint of the user."""
+    """Returns the metric of `best.ckpt`; ignores ModelCheckpoint callbacks of the user."""
     own = (one for one in trainer.checkpoint_callbacks if isinstance(one, KeepBest))
     return next((one.monitor for one in own), None)
 
