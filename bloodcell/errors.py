@@ -50,7 +50,7 @@ def of_disk(error: OSError, elsewhere: str) -> str | None:
     """
     name = error.filename or "a file"  # a full disk is often reported without a name
     if error.errno in _NO_ROOM:
-        return f"no room to write {name} ({error.strerror}). Free some space, or {elsewhere}."
+        return f"no space to write {name} ({error.strerror}). Free some space, or {elsewhere}."
     if error.errno in _NO_PLACE:
         fix = "Fix it or its permissions"
         return f"{name} cannot be used ({error.strerror}). {fix}, or {elsewhere}."
