@@ -35,25 +35,25 @@ def listed(names: list[str], most: int = 8) -> str:
 
 
 def reason(error: object) -> str:
-    """Returns the first sentence of another library's error message, to quote it."""
+    """Returns the first sentence of another library's error message."""
     text = str(error).strip() or type(error).__name__
     first = text.splitlines()[0].split(". ")[0].rstrip(".")
     return first if len(first) <= 200 else first[:200] + " ..."
 
 
 def of_disk(error: OSError, elsewhere: str) -> str | None:
-    """Describes an error of a disk: it is full, or a place cannot be used; None for other errors.
+    """Describes a full disk or a path that cannot be used; None for other errors.
 
     Args:
         error: any error of the system.
-        elsewhere: the way out besides mending the place, e.g. `write elsewhere`.
+        elsewhere: the way out besides fixing it, e.g. `write elsewhere`.
     """
     name = error.filename or "a file"  # a full disk is often reported without a name
     if error.errno in _NO_ROOM:
-        return f"no room to write {name} ({error.strerror}). Free some space, or {elsewhere}."
+        return f"no space to write {name} ({error.strerror}). Free some space, or {elsewhere}."
     if error.errno in _NO_PLACE:
-        mend = "Mend it or its permissions"
-        return f"{name} cannot be used ({error.strerror}). {mend}, or {elsewhere}."
+        fix = "Fix it or its permissions"
+        return f"{name} cannot be used ({error.strerror}). {fix}, or {elsewhere}."
     return None
 
 
@@ -81,7 +81,7 @@ def require_number(
     most: float = math.inf,
     whole: bool = False,
 ) -> None:
-    """Checks that an argument of a Python function is a number in a range; text is none.
+    """Checks that an argument of a Python function is a number in a range; a number in text is not.
 
     Args:
         setting: name of the argument.

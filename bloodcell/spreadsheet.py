@@ -47,7 +47,7 @@ def read_sheet(path: Path, label: str, needed: str) -> Sheet:
         needed: what to give instead of a file that cannot be read.
 
     Raises:
-        InputError: if the file is missing or is no text.
+        InputError: if the file is missing or is not text.
     """
     try:
         data = path.read_bytes()
@@ -56,7 +56,7 @@ def read_sheet(path: Path, label: str, needed: str) -> Sheet:
         raise InputError(f"{label} cannot be read ({error.strerror}). Give {needed}.") from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{label} is no CSV file in UTF-8 or UTF-16 ({error}). Save it as one: in Excel, as "
+            f"{label} is not a CSV file in UTF-8 or UTF-16 ({error}). Save it as one: in Excel, as "
             "`CSV UTF-8`."
         ) from error
     return parse_sheet(text, label)
@@ -70,11 +70,11 @@ def parse_sheet(text: str, label: str) -> Sheet:
         label: name of the table in error messages.
 
     Raises:
-        InputError: if a line is no CSV; the lines raise it, too.
+        InputError: if the file is not CSV; iterating over the lines raises it, too.
     """
     header = text.split("\n", 1)[0]
-    said = re.fullmatch(r"sep=([,;|\t])\s*", header)  # a line of Excel before the header
-    separator = said[1] if said else max(_SEPARATORS, key=header.count)
+    stated = re.fullmatch(r"sep=([,;|\t])\s*", header)  # a line of Excel before the header
+    separator = stated[1] if stated else max(_SEPARATORS, key=header.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
 
     def read() -> Iterator[list[str]]:
@@ -82,11 +82,11 @@ def parse_sheet(text: str, label: str) -> Sheet:
             for row in rows:
                 yield [value.strip() for value in row]
         except csv.Error as error:
-            raise InputError(f"{label} is no CSV file ({error}). Save it as one.") from error
+            raise InputError(f"{label} is not a CSV file ({error}). Save it as one.") from error
 
     coming = (row for row in read() if any(row))
     columns = next(coming, [])
-    if said:
+    if stated:
         columns = next(coming, [])
     columns = [name.lower() for name in columns]
     blank = dict.fromkeys(columns, "")

@@ -1,4 +1,4 @@
-"""How many hidden units of a head any image activates: one that none does learns no more.
+"""Counts the hidden units of a head that at least one image activates; the others get no gradient.
 
 python scripts/alive_units.py "blood-cells.zip/*/images/TRAIN/*" lightning_logs/d8/version_0 ...
 """
@@ -20,7 +20,7 @@ _IMAGES, _BATCH = 400, 50
 
 @torch.inference_mode()
 def activated(head: nn.Module, features: Tensor) -> list[list[float]]:
-    """The share of the images (B, inputs) that activates each unit, layer by layer."""
+    """Returns the share of images (B, inputs) that activate each unit, layer by layer."""
     shares = []
     assert isinstance(head, nn.Sequential)
     for layer in head:
@@ -43,8 +43,8 @@ def report(images: str, run: Path) -> None:
     with torch.inference_mode():
         maps = [network.pool(network.maps(as_images(batch, device))) for batch in pixels]
     layers = activated(network.head, torch.cat(maps).flatten(1))
-    said = ", ".join(f"{sum(s > 0 for s in shares)} of {len(shares)}" for shares in layers)
-    print(f"{run}: {said or 'no hidden layer'}")
+    counts = ", ".join(f"{sum(s > 0 for s in shares)} of {len(shares)}" for shares in layers)
+    print(f"{run}: {counts or 'no hidden layer'}")
 
 
 if __name__ == "__main__":

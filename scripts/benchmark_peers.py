@@ -1,11 +1,11 @@
-"""Measures d8's training step beside other programs' on the same images, taking turns.
+"""Compares the training speed of d8 with that of other programs, on the same images, in turns.
 
 python scripts/benchmark_peers.py --root blood-cells.zip --sizes 224 128 --batches 32 --rounds 3
 
-Each program runs in a process and an environment of its own, which uv makes (`pip install uv`) and
-keeps; PyTorch is of one version in all. Each is as its users would write it, with its defaults.
-Ours is `bloodcell benchmark` in this environment, once as it is and, where its precision is mixed
-and the others' is not, once in 32 bits. The network is Keras' MobileNet, with its padding, in all.
+Each program runs in its own process and environment, which uv creates (`pip install uv`), with the
+same version of PyTorch, and is written as its users would write it, with default settings.
+`bloodcell benchmark` runs in this environment, with its default precision and, if that is mixed and
+the others' is not, also in 32 bits. The network is always Keras' MobileNet, with Keras' padding.
 Ratios compare medians over the rounds.
 """
 
@@ -33,7 +33,7 @@ from bloodcell.model.pretrained import KERAS
 from bloodcell.train.trainer import best_precision, device_name
 
 PEERS = Path(__file__).parent / "peers"
-WEIGHTS = "random.safetensors"  # its metadata says which padding the network has
+WEIGHTS = "random.safetensors"  # its metadata contains the padding of the network
 OURS, OURS_32 = "bloodcell", "bloodcell, 32 bits"
 NAMES = {
     "plain_lightning": "plain Lightning, ImageFolder",
@@ -43,7 +43,7 @@ NAMES = {
 
 
 def main() -> None:
-    """Runs all, prints the table and writes the figures."""
+    """Runs all programs, prints the table and writes the speeds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,19 +55,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark_peers.json"))
     given = parser.parse_args()
     if shutil.which("uv") is None and not Path(sys.executable).with_name("uv").is_file():
-        sys.exit("benchmark_peers.py needs uv, which makes the environments: pip install uv")
+        sys.exit("benchmark_peers.py needs uv to create the environments: pip install uv")
     cuda = torch.cuda.is_available()
     mixed = best_precision("auto") != "32-true"
     programs = [OURS, *([OURS_32] if mixed and not cuda else []), *NAMES.values()]
-    if cuda:  # tensorflow-cpu on such a machine would be no comparison
+    if cuda:  # comparing a GPU with tensorflow-cpu would be meaningless
         programs.remove(NAMES["keras_mobilenet"])
     cases = [(size, batch) for size in given.sizes for batch in given.batches]
     speeds: dict[tuple[str, int, int], list[float]] = {}
     with TemporaryDirectory() as folder:
         _write_classes(given.root, Path(folder) / "images")
         trunk = create_trunk("mobilenetv1_100", KERAS)
-        said = {"pad_type": "same", "bn_eps": "1e-3"}
-        save_file(trunk.state_dict(), Path(folder) / WEIGHTS, metadata=said)
+        padding = {"pad_type": "same", "bn_eps": "1e-3"}
+        save_file(trunk.state_dict(), Path(folder) / WEIGHTS, metadata=padding)
         for number in range(given.rounds):
             for size, batch in cases:
                 for program in programs:
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _write_classes(root: str, folder: Path) -> None:
-    """Writes the training images into class folders, which is all that other programs read."""
+    """Writes the training images into class folders, which the other programs read."""
     data = BloodCells(root)
     with data.source.reader() as read:
         for place in data.parts["train"]:
@@ -97,8 +97,8 @@ def _measure(program: str, root: str, folder: Path, size: int, batch: int, secon
     words = ["--root", folder / "images", "--size", size, "--batch", batch, "--seconds", seconds]
     same = [] if file == "keras_mobilenet" else ["--with", f"torch=={metadata.version('torch')}"]
     uv = shutil.which("uv") or Path(sys.executable).with_name("uv")
-    said = _run([uv, "run", "--no-project", *same, "--script", PEERS / f"{file}.py", *words])
-    line = next(line for line in said.splitlines() if '"images_per_second"' in line)
+    output = _run([uv, "run", "--no-project", *same, "--script", PEERS / f"{file}.py", *words])
+    line = next(line for line in output.splitlines() if '"images_per_second"' in line)
     return float(json.loads(line)["images_per_second"])
 
 
@@ -133,7 +133,7 @@ def _report(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     described = machine.describe(device_name(device))
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("training images a second, and how many times ours is that")
+    table.add_column("training images per second, and the speedup of bloodcell")
     for size, batch in cases:
         table.add_column(f"{size} px, batch {batch}", justify="right")
     for program in programs:
@@ -144,11 +144,11 @@ def _report(
         table.add_row(program, *cells)
     print(f"{described['device']}, {described['cpu_cores']} cores, {described['git_commit']}")
     Console(width=60 + 24 * len(cases)).print(table)
-    figures = [
+    runs = [
         {"program": program, "size": size, "batch": batch, "images_per_second": found}
         for (program, size, batch), found in speeds.items()
     ]
-    out.write_text(json.dumps({"machine": described, "runs": figures}, indent=1) + "\n")
+    out.write_text(json.dumps({"machine": described, "runs": runs}, indent=1) + "\n")
     print(out)
 
 

@@ -1,8 +1,8 @@
-"""Makes the model that comes with bloodcell from a run folder.
+"""Creates the bundled model from a run folder.
 
 python scripts/bundle.py lightning_logs/NAME/version_0 "blood-cells.zip/*/images/TEST/*"
 
-In half precision; kept only if it names nearly all the given images as the run does.
+It has half precision, and is kept only if its predictions agree with the run's.
 """
 
 import sys

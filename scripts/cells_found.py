@@ -1,9 +1,9 @@
-"""How well white cells are found: on the original photographs, against the boxes drawn by hand.
+"""Compares the white cells found in the original photographs with boxes drawn by hand.
 
 python scripts/cells_found.py blood-cells.zip boxes.csv
 
-boxes.csv has the columns source_image, cell (WBC for a white one), xmin, ymin, xmax, ymax, as the
-BCCD annotations. Thresholds were fitted on the photographs of TRAIN; those of TEST were not seen.
+boxes.csv has the columns source_image, cell (WBC for white cells), xmin, ymin, xmax, ymax, like the
+BCCD annotations. The thresholds were fitted on the photographs of TRAIN.
 """
 
 import csv
@@ -29,14 +29,14 @@ _SIMPLE = "test_simple"
 
 
 class Box(NamedTuple):
-    """A white cell as a person sees it, in pixels."""
+    """The box of a white cell, drawn by hand, in pixels."""
 
     left: int
     top: int
     right: int
     bottom: int
 
-    def holds(self, x: float, y: float) -> bool:
+    def contains(self, x: float, y: float) -> bool:
         return self.left <= x <= self.right and self.top <= y <= self.bottom
 
     def distance(self, x: float, y: float) -> float:
@@ -73,22 +73,22 @@ def measure(archive: str, boxes: dict[str, list[Box]]) -> None:
                 cells = find_cells(image)
                 seconds += time.perf_counter() - start
                 nearest = [
-                    min((b.distance(c.x, c.y) for c in cells if b.holds(c.x, c.y)), default=None)
+                    min((b.distance(c.x, c.y) for c in cells if b.contains(c.x, c.y)), default=None)
                     for b in around
                 ]
                 errors += [one for one in nearest if one is not None]
                 hits = sum(one is not None for one in nearest)
                 found, n, extra = found + hits, n + len(around), extra + len(cells) - hits
-                first += bool(cells) and any(b.holds(*cells[0][:2]) for b in around)
+                first += bool(cells) and any(b.contains(*cells[0][:2]) for b in around)
             print(
                 f"photographs of {part}, {len(names)}: recall {found}/{n}, precision "
-                f"{found}/{found + extra}, clearest cell within a box {first}/{len(names)}, centre "
+                f"{found}/{found + extra}, first cell within a box {first}/{len(names)}, centre "
                 f"{np.median(errors):.0f} px off (95 %: {np.quantile(errors, 0.95):.0f}), "
-                f"{1e3 * seconds / len(names):.0f} ms a photograph"
+                f"{1e3 * seconds / len(names):.0f} ms per photograph"
             )
         right = [
             any(
-                box.holds(*(2 * find_cell(load(row.path)[None])[0]).tolist())
+                box.contains(*(2 * find_cell(load(row.path)[None])[0]).tolist())
                 for box in boxes[f"BloodImage_{int(row.photo):05d}.jpg"]
             )
             for row in table.rows

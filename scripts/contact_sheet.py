@@ -1,4 +1,4 @@
-"""Draws the picture of the README: a labelled row of smears for each class.
+"""Draws the picture for README.md: a labelled row of smears for each class.
 
 python scripts/contact_sheet.py
 """
@@ -15,7 +15,7 @@ _WIDTH, _HEIGHT, _LABEL = 240, 180, 28  # pixels
 
 
 def draw_sheet(columns: int = 8, seed: int = 0) -> Image.Image:
-    """Draws this many photographs of each class."""
+    """Draws `columns` photographs of each class."""
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
     size = (columns * _WIDTH, len(CLASS_NAMES) * (_HEIGHT + _LABEL))

@@ -1,13 +1,12 @@
-"""Tries on a GPU, in under eight minutes, what only a GPU can show, and prints a table.
+"""Checks on a GPU, in under eight minutes, what only a GPU can show, and prints a table.
 
     python scripts/first_hour.py
     python scripts/first_hour.py --weights imagenet --data.root blood-cells.zip
     python scripts/first_hour.py --device cpu --quick      # the dry run, without compilation
 
-Each row is a `bloodcell fit` in a process of its own, on drawn smears unless --data.root is given;
-other options of `fit` apply to all rows. It says whether the row is right, images per second in the
-last epoch, the peak of the memory that PyTorch reserved, and what is wrong. Exit status: 1 if a row
-is wrong, else 0.
+Each row is a `bloodcell fit` in its own process, on drawn smears unless --data.root is given; other
+options of `fit` apply to all rows. A row shows the result, the images per second of the last epoch,
+the peak memory that PyTorch reserved, and the error. The exit status is 1 if a row is wrong.
 """
 
 import argparse
@@ -33,8 +32,8 @@ from bloodcell.evaluate.history import Epoch, read_history
 from bloodcell.train.task import Classifier
 
 NEAR = 0.1  # relative difference of the first epoch's training loss in another precision
-ROOM_GIB = 1.0  # of memory where it shall run out
-TOO_MANY = 512  # images in a batch, for so little memory
+ROOM_GIB = 1.0  # memory for the rows in which it must run out
+TOO_MANY = 512  # images in a batch that exceeds this memory
 TOO_LONG = "took too long"
 NOT_COMPILED = ("not compiled (", "skipping cudagraphs")  # in a log
 
@@ -43,15 +42,15 @@ class Row(NamedTuple):
     """One line of the table.
 
     Attributes:
-        name: what is tried.
+        name: what is checked.
         words: options of `fit`.
-        near: the row whose training loss it must be near.
-        equal: the row whose weights it must have, bit by bit.
-        stop: the step in which Ctrl-C comes; the run is then resumed. None stops nowhere.
-        status: the exit status that `fit` must have.
-        says: a regular expression that must be found in what it says.
-        little: whether there is little memory.
-        optional: whether it takes what is left of the time, and need not end in it.
+        near: row whose training loss must be similar.
+        equal: row whose weights must be identical.
+        stop: step in which the run gets Ctrl-C, to be resumed afterwards; None for no stop.
+        status: expected exit status of `fit`.
+        output: regular expression that must match the output.
+        little: whether memory is limited to `ROOM_GIB`.
+        optional: whether it takes the time that is left, and need not finish.
     """
 
     name: str
@@ -60,13 +59,13 @@ class Row(NamedTuple):
     equal: str = ""
     stop: int | None = None
     status: int = 0
-    says: str = ""
+    output: str = ""
     little: bool = False
     optional: bool = False
 
 
 class Result(NamedTuple):
-    """The right-hand side of a line; `wrong` is empty if all is right, None if it was not run."""
+    """The result of a row; `wrong` is the error, empty if there is none, None if it was not run."""
 
     wrong: str | None
     seconds: float = 0.0
@@ -98,23 +97,23 @@ def rows(cuda: bool, quick: bool) -> list[Row]:
         Row("stopped, resumed", [*same, *kept], equal=again, stop=5 if quick else 25),
     ]
     full = [*short, "--data.on_device", "false", "--data.batch_size"]
-    found.append(Row("batch_size auto", [*full, "auto"], says=r"size=auto: \d+", little=True))
+    found.append(Row("batch_size auto", [*full, "auto"], output=r"size=auto: \d+", little=True))
     if cuda:
         advice = r"too little memory .*--data.batch_size \d+ fits"
         words = [*full, str(TOO_MANY)]
-        found.append(Row("too large a batch", words, status=BAD_INPUT, says=advice, little=True))
+        found.append(Row("too large a batch", words, status=BAD_INPUT, output=advice, little=True))
     return [*found, compiled[2]._replace(optional=True)]
 
 
 def choose(found: list[Row], only: str) -> list[Row]:
-    """Returns the rows whose names hold `only`, and those that they are compared with."""
+    """Returns the rows whose names contain `only`, and those that they are compared with."""
     chosen = [row for row in found if only in row.name]
     names = {name for row in chosen for name in (row.name, row.near, row.equal)}
     return [row for row in found if row.name in names]
 
 
 def fit(words: list[str], log: Path, stop: int | None, little: bool) -> None:
-    """Trains, in a process of its own; all that is said goes into the log."""
+    """Trains in this process, with all output in the log."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -142,10 +141,10 @@ class Hour:
     Args:
         words: options of `fit` for all of them.
         folder: folder of the runs.
-        log: file for all that is said.
-        cuda: whether on a GPU.
+        log: file for the output of all rows.
+        cuda: whether to use a GPU.
         limit: seconds for each row.
-        minutes: for all rows.
+        minutes: limit for all rows.
     """
 
     def __init__(
@@ -153,7 +152,7 @@ class Hour:
     ) -> None:
         self._words, self._folder, self._log, self._limit = words, folder, log, limit
         self._end = self._end_of_row = time.monotonic() + 60 * minutes
-        # a forked process has no GPU if the first one has looked for it; a dry run is quick
+        # a forked process cannot use a GPU that its parent has used; forking is faster
         self._start: Any = multiprocessing.get_context("spawn" if cuda else "fork")
         self.results: dict[str, Result] = {}
 
@@ -170,20 +169,20 @@ class Hour:
             else:
                 wrong = self._fit(row, words, STOPPED, row.stop)
                 wrong = wrong or self._fit(row, [*words, "--resume", "auto"], row.status)
-            said = self._log.read_text(errors="replace")[before:]
+            text = self._log.read_text(errors="replace")[before:]
             run = next(folder.glob("lightning_logs/*/version_0"), folder)
             history = read_history(run / "metrics.csv")
-            wrong = wrong or self._judge(row, said, history, run)
-        except Exception as error:  # any error of a row is told in its line
+            wrong = wrong or self._judge(row, text, history, run)
+        except Exception as error:  # any error of a row is shown in its line
             return Result(f"{type(error).__name__}: {error}", time.monotonic() - start)
         if row.optional and wrong == TOO_LONG:
             return Result(None, time.monotonic() - start)
         speed = history[-1].images_per_second if history else 0.0
-        peak = max((float(one) for one in re.findall(r"^peak: (\S+)", said, re.M)), default=0.0)
+        peak = max((float(one) for one in re.findall(r"^peak: (\S+)", text, re.M)), default=0.0)
         return Result(wrong, time.monotonic() - start, speed, peak, run)
 
     def _fit(self, row: Row, words: list[str], status: int, stop: int | None = None) -> str:
-        """Returns what is wrong; empty if the process ends in time with this status."""
+        """Returns the error; empty if the process ends in time with this status."""
         with self._log.open("a") as file:
             file.write(f"\n===== {row.name}: bloodcell fit {' '.join(words)}\n")
         begins = self._log.stat().st_size
@@ -196,26 +195,26 @@ class Hour:
             return TOO_LONG
         if process.exitcode == status:
             return ""
-        said = self._log.read_text(errors="replace")[begins:]
-        lines = [one for one in said.splitlines() if one.strip() and not one.startswith("peak: ")]
-        return f"exit status {process.exitcode}: {lines[-1] if lines else 'it says nothing'}"
+        text = self._log.read_text(errors="replace")[begins:]
+        lines = [one for one in text.splitlines() if one.strip() and not one.startswith("peak: ")]
+        return f"exit status {process.exitcode}: {lines[-1] if lines else 'no output'}"
 
-    def _judge(self, row: Row, said: str, history: list[Epoch], run: Path) -> str:
-        """Returns what is wrong with a row whose processes have ended as they must."""
+    def _judge(self, row: Row, text: str, history: list[Epoch], run: Path) -> str:
+        """Returns the error of a row whose processes have ended as expected."""
         for words in NOT_COMPILED:
-            if words in said:
-                return said[said.index(words) :].splitlines()[0]
-        if row.says and not re.search(row.says, said):
-            return f"it does not say {row.says}"
+            if words in text:
+                return text[text.index(words) :].splitlines()[0]
+        if row.output and not re.search(row.output, text):
+            return f"the output lacks {row.output}"
         if row.status:
             return ""
         losses = [one.train_loss for one in history]
-        learns = row.near or not self.results  # the others augment, and would take longer
+        learns = row.near or not self.results  # the others augment, and learn more slowly
         if not losses or not all(map(math.isfinite, losses)) or (learns and losses[-1] > losses[0]):
             return f"the training losses are {losses}"
         for name in (row.near, row.equal):
             if name and self.results[name].wrong != "":
-                return f"nothing to compare it with: {name}"
+                return f"cannot be compared: {name} has no result"
         if row.near:
             other = read_history(self.results[row.near].folder / "metrics.csv")[0].train_loss
             if abs(losses[0] - other) > NEAR * other:
@@ -229,8 +228,8 @@ class Hour:
 def distance(run: Path, other: Path) -> float:
     """Returns the largest difference between the last weights of two runs."""
     files = (one / "checkpoints" / "last.ckpt" for one in (run, other))
-    ours, theirs = (torch.load(f, "cpu", weights_only=True)["state_dict"] for f in files)
-    return max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
+    first, second = (torch.load(f, "cpu", weights_only=True)["state_dict"] for f in files)
+    return max(float((first[key] - second[key]).abs().max()) for key in first)
 
 
 def main() -> None:
@@ -239,8 +238,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few batches of 32 pixels")
     parser.add_argument("--weights", default="none", help="model.weights (default: none)")
     parser.add_argument("--out", type=Path, default=Path("first_hour.log"), help="log of all rows")
-    parser.add_argument("--only", default="", help="rows with this in their names")
-    parser.add_argument("--limit", type=float, default=90, help="seconds for a row")
+    parser.add_argument("--only", default="", help="only rows whose names contain this")
+    parser.add_argument("--limit", type=float, default=90, help="seconds per row")
     parser.add_argument("--minutes", type=float, default=8, help="for all rows")
     given, more = parser.parse_known_args()
     cuda, quick = given.device == "cuda", given.quick

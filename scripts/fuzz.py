@@ -1,10 +1,10 @@
-"""Reads what a stranger may send: damaged and hostile files of every kind, each with one reader.
+"""Reads damaged and hostile files of every kind, and counts crashes, hangs and escapes.
 
     python scripts/fuzz.py --cases 1000
 
-Prints a table: kind, cases, how many were read and refused, crashes (an error that is none of
-ours, or the end of the process), hangs (over 20 seconds), escapes (a file written outside of the
-case's folder, a program started, a connection made).
+Prints a table: kind, cases, numbers of read and refused files, crashes (an error other than
+InputError, or the end of the process), hangs (over 20 seconds), and escapes (a file written outside
+of the case's folder, a program started, a connection opened).
 """
 
 import argparse
@@ -33,7 +33,7 @@ SECONDS = 20
 
 
 def mutate(data: bytes, draw: Random) -> bytes:
-    """Damages a file in one to three ways; a text mostly stays one."""
+    """Damages a file in one to three ways; text mostly stays text."""
     text = draw.random() < 0.9 and not re.search(rb"[^\t\n\r -~]", data)
     signs = string.printable.encode()
 
@@ -51,20 +51,20 @@ def mutate(data: bytes, draw: Random) -> bytes:
             data = data[:place] + some(size) + data[place:]
         elif way == 3:
             data = data[:place] + data[place + size :]
-        elif way == 4:  # a length that lies
+        elif way == 4:  # a wrong length
             number = draw.choice([0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1])
-            lie = str(number).encode() if text else struct.pack(draw.choice("<>") + "I", number)
-            data = data[:place] + lie + data[place + 4 :]
+            wrong = str(number).encode() if text else struct.pack(draw.choice("<>") + "I", number)
+            data = data[:place] + wrong + data[place + 4 :]
         elif way == 5:
             data = data[:place] + data[place : place + size] * 9 + data[place + size :]
-        else:  # within the first bytes, where formats say what they are
+        else:  # within the first bytes, which identify the format
             place = draw.randrange(min(len(data), 64) + 1)
             data = data[:place] + some(1) + data[place + 1 :]
     return data
 
 
 def watch(folder: Path) -> list[str]:
-    """Notes whatever Python does outside of a folder from now on."""
+    """Returns a list to which Python's actions outside of a folder are added from now on."""
     escapes: list[str] = []
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
     own = (str(folder), os.devnull, "/dev/shm", "/proc/self")
@@ -84,7 +84,7 @@ def watch(folder: Path) -> list[str]:
 
 
 def try_case(kind: Kind, name: str, data: bytes, folder: Path, escapes: list[str]) -> str:
-    """Reads one file; returns `read`, `refused`, or what went wrong."""
+    """Reads one file; returns `read`, `refused`, or the failure."""
     folder.mkdir()
     for other, whole in kind.samples.items():  # a run folder has several files
         if kind.read is read_run and other != name:
@@ -103,31 +103,31 @@ def try_case(kind: Kind, name: str, data: bytes, folder: Path, escapes: list[str
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             kind.read(path)
-        said = "read"
+        outcome = "read"
     except InputError:
-        said = "refused"
+        outcome = "refused"
     except TimeoutError:
-        said = "hang"
+        outcome = "hang"
     except BaseException as error:
-        said = f"crash {type(error).__name__}: {str(error)[:150]}"
+        outcome = f"crash {type(error).__name__}: {str(error)[:150]}"
     finally:
         signal.alarm(0)
     if escapes or (folder / "evil").exists() or (folder.parent / "evil.png").exists():
-        said = f"escape {escapes[:1]}"
-    return said
+        outcome = f"escape {escapes[:1]}"
+    return outcome
 
 
 def try_kind(
     kind: Kind, cases: int, seed: int, folder: Path, kept: Path | None = None
 ) -> Counter[str]:
-    """Reads all samples as they are, then damaged ones, each batch in a process of its own.
+    """Reads all samples unchanged, then damaged ones; a crash starts a new process.
 
     Args:
-        kind: what is read, and how.
-        cases: how many.
-        seed: of the damage.
-        folder: an empty one.
-        kept: where files that did harm are kept; None keeps none.
+        kind: samples and how to read them.
+        cases: number of files to read.
+        seed: seed of the damage.
+        folder: folder to create.
+        kept: folder for files that caused a failure; None keeps none.
     """
     folder.mkdir()
     found: Counter[str] = Counter()
@@ -135,35 +135,35 @@ def try_kind(
     while done < cases:
         reader, writer = os.pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of forking
+            warnings.simplefilter("ignore")  # about forking
             child = os.fork()
         if child == 0:
             os.close(reader)
             escapes = watch(folder)
             for number in range(done, cases):
                 name, data = make_case(kind, number, seed)
-                said = try_case(kind, name, data, folder / str(number), escapes)
-                os.write(writer, json.dumps([number, name, said]).encode() + b"\n")
+                outcome = try_case(kind, name, data, folder / str(number), escapes)
+                os.write(writer, json.dumps([number, name, outcome]).encode() + b"\n")
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader, "rb") as lines:
             for line in lines:
-                number, name, said = json.loads(line)
-                found[said.split()[0]] += 1
+                number, name, outcome = json.loads(line)
+                found[outcome.split()[0]] += 1
                 done = number + 1
-                if said not in ("read", "refused"):
-                    _tell(kind, number, seed, name, said, kept)
+                if outcome not in ("read", "refused"):
+                    _report(kind, number, seed, name, outcome, kept)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status:
             found["crash"] += 1
             name, _ = make_case(kind, done, seed)
-            _tell(kind, done, seed, name, f"crash: the process ended with {status}", kept)
+            _report(kind, done, seed, name, f"crash: the process ended with {status}", kept)
             done += 1
     return found
 
 
 def make_case(kind: Kind, number: int, seed: int) -> tuple[str, bytes]:
-    """The n-th case: a whole sample, or a damaged one."""
+    """Returns the n-th case: an unchanged sample, or a damaged one."""
     names = list(kind.samples)
     if number < len(names):
         return names[number], kind.samples[names[number]]
@@ -172,8 +172,8 @@ def make_case(kind: Kind, number: int, seed: int) -> tuple[str, bytes]:
     return name, mutate(kind.samples[name], draw)
 
 
-def _tell(kind: Kind, number: int, seed: int, name: str, said: str, kept: Path | None) -> None:
-    print(f"case {number} ({name}): {said}", flush=True)
+def _report(kind: Kind, number: int, seed: int, name: str, outcome: str, kept: Path | None) -> None:
+    print(f"case {number} ({name}): {outcome}", flush=True)
     if kept:
         kept.mkdir(exist_ok=True)
         (kept / f"{number}-{name}").write_bytes(make_case(kind, number, seed)[1])
@@ -181,10 +181,10 @@ def _tell(kind: Kind, number: int, seed: int, name: str, said: str, kept: Path |
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=1000, help="of each kind")
+    parser.add_argument("--cases", type=int, default=1000, help="files of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", help="this one only")
-    parser.add_argument("--keep", type=Path, help="a folder for the files that did harm")
+    parser.add_argument("--kind", help="read only this kind")
+    parser.add_argument("--keep", type=Path, help="folder for the files that caused a failure")
     given = parser.parse_args()
     torch.set_num_threads(1)
     lines = []

@@ -1,4 +1,4 @@
-"""How much of the evidence lies in the white cell: measured on drawn smears, whose cell is known.
+"""Measures the share of the heat map inside the white cell, on drawn smears with known cells.
 
 python scripts/heat_in_cell.py lightning_logs/demo-drawn/version_0
 """
@@ -16,18 +16,20 @@ from bloodcell.datasets.drawn.smears import draw_photograph
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.saved import load_saved
 
-_EACH = 50  # photographs of a class
-_SEED = 10_000_000  # far from those that anything was trained on
+_EACH = 50  # photographs per class
+_SEED = 10_000_000  # far from the seeds of training data
 
 
 def measure(run: Path) -> None:
     saved = load_saved(run)
-    look = saved.description.input_format
-    size = look.size
-    print("class: share of the heat in the cell's box, of the picture in the box, right answers")
+    input_format = saved.description.input_format
+    size = input_format.size
+    print("class: share of the heat in the cell's box, share of the picture in the box, accuracy")
     for name in CLASS_NAMES:
         drawn = [draw_photograph(name, _SEED + n) for n in range(_EACH)]
-        seen = find_heat(saved, np.stack([show(Image.fromarray(d.pixels), look) for d in drawn]))
+        seen = find_heat(
+            saved, np.stack([show(Image.fromarray(d.pixels), input_format) for d in drawn])
+        )
         y, x = (np.mgrid[:size, :size] + 0.5) / size
         inside, area = [], []
         for photograph, heat in zip(drawn, seen.heat, strict=True):
@@ -36,9 +38,9 @@ def measure(run: Path) -> None:
             box &= y < bottom / HEIGHT
             inside.append(heat[box].sum() / max(heat.sum(), 1e-12))
             area.append(box.mean())
-        said = [saved.description.class_names[label] for label in seen.probability.argmax(1)]
-        right_share = np.mean([one == name for one in said])
-        print(f"{name}: {np.mean(inside):.3f}, {np.mean(area):.3f}, {right_share:.2f}")
+        predicted = [saved.description.class_names[label] for label in seen.probability.argmax(1)]
+        accuracy = np.mean([one == name for one in predicted])
+        print(f"{name}: {np.mean(inside):.3f}, {np.mean(area):.3f}, {accuracy:.2f}")
 
 
 if __name__ == "__main__":

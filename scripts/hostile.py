@@ -1,4 +1,4 @@
-"""Files that a stranger may send: whole ones and hostile ones of each kind, and who reads them."""
+"""Valid and hostile files of each kind of input, and the functions that read them."""
 
 import io
 import os
@@ -40,8 +40,8 @@ class Kind(NamedTuple):
     """One kind of input.
 
     Attributes:
-        samples: whole files to begin with, by name.
-        read: reads a file, as the program does.
+        samples: valid and hostile files, by name.
+        read: reads a file as bloodcell does.
     """
 
     samples: dict[str, bytes]
@@ -51,7 +51,7 @@ class Kind(NamedTuple):
 def read_image(path: Path) -> object:
     try:
         return decode(read_file(path), InputFormat(32))
-    except READ_ERRORS as error:  # the row of this image says why
+    except READ_ERRORS as error:  # `predict` writes it into the row of the image
         raise InputError(str(error)) from error
 
 
@@ -82,14 +82,14 @@ def read_model(path: Path) -> object:
 
 
 def read_run(path: Path) -> object:
-    """What lies beside it is whole."""
+    """The other files of the run folder are valid."""
     runs, left_out = read_runs([path.parent])
     assert len(runs) + len(left_out) == 1
     return runs
 
 
 def run(words: list[str]) -> object:
-    """Runs a command, whose refusals are told and end with status 2."""
+    """Runs a command; status 2 is raised as InputError."""
     out, err = sys.stdout, sys.stderr
     sys.stdout = sys.stderr = io.StringIO()
     try:
@@ -105,17 +105,17 @@ def run(words: list[str]) -> object:
 
 
 class Evil:
-    """What a pickle can do: it makes a folder as it is read."""
+    """A pickle that creates a file when it is loaded."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, ("touch evil",)
 
 
 def make_kinds(folder: Path, trained: Path | None = None) -> dict[str, Kind]:
-    """Makes whole files of each kind.
+    """Makes the samples of each kind.
 
     Args:
-        folder: an empty one.
+        folder: an empty folder.
         trained: a run of a small model; None trains one.
     """
     smears = folder / "smears"
@@ -138,7 +138,7 @@ def make_kinds(folder: Path, trained: Path | None = None) -> dict[str, Kind]:
 
 
 def train(folder: Path, smears: Path) -> Path:
-    """A run of one epoch."""
+    """Trains a run of one epoch and returns its folder."""
     words = (
         f"fit --name asked --data.root {smears}/images --data.photos {smears}/photos.csv "
         f"--data.image_size 32 --model.backbone {TRUNK} --model.weights none "
@@ -150,7 +150,7 @@ def train(folder: Path, smears: Path) -> Path:
 
 
 def make_images() -> dict[str, bytes]:
-    """Images of each format, and some that are strange as they are."""
+    """Makes images of each format, and unusual ones."""
     noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
     image = Image.fromarray(noise)
     made: dict[str, bytes] = {}
@@ -192,7 +192,7 @@ def make_images() -> dict[str, bytes]:
 
 
 def make_archives(smears: Path) -> dict[str, bytes]:
-    """Archives of class folders, and hostile ones."""
+    """Makes archives of class folders, and hostile ones."""
     images = sorted(smears.rglob("*.jpeg"))
     picture = images[0].read_bytes()
     made: dict[str, bytes] = {}
@@ -221,7 +221,7 @@ def make_archives(smears: Path) -> dict[str, bytes]:
             link.external_attr = 0o120777 << 16
             archive.writestr(link, "/etc/passwd")
     made["twice.zip"] = file.getvalue()
-    locked = bytearray(made["whole8.zip"])  # every entry says that it is encrypted
+    locked = bytearray(made["whole8.zip"])  # every entry is marked as encrypted
     for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         place = locked.find(mark)
         while place >= 0:
@@ -232,7 +232,7 @@ def make_archives(smears: Path) -> dict[str, bytes]:
 
 
 def make_configs(config: bytes) -> dict[str, bytes]:
-    """Settings, and hostile ones."""
+    """Makes settings, and hostile ones."""
     laughs = "a0: &a0 [x, x]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
     )
@@ -249,14 +249,14 @@ def make_configs(config: bytes) -> dict[str, bytes]:
 
 
 def make_weights(folder: Path) -> dict[str, bytes]:
-    """Weights of a trunk, and hostile ones."""
+    """Makes weights of a trunk, and hostile ones."""
     state = create_trunk(TRUNK, PretrainedConfig()).state_dict()
     torch.save(state, folder / "w.pth")
     torch.save({"state_dict": Evil()}, folder / "evil.pth")
     torch.save({k: v.flatten()[:1] for k, v in state.items()}, folder / "shapes.pth")
-    said = {"mean": "0.5", "std": "[0.5, 0.5, 0.5]", "bn_eps": "1e-3"}
-    save_file(state, folder / "w.safetensors", said)
-    save_file(state, folder / "odd.safetensors", said | {"mean": "zero", "std": "0"})
+    metadata = {"mean": "0.5", "std": "[0.5, 0.5, 0.5]", "bn_eps": "1e-3"}
+    save_file(state, folder / "w.safetensors", metadata)
+    save_file(state, folder / "odd.safetensors", metadata | {"mean": "zero", "std": "0"})
     entries = {"state_dict": {f"module.{k}": v for k, v in state.items()}, "state_dict_ema": state}
     torch.save(entries | {"args": Namespace(lr=0.1), "epoch": 3}, folder / "w.pth.tar")
     torch.save({"recipe": 3, "BloodCells": "all", "state_dict": state}, folder / "odd.ckpt")
@@ -273,7 +273,7 @@ def make_weights(folder: Path) -> dict[str, bytes]:
 
 
 def make_models(folder: Path, trained: Path) -> dict[str, bytes]:
-    """Models of a run in each format, and hostile ones."""
+    """Makes models of a run in each format, and hostile ones."""
     best = trained / "checkpoints" / "best.ckpt"
     images = str(folder / "smears" / "images" / "TEST")
     for suffix in ("safetensors", "onnx"):

@@ -4,9 +4,9 @@
     python scripts/scale.py 100000 --stages predict audit compare --folder scaled
 
 Each image is its own photograph: 32 x 32 pixels of noise around the colour of one of ten classes,
-in one uncompressed archive. `fit` trains on 20 batches. A stage runs in a process of its own.
-Memory is the largest resident size without file pages, such as the mapped images, above that of
-Python with the imported packages. Existing archives and runs in the folder are used again.
+in one uncompressed archive. `fit` trains on 20 batches. Each stage runs in its own process. Memory
+is the peak resident size, without file pages such as the mapped images, minus that of Python with
+the imported packages. Existing archives and runs in the folder are reused.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Found = dict[str, tuple[float, str]]  # by name of a row, its value and its unit
 
 
 def write_archive(path: Path, count: int) -> None:
-    """Writes an archive of drawn images, whose files are one header and their pixels."""
+    """Writes an archive of drawn images."""
     file = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE)).save(file, "BMP")
     header = file.getvalue()[: -3 * SIDE * SIDE]
@@ -49,7 +49,7 @@ def write_archive(path: Path, count: int) -> None:
 
 
 class Meter:
-    """Notes the largest memory of a process while a block runs."""
+    """Measures the time and the peak memory of this process while a block runs."""
 
     def __init__(self) -> None:
         self.found: Found = {}
@@ -71,7 +71,7 @@ class Meter:
 
 
 def _memory() -> float:
-    """Resident MB of this process that belong to no file."""
+    """Returns the resident MB of this process without file pages."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
@@ -98,7 +98,7 @@ def measure(stage: str, images: Path, run: Path) -> Found:
         best = run / "checkpoints" / "best.ckpt"
         meter.found["best.ckpt"] = (best.stat().st_size / 1e6, "MB")
         plain = _bytes_of(best, ("state_dict", "optimizer_states")) / 1e6
-        meter.found["of it network and optimizer"] = (plain, "MB")
+        meter.found["network and optimizer in it"] = (plain, "MB")
         return meter.found
     words = [str(images)]
     if stage == "predict":
@@ -139,7 +139,7 @@ def _measure_fit(
                 *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
             ]
         )
-    # the largest memory of all, not only of what followed its last stage
+    # the peak over all stages, because each stage resets it
     most = max(v for k, (v, _) in meter.found.items() if k.endswith("memory"))
     meter.found["fit in all, memory"] = (most, "MB")
 
@@ -148,16 +148,18 @@ def _bytes_of(path: Path, keys: tuple[str, ...]) -> int:
     import torch
 
     checkpoint = torch.load(path, weights_only=True)
-    held = io.BytesIO()
-    torch.save({key: checkpoint[key] for key in keys}, held)
-    return held.tell()
+    buffer = io.BytesIO()
+    torch.save({key: checkpoint[key] for key in keys}, buffer)
+    return buffer.tell()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("counts", type=int, nargs="+", help="numbers of images")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=["fit"])
-    parser.add_argument("--folder", default="scaled", help="for archives, runs and the cache")
+    parser.add_argument(
+        "--folder", default="scaled", help="folder for archives, runs and the cache"
+    )
     parser.add_argument("--here", help=argparse.SUPPRESS)  # in the process of a stage
     given = parser.parse_args()
     folder = Path(given.folder).absolute()
@@ -176,13 +178,13 @@ def main() -> None:
                 continue
             if stage == "fit":
                 shutil.rmtree(run.parent, ignore_errors=True)
-            answer = folder / "found.json"
-            words = [str(count), "--stages", stage, "--folder", str(folder), "--here", str(answer)]
+            result = folder / "found.json"
+            words = [str(count), "--stages", stage, "--folder", str(folder), "--here", str(result)]
             environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
             done = subprocess.run([sys.executable, __file__, *words], env=environment, check=False)
             if done.returncode:
                 sys.exit(f"{stage} of {count:,} images ended with status {done.returncode}")
-            for name, (value, unit) in json.loads(answer.read_text()).items():
+            for name, (value, unit) in json.loads(result.read_text()).items():
                 table.setdefault(name, {})[count] = f"{value:,.1f} {unit}"
     if table:
         print(f"| | {' | '.join(f'{count:,}' for count in given.counts)} |")

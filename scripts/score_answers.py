@@ -1,7 +1,7 @@
 """Scores a table of `predict` by file and by photograph, with intervals.
 
-bloodcell predict "blood-cells.zip/*/images/TEST/*" --model d8.int8.onnx --out said.csv
-python scripts/score_answers.py said.csv blood-cells.zip
+bloodcell predict "blood-cells.zip/*/images/TEST/*" --model d8.int8.onnx --out predictions.csv
+python scripts/score_answers.py predictions.csv blood-cells.zip
 """
 
 import csv
@@ -18,13 +18,13 @@ from bloodcell.evaluate.scores import Predictions, score
 _METRICS = ("accuracy", "balanced_accuracy", "log_loss", "ece")
 
 
-def read_answers(said: Path, root: str) -> Predictions:
+def read_table(path: Path, root: str) -> Predictions:
     table = build_table(open_source(root), None)
     known = {f"{root}/{row.path}": row for row in table.rows}
-    with said.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if not line["error"]]
     if strange := [line["file"] for line in lines if line["file"] not in known]:
-        sys.exit(f"{said}: {len(strange):,} files are not in {root}, e.g. {strange[0]}")
+        sys.exit(f"{path}: {len(strange):,} files are not in {root}, e.g. {strange[0]}")
     rows = [known[line["file"]] for line in lines]
     names = list(table.class_names)
     return Predictions(
@@ -40,7 +40,7 @@ def read_answers(said: Path, root: str) -> Predictions:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    found = score(read_answers(Path(sys.argv[1]), sys.argv[2]))
+    found = score(read_table(Path(sys.argv[1]), sys.argv[2]))
     for by in ("by_file", "by_photo"):
         values = (f"{m} {Estimate(*found[by][m].values())}" for m in _METRICS)
         print(f"{by}, {found[by]['n']:,}: {', '.join(values)}")

@@ -1,4 +1,4 @@
-"""Draws what the network sees: an image in each row, then seven epochs of it.
+"""Draws augmented images: each row shows an image, then its augmentation in seven epochs.
 
 python scripts/show_augmentation.py --root blood-cells.zip --augment full --out seen.png
 """

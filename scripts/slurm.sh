@@ -3,7 +3,7 @@
 #
 #     sbatch scripts/slurm.sh --config d8.yaml --data.root /data/blood-cells.zip
 #
-# What stands after the script's name is passed on to `bloodcell fit`. One task a GPU: Lightning
+# The arguments after the script's name are passed to `bloodcell fit`. One task per GPU: Lightning
 # reads the number of nodes, the ranks and the address of the first node from SLURM's variables,
 # so --ntasks-per-node must equal the GPUs of a node. Adapt the #SBATCH lines to your cluster.
 #SBATCH --job-name=bloodcell
@@ -14,30 +14,30 @@
 #SBATCH --mem=64G                 # the tasks of a node share the decoded images, 1.9 GB
 #SBATCH --time=01:00:00
 #SBATCH --output=%x-%j.log
-#SBATCH --open-mode=append        # a requeued job goes on in the same log
+#SBATCH --open-mode=append        # a requeued job continues the same log
 #SBATCH --requeue
-#SBATCH --signal=B:USR1@60        # a minute before the end, this script is told
+#SBATCH --signal=B:USR1@60        # signals this script a minute before the end
 
 set -euo pipefail
 
-# sbatch copies this script elsewhere, so the project is where the job was submitted
+# sbatch copies this script, so the project is the folder in which the job was submitted
 cd "${BLOODCELL_HOME:-$SLURM_SUBMIT_DIR}"
 source .venv/bin/activate
 
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
-export NCCL_DEBUG=WARN            # say why, if the nodes cannot reach each other
+export NCCL_DEBUG=WARN            # shows why nodes cannot reach each other
 # compute nodes without a network: load the trunk's weights once on the login node, then
 # export HF_HUB_OFFLINE=1
 
-# A name no other run has, so that a requeued job finds its own run folder and goes on in it. It is
-# looked for here: leave --name, --trainer.default_root_dir and --data.root drawn out.
+# A unique name, so that a requeued job finds its own run folder and resumes it. It is expected
+# here, so do not use --name, --trainer.default_root_dir or --data.root drawn.
 name="$SLURM_JOB_NAME-$SLURM_JOB_ID"
 
-# The end of the time is near: the job goes back into the queue. SLURM then sends SIGTERM to the
-# processes, which save what they have after their step.
+# Near the time limit, the job is requeued. SLURM then sends SIGTERM to the processes, which write
+# a checkpoint after their step.
 trap 'echo "out of time: requeued"; scontrol requeue "$SLURM_JOB_ID"' USR1
 
-# the batch is per GPU: 2 nodes x 4 GPUs x 32 images are 256 a step
+# the batch is per GPU: 2 nodes x 4 GPUs x 32 images are 256 per step
 srun python -m bloodcell fit \
   --trainer.accelerator gpu \
   --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \

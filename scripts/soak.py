@@ -1,10 +1,10 @@
-"""Sends `serve` whatever may come, for minutes, and watches its memory.
+"""Sends valid and invalid requests to `serve` for minutes, and measures its memory.
 
     python scripts/soak.py "blood-cells.zip/*/images/TEST/*" --minutes 10
 
-Starts a server of the bundled model and asks it, from four threads: single images and 32 at a time,
-damaged ones, bodies too large, pages of others, paths outside. Prints requests by answer, those
-that were answered otherwise than they must be, and the resident memory each minute.
+Starts a server of the bundled model and sends requests from four threads: one or 32 images, damaged
+images, bodies that are too large, requests from other sites, and paths of local files. Prints the
+number of requests by response, the wrong responses, and the resident memory each minute.
 """
 
 import argparse
@@ -30,7 +30,7 @@ THREADS = 4
 
 
 def ask(address: str, images: list[bytes], large: bytes, draw: Random) -> tuple[str, int, int]:
-    """Sends one request; returns what it was, the status it must get, and what it got."""
+    """Sends one request; returns its kind, the expected status and the received status."""
     way = draw.choices(range(7), [60, 6, 10, 1, 6, 6, 6])[0]
     url, headers = f"{address}/api/predict", {}
     image = draw.choice(images)
@@ -56,7 +56,7 @@ def ask(address: str, images: list[bytes], large: bytes, draw: Random) -> tuple[
 
 
 def memory(process: int) -> float:
-    """Resident MB."""
+    """Returns the resident MB of a process."""
     text = Path(f"/proc/{process}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+)", text)
     return int(found[1]) / 1024 if found else 0.0
@@ -95,19 +95,19 @@ def main() -> None:
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(THREADS)]
         for thread in threads:
             thread.start()
-        held = []
+        used = []
         while any(thread.is_alive() for thread in threads):
-            held.append(memory(process.pid))
-            print(f"{sum(answered.values()):,} requests, {held[-1]:,.0f} MB", flush=True)
+            used.append(memory(process.pid))
+            print(f"{sum(answered.values()):,} requests, {used[-1]:,.0f} MB", flush=True)
             time.sleep(min(60, max(1, end - time.monotonic() + 1)))
         for thread in threads:
             thread.join()
-        held.append(memory(process.pid))
+        used.append(memory(process.pid))
         process.terminate()
     for what, count in sorted(answered.items()):
         print(f"  {what}: {count:,}")
-    print(f"answered otherwise than they must be: {dict(wrong) or 'none'}")
-    print(f"memory, MB: {' '.join(f'{one:,.0f}' for one in held)}")
+    print(f"wrong responses: {dict(wrong) or 'none'}")
+    print(f"memory, MB: {' '.join(f'{one:,.0f}' for one in used)}")
 
 
 if __name__ == "__main__":

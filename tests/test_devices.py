@@ -156,7 +156,7 @@ def test_when_a_process_is_killed_the_others_end(
     assert "bloodcell: another of the 2 processes has ended" in said
     assert "Traceback" not in said
     if victim:
-        assert re.search(r"To go on:\n  \S*bloodcell fit --ckpt_path lightning_logs/c/v", said)
+        assert re.search(r"To resume:\n  \S*bloodcell fit --ckpt_path lightning_logs/c/v", said)
 
 
 @pytest.mark.slow

@@ -34,5 +34,5 @@ def test_the_error_of_a_row_is_told_in_its_line() -> None:
     status, (_, *lines, wrong, _, end) = first_hour("--only", "16", "--model.backbone", "nonsense")
     assert status == 1
     assert [" WRONG " in line for line in lines] == [True, True, True]
-    assert "exit status 2: bloodcell: model.backbone='nonsense' is no timm model" in lines[0]
+    assert "exit status 2: bloodcell: model.backbone='nonsense' is not a timm model" in lines[0]
     assert (wrong, end) == ("wrong: 32-true, 16-mixed, bf16-mixed", "log: log")

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_other_classes(
         "test", "--ckpt_path", str(finished), "--data.root", str(root), "--data.photos", "null",
         "--trainer.accelerator", "cpu",
     )  # fmt: skip
-    assert "The checkpoint knows the classes ['EOSINOPHIL'" in said
+    assert "The checkpoint has the classes ['EOSINOPHIL'" in said
     assert "the data has ['a', 'b']" in said
 
 
@@ -282,7 +282,7 @@ def test_cuda_where_there_is_none(
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     said = refused("fit", *words, "--trainer.accelerator", "gpu")
     assert "trainer.accelerator=gpu, but PyTorch" in said
-    assert "sees no GPU here. Use --trainer.accelerator cpu" in said
+    assert "finds no GPU. Use --trainer.accelerator cpu" in said
 
 
 def test_random_seeds_are_refused(refused: Refused, words: list[str]) -> None:
@@ -330,7 +330,7 @@ def test_a_training_part_with_one_image_too_many(
     """Of 44, a batch of 43 would leave one, on whose 1x1 map BatchNorm cannot train."""
     run = fit("--data.batch_size", "43", epochs=2)
     said = capsys.readouterr().out
-    assert said.count("the last training batch has one image more") == 1
+    assert said.count("the last training batch has one extra image") == 1
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 2
 
@@ -381,7 +381,7 @@ def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(
     run = ("test", "--ckpt_path", str(finished), "--trainer.accelerator", "cpu")
     for change in (("--data.split", "seed"), ("--data.split", "folds")):
         said = refused(*run, *change)
-        assert "images to be scored were trained on. The data must be divided as it was" in said
+        assert "images to be scored were trained on. The data must be split as before" in said
     said = refused("validate", *run[1:], "--seed_everything", "7")
     assert "of the 12 images to be scored were trained on" in said
     main([*run, "--data.root", str(smears / "images"), "--data.batch_size", "7"])
@@ -399,7 +399,7 @@ def test_a_run_does_not_go_on_with_other_data(
     changed.write_bytes(changed.read_bytes() + b"!")
     said = refused("fit", "--ckpt_path", str(run), "--trainer.max_epochs", "2")
     assert "has changed since the run began (fingerprint" in said
-    assert f"; changed or new: train/{changed.parent.name}/{changed.name}; gone: 1)" in said
+    assert f"; changed or new: train/{changed.parent.name}/{changed.name}; missing: 1)" in said
 
 
 def test_without_a_run_folder_no_config_is_written(words: list[str]) -> None:
@@ -413,7 +413,7 @@ def test_a_checkpoint_outside_of_a_run_folder_is_not_resumed(
 ) -> None:
     shutil.copy(finished / "checkpoints" / "last.ckpt", "alone.ckpt")
     said = refused("fit", "--ckpt_path", "alone.ckpt")
-    assert "alone.ckpt lies in no run folder (looked for " in said
+    assert "alone.ckpt is not in a run folder (looked for " in said
     assert "Give a run folder" in said
 
 
@@ -432,9 +432,10 @@ def test_a_run_that_diverges_stops_and_keeps_what_it_has(
 ) -> None:
     said = refused("fit", *words, "--model.lr", "1e30", "--trainer.max_epochs", "3")
     assert (
-        "the loss is NaN or infinite in step 2 of epoch 1, with model.lr=1e+30, of TRAIN/" in said
+        "the loss is NaN or infinite in step 2 of epoch 1, with model.lr=1e+30 (images: TRAIN/"
+        in said
     )
-    assert "Start anew with a lower --model.lr: there is no checkpoint to go back to." in said
+    assert "Start a new run with a lower --model.lr: there is no checkpoint to resume." in said
     assert not list(Path().rglob("*.ckpt"))
     assert not list(Path().rglob("scores.json"))
 
@@ -628,7 +629,9 @@ def test_a_training_that_starts_from_an_own_model(
     said = refused("fit", *words, "--data.split", "folds")
     assert "model.weights=own.safetensors were trained on" in said
     assert "test images: the test would measure memory" in said
-    with pytest.warns(UserWarning, match=r"of the \d+ validation images: they will look too easy"):
+    with pytest.warns(
+        UserWarning, match=r"of the \d+ validation images: scores on them will be too high"
+    ):
         main(["fit", *words, "--seed_everything", "1", "--trainer.fast_dev_run", "true"])
 
 

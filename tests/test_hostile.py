@@ -133,7 +133,7 @@ def test_what_is_no_file_of_an_image(
         said = {os.path.basename(row["file"]): row["error"] for row in csv.DictReader(file)}  # noqa: PTH119
     assert said.pop("a name\nof two lines.png") == said.pop("0.png") == ""
     assert said.pop("large.png") == "10,000 bytes, more than the 9,999 allowed for one image"
-    assert said["pipe.png"] == said["zero.png"] == "no regular file"
+    assert said["pipe.png"] == said["zero.png"] == "not a regular file"
     assert said["gone.png"] == "No such file or directory"
     assert "symbolic links" in said["ring.png"]
 
@@ -147,7 +147,7 @@ def test_a_picture_that_is_a_program_is_none(
     ghost.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
-    with pytest.raises(ValueError, match="no image of a known format"):
+    with pytest.raises(ValueError, match="not an image in a supported format"):
         decode(page, InputFormat(32))
     assert not (tmp_path / "evil").exists()
 
@@ -163,7 +163,7 @@ def test_an_archive_that_unfolds_without_limit(tmp_path: Path) -> None:
         data[place : place + 4] = (100).to_bytes(4, "little")
         path.write_bytes(data)
         opened = open_source(str(path)).reader()
-        with opened as read, pytest.raises(READ_ERRORS, match=r"CRC|without limit"):
+        with opened as read, pytest.raises(READ_ERRORS, match=r"CRC|use deflate"):
             read("a/0.png")
 
 

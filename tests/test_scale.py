@@ -25,6 +25,6 @@ def measured(tmp_path: Path, count: int) -> dict[str, float]:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from /proc")
 def test_a_hundred_thousand_images(tmp_path: Path) -> None:
     found = measured(tmp_path, 100_000)
-    assert found["best.ckpt"] < 1.2 * (found["of it network and optimizer"] + 30 * 0.1)
+    assert found["best.ckpt"] < 1.2 * (found["network and optimizer in it"] + 30 * 0.1)
     assert found["end of fit, memory"] < 1_000, "the full matrix of distances took 10,000"
     assert found["splits, memory"] < 300

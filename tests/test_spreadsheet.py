@@ -41,10 +41,12 @@ def test_short_and_long_lines() -> None:
 def test_what_is_no_table() -> None:
     for data in (codecs.BOM_UTF16_LE + b"a", "größe;b".encode("cp1252")):
         Path("t.csv").write_bytes(data)
-        with pytest.raises(InputError, match=r"t is no CSV file in UTF-8 or UTF-16.*`CSV UTF-8`"):
+        with pytest.raises(
+            InputError, match=r"t is not a CSV file in UTF-8 or UTF-16.*`CSV UTF-8`"
+        ):
             read_sheet(Path("t.csv"), "t", "")
     Path("t.csv").write_text("a,b\n" + "x" * 200_000)
-    with pytest.raises(InputError, match=r"t is no CSV file \(field larger"):
+    with pytest.raises(InputError, match=r"t is not a CSV file \(field larger"):
         list(read_sheet(Path("t.csv"), "t", "").lines)
     with pytest.raises(InputError, match=r"t cannot be read .*Give a photo table"):
         read_sheet(Path("no.csv"), "t", "a photo table")

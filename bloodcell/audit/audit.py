@@ -140,9 +140,9 @@ def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list
                 width, height, mode = *shown.size, "other"
                 with (
                     contextlib.suppress(UnidentifiedImageError),
-                    Image.open(io.BytesIO(data)) as of,
+                    Image.open(io.BytesIO(data)) as header,
                 ):
-                    width, height, mode = *of.size, of.mode
+                    width, height, mode = *header.size, header.mode
                 return ScannedFile(features, f"{width}x{height}", mode, note=note_of(shown))
             except READ_ERRORS as error:
                 return ScannedFile(None, reason=reason(error))
@@ -153,16 +153,13 @@ def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list
             return [scan(row) for row in table.rows[start : start + _TOGETHER]]
 
         files = list(chain.from_iterable(pool.map(scan_some, range(0, n, _TOGETHER))))
-        readable = [
-            (row, s.features) for row, s in zip(table.rows, files, strict=True) if s.features
-        ]
+        pairs = zip(table.rows, files, strict=True)
+        readable = [(row, file.features) for row, file in pairs if file.features]
         comparing = bar.add_task("comparing them", total=1)
         if not readable:
             raise InputError(f"{source.root}: none of its {n:,} images can be read.")
-        copies = find_copies(
-            [features for _, features in readable],
-            lambda share: bar.update(comparing, completed=share),
-        )
+        found = [features for _, features in readable]
+        copies = find_copies(found, lambda share: bar.update(comparing, completed=share))
     return files, copies, [row for row, _ in readable]
 
 

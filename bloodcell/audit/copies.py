@@ -20,7 +20,7 @@ _COMPARISONS = 50_000  # limit for pairs of groups: minutes, even if every image
 _PROBES = 5  # pairs of images that are compared for two groups
 _SAME = 0.85  # least ratio of agreement across to within groups; second photographs reach .76
 _BLOCK = 1024  # images that are compared with all others at a time
-_VALUES = 2**24  # comparisons held at a time, if there are many images
+_VALUES = 2**24  # comparisons in memory at a time, if there are many images
 
 
 class Copies(NamedTuple):

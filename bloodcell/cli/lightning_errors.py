@@ -27,8 +27,8 @@ _QUIET = (  # warnings of Lightning that do not apply here
     ".*LeafSpec.*",
 )
 _ELSEWHERE = (
-    "write elsewhere: runs with --trainer.default_root_dir, drawn smears and decoded images with "
-    "the variable XDG_CACHE_HOME. A run with a checkpoint goes on with --ckpt_path last"
+    "write elsewhere: set --trainer.default_root_dir for runs, and the variable XDG_CACHE_HOME for "
+    "drawn smears and decoded images. A run with a checkpoint resumes with --ckpt_path last"
 )
 
 
@@ -59,10 +59,10 @@ def lightning_errors(verb: str) -> Iterator[None]:
             raise KeyboardInterrupt from stop
         raise
     except OSError as error:
-        said = of_disk(error, _ELSEWHERE)
-        if said is None:
+        message = of_disk(error, _ELSEWHERE)
+        if message is None:
             raise
-        raise InputError(said) from error
+        raise InputError(message) from error
 
 
 @contextmanager

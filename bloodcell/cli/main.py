@@ -51,10 +51,10 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        said = of_disk(error, "give another place")
-        if said is None:
+        message = of_disk(error, "give another place")
+        if message is None:
             raise
-        print(f"bloodcell: {said}", file=sys.stderr)
+        print(f"bloodcell: {message}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

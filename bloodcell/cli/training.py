@@ -227,9 +227,9 @@ class BloodcellCLI(LightningCLI):
             explained = explain(error, self.trainer, self.model, self.datamodule)
             if explained is not None:
                 raise InputError(explained) from None
-            if self.verb != "fit" or (said := keep_traceback(error, self.trainer)) is None:
+            if self.verb != "fit" or (message := keep_traceback(error, self.trainer)) is None:
                 raise
-            print(f"bloodcell: {said}", file=sys.stderr)
+            print(f"bloodcell: {message}", file=sys.stderr)
             sys.exit(1)
 
     def report(self) -> None:

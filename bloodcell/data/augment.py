@@ -1,4 +1,4 @@
-"""Augments whole batches on the device that holds them.
+"""Augments whole batches on their device.
 
 Every random number depends only on (seed, epoch, row). So resumed and uninterrupted runs see the
 same pixels, on any number of devices, and a batch can be reproduced for inspection.

@@ -68,7 +68,7 @@ class ImageDataset(Dataset[Batch]):
         return len(self.places)
 
     def only(self, positions: Tensor) -> "ImageDataset":
-        """Returns the images at some positions, (k,), in this order."""
+        """Returns the dataset of the images at these positions, (k,), in this order."""
         places, targets, rows = (one[positions] for one in (self.places, self.targets, self.rows))
         return ImageDataset(self.gather, places, targets, rows, self.pin)
 
@@ -118,13 +118,13 @@ class Batches(BatchSampler):
     Attributes:
         given: number of batches of this epoch that were yielded or skipped.
         skip: number of batches that the next epoch skips at its start.
-        joined: whether the last batch has one position more.
+        joined: whether the last batch has one extra position.
     """
 
     def __init__(self, sampler: Sampler[Any], batch_size: int, joins: bool = False) -> None:
         super().__init__(sampler, batch_size, drop_last=False)
         self.given = self.skip = 0
-        n: int = len(sampler)  # type: ignore[arg-type]  # all of ours have a length
+        n: int = len(sampler)  # type: ignore[arg-type]  # all samplers of this package have a length
         self.joined = joins and n > batch_size > 1 and n % batch_size == 1
 
     def __len__(self) -> int:
@@ -165,8 +165,8 @@ class Loader(DataLoader[Batch]):
         if now != then:
             raise InputError(
                 f"data.batch_size={now['batch_size']} on {now['devices']} devices, but the "
-                f"checkpoint lies within an epoch of {then['batch_size']} on {then['devices']}. Go "
-                "on as it was until that epoch ends: from then on they may change."
+                f"checkpoint is within an epoch with {then['batch_size']} on {then['devices']}. "
+                "Keep both until that epoch ends; then they may change."
             )
         self._batches.skip = state["batches"]
 

@@ -1,7 +1,7 @@
 """The decoded cache: the images of a data set, decoded once into one array on disk.
 
 An entry is a folder with `pixels.npy`, (n, size, size, 3) uint8, and `entry.json`, which lists the
-images that cannot be read or are not shown as they are. It is built in a temporary folder that is
+images that are unreadable or were changed when read. It is built in a temporary folder that is
 renamed when complete, so an interrupted build is never used. Processes map the array into memory
 and share its pages.
 """
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
         images: number of images.
         size: side of the square images in pixels.
         bytes: size on disk.
-        used: time of the last use as a Unix time.
+        used: Unix time of the last use.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ def open_cached(
 
     Returns:
         The pixels (n, size, size, 3) in the order of `names`, memory-mapped and read-only, and
-        which images cannot be read.
+        a report on images that are unreadable or were changed.
 
     Raises:
         InputError: if the images exceed the limit or the free space of the disk.
@@ -108,9 +108,9 @@ def list_entries() -> list[Entry]:
             continue
         with contextlib.suppress(FileNotFoundError):  # another process may have removed it
             facts = _read(path.parent) or {"root": "(damaged)", "images": 0, "size": 0}
-            used, taken = path.parent.stat().st_mtime, path.stat().st_size
+            used, n_bytes = path.parent.stat().st_mtime, path.stat().st_size
             shown = (facts["root"], facts["images"], facts["size"])
-            entries.append(Entry(path.parent, *shown, taken, used))
+            entries.append(Entry(path.parent, *shown, n_bytes, used))
     return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
 

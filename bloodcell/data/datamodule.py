@@ -114,7 +114,7 @@ class BloodCells(LightningDataModule):
 
     @cached_property
     def class_names(self) -> list[str]:
-        """The classes in output order; a named data set needs no images for them."""
+        """The classes in output order; those of a named data set are known without its images."""
         named = named_datasets().get(self.hparams["root"])
         return list(named.class_names if named else self.table.class_names)
 
@@ -144,7 +144,7 @@ class BloodCells(LightningDataModule):
             return
         parts = {part: self.parts[part] for part in wanted}
         if most:
-            parts = {part: spread(of, most) for part, of in parts.items()}
+            parts = {part: spread(part_rows, most) for part, part_rows in parts.items()}
         rows = [i for part_rows in parts.values() for i in part_rows]
         images = self._open(rows, 0 if most else self.cache_gib)
         report = images.report.of(self.table.rows[i].path for i in sorted(rows))
@@ -168,16 +168,16 @@ class BloodCells(LightningDataModule):
         return open_images(self.source, self.table, rows, self.input_format, cache_gib)
 
     def _drop_outdated(self) -> tuple[int, torch.device]:
-        """Drops the parts if they were set up for another limit or device; returns those of now."""
+        """Drops parts that were set up for another limit or device; returns the current ones."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        now = self._most_of_a_dry_run(), device
+        now = self._dry_run_limit(), device
         if now != self._set_up_for:
             self.datasets, self._set_up_for = {}, now
         return now
 
-    def _most_of_a_dry_run(self) -> int:
+    def _dry_run_limit(self) -> int:
         """Returns the number of images of each part for `fast_dev_run`; 0 for a normal run."""
-        trainer: Any = self.trainer  # it declares few of its attributes
+        trainer: Any = self.trainer  # Lightning declares few of its attributes
         if not trainer or not trainer.fast_dev_run:
             return 0
         return int(trainer.limit_train_batches or 1) * self.batch_size * int(trainer.world_size)
@@ -217,9 +217,9 @@ class BloodCells(LightningDataModule):
         return image_keys(self.table, self.source, self.parts[part])
 
     def mixed(self, part: str) -> Tensor:
-        """Returns the positions (n,) of a part's images, mixed by a hash of their files.
+        """Returns the positions (n,) of a part's images, shuffled by a hash of their files.
 
-        Every first part of this order is a fair sample of classes and photographs.
+        Any prefix of this order is a fair sample of classes and photographs.
         """
         rows = self.datasets[part].rows.tolist()
         return image_keys(self.table, self.source, rows).argsort(stable=True)
@@ -228,7 +228,9 @@ class BloodCells(LightningDataModule):
         """Returns the training batches, in an order that depends only on (seed, epoch)."""
         batches = self._train_batches(*self._devices())
         if batches.joined and self.trainer:
-            self.trainer.print("the last training batch has one image more, so that none is alone")
+            self.trainer.print(
+                "the last training batch has one extra image, so that no batch has only one"
+            )
         return Loader(self.datasets["train"], batches)
 
     def batch_files(self, epoch: int, batch_idx: int) -> list[str]:
@@ -252,11 +254,11 @@ class BloodCells(LightningDataModule):
         return Batches(order, self.batch_size, joins=True)
 
     def val_dataloader(self) -> Loader:
-        """Returns the batches of the validation part, each image once, mixed."""
+        """Returns the batches of the validation part, each image once, shuffled."""
         return self._evaluated("val")
 
     def test_dataloader(self) -> Loader:
-        """Returns the batches of the test part, each image once, mixed."""
+        """Returns the batches of the test part, each image once, shuffled."""
         return self._evaluated("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:

@@ -38,29 +38,29 @@ READ_ERRORS = (
     *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
 )
 IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; larger images fill memory
-MOST_PIXELS = 89_000_000  # of one image; Pillow warns above
+MOST_PIXELS = 89_000_000  # of one image; Pillow warns above this
 # formats of photographs; EPS is excluded because Pillow would start Ghostscript
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
-_PAGED = ("PNG", "WEBP", "GIF")  # of a JPEG, further pages are previews
+_PAGED = ("PNG", "WEBP", "GIF")  # further pages of a JPEG are previews
 _NOTE = "bloodcell"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_TOGETHER = 64  # images of a task, because a task takes a kilobyte
+_TOGETHER = 64  # images per task, because each task takes a kilobyte
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
 
 
 class Report(NamedTuple):
-    """What happened to images as they were decoded.
+    """The images that are unreadable, or were changed when they were decoded.
 
     Attributes:
         unreadable: names of images that cannot be read, each with the reason.
-        notes: names of images that were scaled or left out in part, each with the note.
+        notes: names of images that were changed, e.g. scaled, each with the change.
     """
 
     unreadable: dict[str, str]
     notes: dict[str, str]
 
     def of(self, names: Iterable[str]) -> "Report":
-        """Returns what happened to some of the images, in the order of their names."""
+        """Returns the report on some of the images, in the order of `names`."""
         some = list(names)
         return Report(*({n: part[n] for n in some if n in part} for part in self))
 
@@ -74,11 +74,11 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
             an image that fills the memory.
 
     Returns:
-        The image. Transparent parts are white. `note_of` tells what was left out or scaled.
+        The image. Transparent parts are white. `note_of` returns how it was changed.
 
     Raises:
-        ValueError: if the file is empty, not an image, truncated or too large, or if it does not
-            say which of its values is white.
+        ValueError: if the file is empty, not an image, truncated or too large, or if the
+            value of white is unknown.
     """
     if not data:
         raise ValueError("empty file")
@@ -92,13 +92,13 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
             note = tiff.note or (FIRST_PAGE if paged else "")
             if not is_deep_png(data):
                 return _finish(image, note)
-            image.load()  # fails if the file is cut off
+            image.load()  # fails if the file is truncated
             deep = read_deep_png(data)
             assert deep.image
             deep.image.getexif().update(image.getexif())
             return _finish(deep.image, "; ".join(filter(None, (note, deep.note))))
     except UnidentifiedImageError as error:
-        raise ValueError("no image of a known format") from error
+        raise ValueError("not an image in a supported format") from error
     except (OSError, SyntaxError, *_BOMBS) as error:
         raise ValueError(str(error)) from error
 
@@ -112,12 +112,12 @@ def _finish(image: Image.Image, note: str) -> Image.Image:
             white = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(white, upright)
     rgb = upright.convert("RGB")
-    rgb.info[_NOTE] = note  # always set, because a file may bring any entries of its own
+    rgb.info[_NOTE] = note  # always set, because a file may contain any entries
     return rgb
 
 
 def note_of(image: Image.Image) -> str:
-    """Returns what `open_rgb` left out of an image or scaled; empty if nothing."""
+    """Returns how `open_rgb` changed an image; empty if it did not."""
     return str(image.info.get(_NOTE, ""))
 
 
@@ -126,7 +126,7 @@ def summarise(notes: Mapping[str, str]) -> list[str]:
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, note in notes.items():
         names[note].append(name)
-    return [f"{note}: {len(of):,} images ({listed(of, 3)})" for note, of in names.items()]
+    return [f"{note}: {len(some):,} images ({listed(some, 3)})" for note, some in names.items()]
 
 
 def decode(data: bytes, input_format: InputFormat | None) -> Pixels:
@@ -157,7 +157,7 @@ def decode_into(
         input_format: the format of the network's input.
 
     Returns:
-        Which images cannot be read, and which are not shown as they are.
+        Which images cannot be read, and which were changed.
     """
     notes: dict[str, str] = {}
     with source.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -191,7 +191,7 @@ def check_readable(report: Report, total: int, unreadable: Unreadable) -> None:
     """Raises InputError for images that cannot be read, or lists them on standard error.
 
     Args:
-        report: what happened to the images.
+        report: which images cannot be read.
         total: number of all images.
         unreadable: `stop` raises the error, `skip` lists the images.
 
@@ -204,13 +204,13 @@ def check_readable(report: Report, total: int, unreadable: Unreadable) -> None:
     if not bad:
         return
     names = listed([f"{name} ({why})" for name, why in bad.items()])
-    said = f"{len(bad)} of {total} images cannot be read: {names}"
+    problem = f"{len(bad)} of {total} images cannot be read: {names}"
     if unreadable == "stop":
         raise InputError(
-            f"data.unreadable=stop, and {said}. Mend or delete them, or use "
+            f"data.unreadable=stop, and {problem}. Fix or delete them, or use "
             "--data.unreadable skip to train without them."
         )
-    print(f"data.unreadable=skip: {said}. They are left out.", file=sys.stderr)
+    print(f"data.unreadable=skip: {problem}. They are left out.", file=sys.stderr)
 
 
 def allocate(count: int, size: int) -> Pixels:
@@ -232,7 +232,7 @@ def allocate(count: int, size: int) -> Pixels:
         raise InputError(
             f"data.image_size={size} needs {needed / 2**30:.1f} GiB for {count:,} images; "
             f"{free / 2**30:.1f} GiB of memory are free. Use a smaller --data.image_size, or a "
-            "--data.cache_gib that holds them."
+            "--data.cache_gib that is large enough."
         )
     return np.empty((count, size, size, 3), np.uint8)
 

@@ -1,4 +1,4 @@
-"""Decodes TIFF files, and pixels of more than 8 bits, which Pillow would cut, darken or refuse."""
+"""Decodes TIFF files, and deep PNG files, which Pillow would truncate, darken or reject."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from bloodcell.errors import reason
 
 FIRST_PAGE = "only the first page is read"
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of a pixel that cameras and programs use
-_LEAST_FLOAT = 16  # floats with a largest value from 1 to here would be black as 0 to 255
+_LEAST_FLOAT = 16  # floats with a maximum between 1 and this would be black on a scale of 0 to 255
 _MOST_BYTES = 16  # of a decoded pixel: 32 bits in four channels
 _TIFF, _PNG = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x89PNG\r\n\x1a\n"
 _ORIENTATION, _MAX_SAMPLE_VALUE = 274, 281  # tags
@@ -27,8 +27,8 @@ class Deep(NamedTuple):
     """The first page of a file.
 
     Attributes:
-        image: the page, 8 bits in each channel; None if Pillow reads it as well.
-        note: how it was read, if not in the only possible way; else empty.
+        image: the page, 8 bits in each channel; None if Pillow can read it.
+        note: how it was changed or which page was read; empty if neither applies.
     """
 
     image: Image.Image | None
@@ -50,25 +50,25 @@ def read_tiff(data: bytes, most_pixels: int) -> Deep:
 
     Args:
         data: the file's bytes.
-        most_pixels: a larger page is refused.
+        most_pixels: largest number of pixels of an accepted page.
 
     Raises:
-        ValueError: if the page cannot be read, or the range of its values is not known.
+        ValueError: if the page cannot be read, or the range of its values is unknown.
     """
-    import tifffile  # imported here because most images need neither of them
+    import tifffile  # imported here because most images do not need it
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the errors say what matters
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its errors are raised, too
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             return _first_page(tiff, data, most_pixels)
     except ValueError:
         raise
-    except Exception as error:  # a damaged file raises anything
-        raise ValueError(f"a damaged TIFF, or cut off ({reason(error)})") from error
+    except Exception as error:  # a damaged file can raise any exception
+        raise ValueError(f"a damaged or truncated TIFF ({reason(error)})") from error
 
 
 def read_deep_png(data: bytes) -> Deep:
-    """Reads a PNG with 16 bits in each channel, which Pillow has already found to be whole.
+    """Reads a PNG with 16 bits in each channel, which Pillow has already read completely.
 
     Raises:
         ValueError: if it cannot be read.
@@ -78,7 +78,7 @@ def read_deep_png(data: bytes) -> Deep:
 
 def _first_page(tiff: Any, data: bytes, most_pixels: int) -> Deep:
     page = tiff.pages[0]
-    pages = [one for one in tiff.pages if not one.is_reduced]  # thumbnails are no pages
+    pages = [one for one in tiff.pages if not one.is_reduced]  # thumbnails are not pages
     check_size(page.imagewidth, page.imagelength, most_pixels)
     channels = _channels(tiff)
     note = FIRST_PAGE if len(pages) > max(1, len(channels)) else ""
@@ -102,7 +102,7 @@ def check_size(width: int, height: int, most_pixels: int) -> None:
 
 
 def _channels(tiff: Any) -> list[Any]:
-    """Returns the pages of red, green and blue, if a page holds one channel only."""
+    """Returns the pages of red, green and blue, if each page has only one channel."""
     series = tiff.series[0]
     place = series.axes.find("C")
     if place < 0 or series.shape[place] != 3 or tiff.pages[0].samplesperpixel != 1:
@@ -116,9 +116,9 @@ def _read_page(page: Any, data: bytes) -> NDArray[Any]:
     if page.axes not in ("YX", "YXS", "SYX") or page.nbytes > _MOST_BYTES * page.imagewidth * (
         page.imagelength
     ):
-        raise ValueError(f"its pages have the axes {page.axes} and type {page.dtype}: {_ADVICE}")
+        raise ValueError(f"axes {page.axes} of type {page.dtype} are not supported: {_ADVICE}")
     if max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))) > len(data):
-        raise ValueError("the file is cut off")
+        raise ValueError("the file is truncated")
     try:
         pixels: NDArray[Any] = page.asarray()
     except ValueError as error:  # a compression for which tifffile needs another package
@@ -134,11 +134,11 @@ def _decode_cv2(data: bytes, number: int) -> NDArray[Any]:
     """Returns page `number` of a file as (H, W, channels) at its full depth."""
     import cv2
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the raised error suffices
     file = np.frombuffer(data, np.uint8)
     read, pages = cv2.imdecodemulti(file, cv2.IMREAD_UNCHANGED, range=(number, number + 1))
     if not read or not pages:
-        raise ValueError(f"damaged, or compressed in an unusual way: {_ADVICE}")
+        raise ValueError(f"damaged, or compressed by an unsupported method: {_ADVICE}")
     pixels = pages[0].reshape(*pages[0].shape[:2], -1)
     if pixels.shape[2] >= 3:  # OpenCV gives blue, green, red
         pixels = pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]
@@ -146,7 +146,7 @@ def _decode_cv2(data: bytes, number: int) -> NDArray[Any]:
 
 
 def _stated_white(tiff: Any) -> float | None:
-    """Returns the largest possible value that a file states; None if it states none."""
+    """Returns the largest possible value that a file states; None if it does not."""
     if stated := re.search(r'SignificantBits="(\d{1,2})"', tiff.ome_metadata or ""):
         return float(2 ** int(stated[1]) - 1)
     tag = tiff.pages[0].tags.get(_MAX_SAMPLE_VALUE)
@@ -158,13 +158,13 @@ def _as_image(pixels: NDArray[Any], stated: float | None, photometric: int) -> D
     known = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK)
     mode = "CMYK" if photometric == _CMYK else _MODES.get(pixels.shape[2], "")
     if photometric not in known or not mode or (mode == "CMYK") != (photometric == _CMYK):
-        raise ValueError(f"{pixels.shape[2]} channels of an unusual kind: {_ADVICE}")
+        raise ValueError(f"{pixels.shape[2]} channels of an unsupported kind: {_ADVICE}")
     white = _white(pixels, stated)
     if pixels.dtype.kind == "f":
         scaled = np.rint(np.clip(pixels, 0, white) * (255 / white)).astype(np.uint8)
-    else:  # a table is small and exact
-        every = np.arange(int(pixels.max()) + 1)
-        scaled = np.rint(every.clip(max=white) * (255 / white)).astype(np.uint8)[pixels]
+    else:  # a lookup table is small and exact
+        values = np.arange(int(pixels.max()) + 1)
+        scaled = np.rint(values.clip(max=white) * (255 / white)).astype(np.uint8)[pixels]
     if photometric == _WHITE_IS_ZERO:
         scaled = 255 - scaled
     image = Image.frombytes(mode, scaled.shape[1::-1], scaled.tobytes())
@@ -184,7 +184,7 @@ def _white(pixels: NDArray[Any], stated: float | None) -> float:
     fitting = [white for white in ranges if white >= high] if low >= 0 else []
     if not fitting:
         raise ValueError(
-            f"its values run from {low:g} to {high:g}, and none says which is white: {_ADVICE}, or "
-            "with values from 0 to 1"
+            f"its values range from {low:g} to {high:g}, and the value of white is unknown: "
+            f"{_ADVICE}, or with values from 0 to 1"
         )
     return fitting[0]

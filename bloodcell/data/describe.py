@@ -20,9 +20,9 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
     lines = [f"data.root={source.root}, data.split={split}: {counts}"]
     if table.unmapped:
         lines.append(
-            f"no photo table knows {table.unmapped:,} of {len(table.rows):,} files: each counts as "
-            "its own photograph. If some are copies of one, name them with data.photos, else the "
-            "scores are too good."
+            f"{table.unmapped:,} of {len(table.rows):,} files are in no photo table: each "
+            "counts as its own photograph. If some are copies of one, list them with data.photos; "
+            "otherwise the scores are too high."
         )
     if table.unlabelled:
         lines.append(
@@ -35,7 +35,7 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
     if shared:
         tested = count_photos(table, parts["test"])
         lines.append(
-            f"this split LEAKS: {shared} of {tested} test photographs are trained on too. Its "
+            f"this split LEAKS: {shared} of {tested} test photographs are also in train. Its "
             "scores measure memory; data.split=photo measures skill."
         )
     return "\n".join(lines)
@@ -53,7 +53,7 @@ def check_settings(hp: Any) -> None:
     require_number("data.batch_size", size, "1 or more, e.g. 32, or auto", 1, whole=True)
     for name in ("val_share", "cache_gib"):
         require_number(f"data.{name}", hp[name], "a number, e.g. 0.2")
-    rule, share = "0.05 to 0.5 and one in a whole number, e.g. 0.2, 0.25, 0.33", hp["val_share"]
+    rule, share = "0.05 to 0.5 and one over a whole number, e.g. 0.2, 0.25", hp["val_share"]
     whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
     require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)
     require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")

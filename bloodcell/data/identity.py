@@ -17,7 +17,7 @@ _MOST_FACTS = 2**30  # bytes, enough for millions of files
 
 
 def pack_facts(table: Table, source: Source) -> Tensor:
-    """Returns the facts of a table for a checkpoint, 16 bytes a file.
+    """Returns the facts of a table for a checkpoint, 16 bytes per file.
 
     Returns:
         (n, 2) int64, hashes of the name and of the properties of each file, from `fact`.
@@ -31,10 +31,10 @@ def changed_files(table: Table, source: Source, packed: Tensor) -> tuple[list[st
     Args:
         table: the current table.
         source: the current files.
-        packed: from `pack_facts`; earlier checkpoints hold all names as compressed JSON, uint8.
+        packed: from `pack_facts`; earlier checkpoints contain all names as compressed JSON, uint8.
 
     Returns:
-        The names of files that changed or are new, and how many are gone.
+        The names of files that changed or are new, and the number of missing files.
     """
     if packed.dtype == torch.uint8:
         data = zlib.decompressobj().decompress(bytes(packed.tolist()), _MOST_FACTS)
@@ -43,8 +43,10 @@ def changed_files(table: Table, source: Source, packed: Tensor) -> tuple[list[st
     else:
         then = dict(packed.tolist())
     now = dict(fact(row, source) for row in table.rows)
-    other = [name for name, properties in now.items() if then.get(_hash(name)) != _hash(properties)]
-    return sorted(other), len(then.keys() - map(_hash, now))
+    changed = [
+        name for name, properties in now.items() if then.get(_hash(name)) != _hash(properties)
+    ]
+    return sorted(changed), len(then.keys() - map(_hash, now))
 
 
 def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
@@ -58,7 +60,7 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
     for i in rows:
         row = table.rows[i]
         start = f"/{row.path}".rfind(f"/{row.class_name}/")
-        # a label table gives images other classes than their folders
+        # with a label table, the class is not a folder
         tail = row.path[start:] if start >= 0 else f"{row.class_name}/{row.path}"
         line = f"{row.official} {tail} {source.sizes[row.path]}"
         keys.append(_hash(line))
@@ -82,9 +84,9 @@ def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> N
         return
     names, gone = changed_files(table, source, state["facts"]) if "facts" in state else ([], 0)
     which = f"; changed or new: {listed(names, 5)}" if names else ""
-    which += f"; gone: {gone:,}" if gone else ""
+    which += f"; missing: {gone:,}" if gone else ""
     raise InputError(
-        f"data.root={source.root} has changed since the run began (fingerprint {now}, then "
+        f"data.root={source.root} has changed since the run began (fingerprint {now}, before "
         f"{then}{which}): images could move between train and test. Restore it, or start a new run "
         "without --ckpt_path."
     )

@@ -16,7 +16,7 @@ from bloodcell.errors import InputError, listed, reason
 IMAGE_SUFFIXES = (
     *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
 )
-# of images that microscopes, scanners, cameras and programs write, and that are not read
+# unsupported formats of microscopes, scanners, cameras and programs
 _OTHER_SUFFIXES = (
     ".avif .bif .btf .cr2 .cr3 .czi .dcm .dicom .dng .dv .eps .fits .heic .heif .ims .j2k .jp2 "
     ".jpx .jxl .jxr .lif .lsm .mrc .mrxs .nd2 .ndpi .nef .nii .nrrd .oib .oif .oir .orf .pbm .pcx "
@@ -28,7 +28,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
 
 
 class LeftOut(Counter[str]):
-    """Numbers of files that show images but are of kinds that are not read, by their endings."""
+    """Numbers of image files of unsupported types, by file extension."""
 
     def passes(self, name: str) -> bool:
         """Returns whether a path, with forward slashes, has an image suffix and no hidden part."""
@@ -41,11 +41,12 @@ class LeftOut(Counter[str]):
         return suffix in IMAGE_SUFFIXES
 
     def __str__(self) -> str:
-        """What is said of them; empty without such files."""
+        """A message about them; empty without such files."""
         if not self:
             return ""
         kinds = listed([f"{count:,} {suffix}" for suffix, count in self.most_common()])
-        return f"{self.total():,} files of other kinds are left out ({kinds}): convert them to .tif"
+        files = f"{self.total():,} files of unsupported types ({kinds})"
+        return f"{files} are skipped: convert them to .tif"
 
 
 def walk_images(root: Path, left_out: LeftOut) -> Iterator[Path]:
@@ -55,7 +56,7 @@ def walk_images(root: Path, left_out: LeftOut) -> Iterator[Path]:
 
     Args:
         root: the folder.
-        left_out: counts the images of other kinds.
+        left_out: counts the images of unsupported types.
     """
     visited: set[str] = set()
     for folder, below, names in os.walk(root, followlinks=True):
@@ -78,16 +79,16 @@ def open_archive(path: Path, label: str) -> zipfile.ZipFile:
         archive = open_zip(path)
     except _ZIP_ERRORS as error:
         raise InputError(
-            f"{label} cannot be read as a zip archive ({reason(error)}). If it is one, it is cut "
-            "off: download it again. Otherwise give a folder."
+            f"{label} cannot be read as a zip archive ({reason(error)}). If it is one, it is "
+            "damaged: download it again. Otherwise give a folder."
         ) from error
     for entry in archive.infolist():
         name = PurePosixPath(entry.filename)
         if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
             archive.close()
             raise InputError(
-                f"{label} holds a path that leaves the archive ({entry.filename!r}). Such a file "
-                "can be an attack and is not read: get the archive from its author."
+                f"{label} contains a path outside of it ({entry.filename!r}), which can be an "
+                "attack, so it is not read. Get the archive from its author."
             )
     return archive
 
@@ -95,7 +96,7 @@ def open_archive(path: Path, label: str) -> zipfile.ZipFile:
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Opens a zip archive; its names are in Unicode, with forward slashes.
 
-    Some programs write UTF-8 without saying so, and some write backslashes.
+    Some programs write UTF-8 without the flag for it, and some write backslashes.
     """
     try:
         archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
@@ -108,7 +109,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def archived_images(archive: zipfile.ZipFile, left_out: LeftOut) -> list[zipfile.ZipInfo]:
-    """Returns the image files of an archive, in its order; counts those of other kinds."""
+    """Returns the image files of an archive, in its order; counts those of unsupported types."""
     files = (one for one in archive.infolist() if not one.is_dir())
     return [one for one in files if left_out.passes(one.filename)]
 
@@ -123,7 +124,7 @@ def read_file(path: Path) -> bytes:
     with open(path, "rb", opener=_open_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("no regular file")
+            raise ValueError("not a regular file")
         _check_size(status.st_size)
         return file.read()
 
@@ -137,7 +138,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     """
     _check_size(entry.file_size)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("compressed in a way that can unfold without limit: pack it with deflate")
+        raise ValueError("compressed by an unsupported method: use deflate")
     with archive.open(entry) as file:
         data = file.read(entry.file_size)  # at most the declared size
         file.read(1)  # zipfile checks the CRC at the end of the file

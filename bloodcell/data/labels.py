@@ -1,4 +1,4 @@
-"""Label tables, which give each image its class, for images that do not lie in class folders."""
+"""Label tables, which give each image its class, for images that are not in class folders."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,8 +21,8 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
     """Reads the classes of images from a label table.
 
     Args:
-        path: table with a column for the file and one for the class. A file may be named with or
-            without its folders and its ending, and by a path of another machine.
+        path: table with a column for the file and one for the class. A file may be given with or
+            without its folders and its extension, or as a path on another machine.
         root: name of the folder or archive of the images.
         names: names of the images within it, with forward slashes.
 
@@ -30,15 +30,15 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
         The class of each image that the table names, by the image's name.
 
     Raises:
-        InputError: if the table cannot be read, lacks a column or a value, or if a line fits no
-            image, several images, or one that another line gives another class.
+        InputError: if the table cannot be read, lacks a column or a value, or if a line matches
+            no image, several images, or one to which another line gives another class.
     """
     label = f"data.labels='{path}'"
     sheet = read_sheet(path, label, "a CSV file with the columns file and class")
     file, kind = find_column(sheet, _FILE, label), find_column(sheet, _CLASS, label)
     images = _Images(root, names)
     classes: dict[str, str] = {}
-    lost: list[str] = []
+    unmatched: list[str] = []
     several: list[str] = []
     for line in sheet.lines:
         given, class_name = line.values[file], line.values[kind]
@@ -51,7 +51,7 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
         if len(found) > 1:
             several.append(f"{given!r} ({listed(found, 2)})")
         elif not found:
-            lost.append(repr(given))
+            unmatched.append(repr(given))
         elif classes.setdefault(found[0], class_name) != class_name:
             raise InputError(
                 f"{label}, line {line.number}: {given!r} is {class_name}, but {found[0]} was given "
@@ -59,13 +59,13 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
             )
     if several:
         raise InputError(
-            f"{label}: {len(several):,} lines fit several images each: {listed(several, 3)}. Name "
-            "each with its folders and its ending."
+            f"{label}: {len(several):,} lines match several images each: {listed(several, 3)}. "
+            "Give the folders and the extension of each."
         )
-    if lost:
+    if unmatched:
         raise InputError(
-            f"{label}: {len(lost):,} lines fit no image: {listed(lost, 3)}. The images are named "
-            f"as {images.example!r}. Correct the names, or delete the lines."
+            f"{label}: {len(unmatched):,} lines match no image: {listed(unmatched, 3)}. The images "
+            f"have names such as {images.example!r}. Correct the names, or delete the lines."
         )
     return classes
 
@@ -75,7 +75,7 @@ class _Images:
 
     def __init__(self, root: str, names: Iterable[str]) -> None:
         self.example = ""
-        # by every end of the path, and by the whole path within the root; then without endings
+        # by every end of the path, and by the whole path within the root; then without extensions
         self._ends: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         self._whole: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         for name in names:
@@ -87,14 +87,14 @@ class _Images:
                     self._ends[which][end].append(name)
 
     def find(self, given: str) -> list[str]:
-        """Returns the images that fit a name; the more of the name fits, the better."""
+        """Returns the images that match the longest possible part of a name."""
         path = PurePosixPath(plain(given))
         text = str(path)
         bare = str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else text
         for which, form in ((0, text), (1, text), (1, bare)):
             if form in self._ends[which]:
                 return self._ends[which][form]
-            for end in _ends(form):  # a path of another machine, which may begin anywhere
+            for end in _ends(form):  # a path on another machine, whose first folders do not match
                 if end in self._whole[which]:
                     return self._whole[which][end]
         return []

@@ -30,7 +30,7 @@ _PEAK = 16  # radius in pixels within which a peak is the maximum
 _REACH = 28  # radius in pixels of the region that belongs to a peak's cell
 _APART = 30  # minimum distance of two cells in pixels; the lobes of a nucleus are closer
 _MOST_ENLARGED = 4  # maximum enlargement; smaller pictures show too little detail
-# minimum height of a peak, relative to the highest and absolute; in TRAIN, it is 0.18 or higher
+# minimum height of a peak, relative to the highest and absolute; in TRAIN, peaks are 0.18 or more
 _LEAST_SHARE, _LEAST = 0.4, 0.08
 _NOTHING = 1e-3  # above the rounding errors of a uniform picture
 
@@ -150,7 +150,7 @@ def _find_purple(images: Tensor, side: int) -> Tensor:
     slide = (small.amax(1, keepdim=True) > _DARK).float()
     brightness = small.mean(1, keepdim=True)
     bright = slide
-    for _ in range(2):  # pixels above the mean brightness, twice, are free of cells
+    for _ in range(2):  # after two rounds, pixels above the mean brightness contain no cells
         bright = bright * (brightness >= _mean(brightness, bright)).float()
     light = _mean(small, bright).clamp(min=_LEAST_LIGHT)  # (B, 3, 1, 1)
     density = -(small.clamp(min=_LEAST_LIGHT) / light).log()

@@ -57,12 +57,12 @@ def _free(device: torch.device) -> int:
 
 
 def _resident(images: Tensor, device: torch.device) -> Gather:
-    held = torch.empty_like(images, device=device)
+    copied = torch.empty_like(images, device=device)
     step = max(1, _CHUNK // images[0].nbytes)
     for start in range(0, len(images), step):  # in chunks, to limit the staging buffer
-        held[start : start + step].copy_(images[start : start + step])
+        copied[start : start + step].copy_(images[start : start + step])
     pinned = device.type == "cuda"  # other devices might read the indices too early
-    return lambda place: held[place.to(device, non_blocking=pinned)]
+    return lambda place: copied[place.to(device, non_blocking=pinned)]
 
 
 class Streamed:
@@ -80,7 +80,7 @@ class Streamed:
     def __init__(self, images: Tensor, device: torch.device) -> None:
         self._rows = images.permute(0, 2, 3, 1)  # (N, H, W, 3), contiguous
         self._device = device
-        cuda: Any = torch.cuda  # whose constructors have no types
+        cuda: Any = torch.cuda  # its constructors have no type hints
         self._stream = cuda.Stream(device)
         self._copied = [cuda.Event() for _ in range(2)]
         self._used = [cuda.Event() for _ in range(2)]

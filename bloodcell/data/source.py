@@ -30,7 +30,7 @@ class Source:
         stamps: a number for each image file that changes with its content: in a folder, the ctime
             in ns, which tools cannot reset; in an archive, the CRC.
         photos: the photo table that belongs to the images; None if there is none.
-        left_out: image files of kinds that are not read.
+        left_out: numbers of image files of unsupported types.
     """
 
     root: Path
@@ -96,5 +96,5 @@ def _explain_missing(root: str, path: Path, setting: str) -> str:
     named = " or ".join(f"'{one.name}' for {one.title}" for one in named_datasets().values())
     return (
         f"{setting}='{root}' does not exist (looked for {path.absolute()}; {parent.absolute()} "
-        f"holds: {found}). Give it a folder of class folders, a .zip of one, or {named}."
+        f"contains: {found}). Give it a folder of class folders, a .zip of one, or {named}."
     )

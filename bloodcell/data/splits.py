@@ -27,7 +27,7 @@ def make_parts(
 
     Args:
         table: the data set.
-        split: `photo` uses the official parts. A missing part is split off train, grouped by cell,
+        split: `photo` uses the official parts. A missing part is split from train, grouped by cell,
             and cells of the other parts are removed from train. `seed` splits files at random into
             64 %, 16 % and 20 %. `folds` tests one fifth of all photographs, grouped by cell, and
             validates on `val_share` of the others. `train_folds` does the same within the training
@@ -107,8 +107,8 @@ def _one_part(table: Table, rows: list[int], seed: int, n_parts: int, which: int
     rarest = min(own_cells, key=lambda name: own_cells[name], default="")
     if own_cells.get(rarest, 0) < n_parts:
         raise InputError(
-            f"Class {rarest} has only {own_cells.get(rarest, 0)} photographs of different cells to "
-            f"divide; {n_parts} folds need {n_parts}. Add images of it, leave the class out, "
+            f"Class {rarest} has photographs of only {own_cells.get(rarest, 0)} different cells; "
+            f"{n_parts} folds need {n_parts}. Add images of it, leave the class out, "
             "divide the folders into train, val and test, or raise data.val_share: 0.5 makes 2 "
             "folds."
         )
@@ -123,13 +123,13 @@ def _parts(train: list[int], val: list[int], test: list[int]) -> Parts:
 
 
 def _without(rows: list[int], others: list[int]) -> list[int]:
-    gone = set(others)
-    return [i for i in rows if i not in gone]
+    excluded = set(others)
+    return [i for i in rows if i not in excluded]
 
 
 def _without_cells(table: Table, rows: list[int], others: list[int]) -> list[int]:
-    gone = {table.rows[i].cell for i in others}
-    return [i for i in rows if table.rows[i].cell not in gone]
+    excluded = {table.rows[i].cell for i in others}
+    return [i for i in rows if table.rows[i].cell not in excluded]
 
 
 def _check_classes(table: Table, parts: Parts, split: Split) -> None:

@@ -16,7 +16,7 @@ from bloodcell.datasets import photos
 from bloodcell.datasets.named import find_shipped_photos, named_datasets
 from bloodcell.errors import InputError, listed
 
-_SHORT_NAME = 4  # letters of a name in which a last s may be part of a code
+_SHORT_NAME = 4  # letters; in names up to this length, a final s may belong to an abbreviation
 PARTS = ("train", "val", "test")
 # names of official split folders, in lower case, and their parts
 _SPLIT_FOLDERS = {
@@ -95,7 +95,7 @@ def build_table(
     Raises:
         InputError: if there are no images, fewer than two classes, classes with almost the same
             name or photographs with two classes, if the given photo table does not contain every
-            image once, or if the label table fits the images badly.
+            image once, or if the label table does not match the images.
     """
     placed = _labelled_places(source, Path(labels)) if labels else _places(source)
     classes = sorted({class_name for _, class_name in placed.values()})
@@ -114,26 +114,26 @@ def build_table(
 
 
 def _check_classes(source: Source, classes: list[str], labels: Path | str | None) -> None:
-    found = f"one class only ({classes[0]})" if len(classes) < 2 else ""
+    found = f"only one class ({classes[0]})" if len(classes) < 2 else ""
     if not labels and all(name.lower() in _SPLIT_FOLDERS for name in classes):
         found = f"parts without class folders ({', '.join(classes)})"
     if found:
         raise InputError(
-            f"data.root='{source.root}' has {found}. Point it at the folder that holds the class "
-            "folders, at least two; or give data.labels a table with the columns file and class."
+            f"data.root='{source.root}' has {found}. Use a folder of at least two class folders, "
+            "or give data.labels a table with the columns file and class."
         )
     alike: dict[str, str] = {}
     for name in classes:
         if (other := alike.setdefault(_plain(name), name)) != name:
-            way = f"in data.labels={labels}" if labels else "of the folders"
+            place = f"in data.labels={labels}" if labels else "of the folders"
             raise InputError(
-                f"data.root='{source.root}': the classes {other!r} and {name!r} are almost the "
-                f"same name, and on some systems one folder. Correct the names {way}."
+                f"data.root='{source.root}': the classes {other!r} and {name!r} have almost the "
+                f"same name, and are one folder on some systems. Correct the names {place}."
             )
 
 
 def _plain(class_name: str) -> str:
-    """Returns what is left of a name if spelling does not count: capitals, spaces, plural."""
+    """Returns a name without differences of spelling: capitals, spaces, plural."""
     text = unicodedata.normalize("NFKC", class_name).casefold().strip(" .")
     text = re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", text)
     return text.removesuffix("s") if len(text) > _SHORT_NAME else text
@@ -147,16 +147,16 @@ def _origins(
     paths = {name: f"{source.root.name}/{name}" for name in names}
     table = photos.read(own) if own else find_shipped_photos(paths.values())
     keys = {name: photos.find(table, path) for name, path in paths.items()}
-    lost = [name for name, key in keys.items() if key is None]
-    if own and lost:
+    unlisted = [name for name, key in keys.items() if key is None]
+    if own and unlisted:
         raise InputError(
-            f"data.photos='{own}' has no line for {len(lost)} of {len(paths)} images "
-            f"({listed(lost, 3)}). Add them: every image needs its photograph."
+            f"data.photos='{own}' has no line for {len(unlisted)} of {len(paths)} images "
+            f"({listed(unlisted, 3)}). Add them: every image needs its photograph."
         )
     if own:
         _check_unique(own, keys)
     origins = {name: table[key] if key else photos.Origin(name, name) for name, key in keys.items()}
-    return origins, len(lost)
+    return origins, len(unlisted)
 
 
 def fact(row: Row, source: Source) -> tuple[str, str]:
@@ -170,7 +170,7 @@ def _check_unique(own: Path, keys: Mapping[str, str | None]) -> None:
     for name, key in keys.items():
         if found.setdefault(key, name) != name:
             raise InputError(
-                f"data.photos='{own}': the line of {key!r} fits several images ({found[key]}, "
+                f"data.photos='{own}': the line of {key!r} matches several images ({found[key]}, "
                 f"{name}). Name each with its folders, as in {name!r}."
             )
 
@@ -190,13 +190,13 @@ def _labelled_places(source: Source, labels: Path) -> dict[str, tuple[str, str]]
     """Returns the official part and the class of each image that a label table names."""
     classes = read_labels(labels, source.root.name, source.sizes)
     if not classes:
-        raise InputError(f"data.labels='{labels}' names no image. Give each image a line.")
+        raise InputError(f"data.labels='{labels}' has no lines. Add a line for each image.")
     parts = {
         name: next((_SPLIT_FOLDERS[f] for f in _folders(name) if f in _SPLIT_FOLDERS), "")
         for name in classes
     }
     divided = "train" in parts.values()
-    return {name: (parts[name] if divided else "", of) for name, of in classes.items()}
+    return {name: (parts[name] if divided else "", kind) for name, kind in classes.items()}
 
 
 def _folders(name: str) -> list[str]:
@@ -236,7 +236,7 @@ def _class_folders(source: Source) -> dict[str, str]:
 
 
 def _no_images(source: Source) -> str:
-    loose = f" ({len(source.sizes)} lie in it directly: is it one class?)" if source.sizes else ""
+    loose = f" ({len(source.sizes)} are directly in it)" if source.sizes else ""
     return (
         f"data.root='{source.root}' has no images in class folders{loose}. Expected "
         f"CLASS/image or train/CLASS/image with one of {', '.join(IMAGE_SUFFIXES)}; or give "

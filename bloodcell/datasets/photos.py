@@ -34,7 +34,7 @@ def read(path: Path) -> PhotoTable:
             `cell`. Without `cell`, each photograph has its own cell.
 
     Raises:
-        InputError: if the file is missing, is no CSV, lacks a column or contradicts itself.
+        InputError: if the file is missing, is not CSV, lacks a column or contradicts itself.
     """
     label = f"data.photos='{path}'"
     needed = f"a CSV file with the columns {', '.join(COLUMNS)} and, if known, cell"

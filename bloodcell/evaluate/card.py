@@ -1,7 +1,7 @@
 """The model card: description, scores and limits of a model.
 
 After Mitchell et al., "Model cards for model reporting" (FAT* 2019). Every figure comes from
-`scores.json` or from the checkpoint; `card.md.jinja` holds the text.
+`scores.json` or from the checkpoint; `card.md.jinja` contains the text.
 """
 
 import hashlib

@@ -108,12 +108,12 @@ def read_predictions(folder: Path) -> Predictions:
         lines = csv.reader(file)
         (header,) = islice(lines, 1)
         names = [name.removeprefix("p_") for name in header[4:]]
-        for part, name, photo, label, *said in lines:
+        for part, name, photo, label, *values in lines:
             split.append(sys.intern(part))
             files.append(name)
             photos.append(photo)
             labels.append(names.index(label))
-            probabilities.extend(map(float, said))
+            probabilities.extend(map(float, values))
     probability = np.array(probabilities).reshape(len(labels), len(names))
     return Predictions(split, files, photos, np.array(labels, np.int64), probability, names)
 

@@ -19,15 +19,15 @@ from bloodcell.infer.runtime import Predictor, Probabilities
 _BATCH, _ROUNDS = 32, 5  # used to measure the speed
 _HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
 _LEGEND = (
-    "Same class: share of {n:,} images that the file and the model in 32 bits give the same class. "
-    "Difference: the largest one of a probability. Accuracy: on the {known:,} images that lie in a "
-    "folder named as their class. One image: median time, with resizing. Images/s: in batches of "
-    f"{_BATCH} images that already have the model's size."
+    "Same class: share of {n:,} images for which the file and the 32-bit model predict the same "
+    "class. Difference: the largest difference of a probability. Accuracy: on the {labelled:,} "
+    "images in a folder named after their class. One image: median time, including resizing. "
+    f"Images/s: in batches of {_BATCH} images that already have the model's input size."
 )
 
 
 class Measurement(NamedTuple):
-    """The probabilities that a model gives for the compared images, and its speed.
+    """The probabilities that a model predicts for the compared images, and its speed.
 
     Attributes:
         probability: (n, classes).
@@ -98,7 +98,7 @@ def read_images(images: Sequence[Named]) -> Iterator[tuple[Named, Pixels]]:
 def measure(
     models: Sequence[Predictor], images: Sequence[Named], size: int
 ) -> tuple[list[str], list[Measurement]]:
-    """Runs the models in turn on each image, so that the load of the machine affects all equally.
+    """Runs all models on each image in turn, so that the load of the machine affects them equally.
 
     Args:
         models: the models to compare.
@@ -109,16 +109,16 @@ def measure(
         The folder name of each image, and one measurement per model.
     """
     folders: list[str] = []
-    asked: list[list[tuple[Probabilities, float]]] = [[] for _ in models]
+    timed: list[list[tuple[Probabilities, float]]] = [[] for _ in models]
     for image, pixels in read_images(images):
         folders.append(Path(image.name).parent.name)
-        for answers, model in zip(asked, models, strict=True):
-            answers.append(_classify(model, pixels[None]))
+        for results, model in zip(timed, models, strict=True):
+            results.append(_classify(model, pixels[None]))
     batch = np.zeros((_BATCH, size, size, 3), np.uint8)
     rounds = [[_classify(model, batch)[1] for model in models] for _ in range(_ROUNDS)]
     measured = []
-    for answers, batches in zip(asked, zip(*rounds, strict=True), strict=True):
-        probability, seconds = zip(*answers, strict=True)
+    for results, batches in zip(timed, zip(*rounds, strict=True), strict=True):
+        probability, seconds = zip(*results, strict=True)
         per_second = _BATCH / median(batches)
         measured.append(Measurement(np.concatenate(probability), median(seconds), per_second))
     return folders, measured
@@ -154,23 +154,23 @@ def print_agreement(
         folders: folder name of each image.
         class_names: the classes.
     """
-    known = np.array([folder in class_names for folder in folders])
+    labelled = np.array([folder in class_names for folder in folders])
     true = np.array([class_names.index(f) for f in folders if f in class_names])
     rows = []
     for label, size, measured, agreement in zip(
         labels, sizes, measurements, [None, *agreements], strict=True
     ):
-        right = measured.probability[known].argmax(1) == true
+        right = measured.probability[labelled].argmax(1) == true
         rows.append(
             [
                 label,
                 f"{size / 1e6:.1f}",
                 f"{agreement.share:.2%}" if agreement else "",
                 f"{agreement.difference:.1g}" if agreement else "",
-                f"{right.mean():.4f}" if len(right) else "not known",
+                f"{right.mean():.4f}" if len(right) else "unknown",
                 f"{measured.seconds * 1e3:.1f} ms",
                 f"{measured.per_second:,.0f}",
             ]
         )
-    legend = _LEGEND.format(n=len(folders), known=int(known.sum()))
+    legend = _LEGEND.format(n=len(folders), labelled=int(labelled.sum()))
     print_wide(_HEADINGS, rows, legend, words=("",))

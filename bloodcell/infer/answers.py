@@ -25,7 +25,7 @@ class Answer(NamedTuple):
         error: reason why the image cannot be read; empty otherwise.
         cell: position of the cell in the image; None for a whole image.
         read: returns the bytes of the image; all cells of an image share this object.
-        note: what was left out of the image or scaled; empty if nothing.
+        note: how the image was changed when it was read, e.g. scaled; empty if it was not.
     """
 
     file: str
@@ -38,18 +38,18 @@ class Answer(NamedTuple):
 
 
 class Writer(Protocol):
-    """Writes answers one after another."""
+    """Writes one row per prediction."""
 
     def __call__(self, answer: Answer) -> None:
-        """Writes one row."""
+        """Writes a row."""
         ...
 
 
 def flat(answer: Answer, class_names: list[str], cells: bool = False) -> dict[str, Any]:
-    """Returns an answer as one row of a table.
+    """Returns a prediction as one row of a table.
 
     Args:
-        answer: the answer.
+        answer: the prediction.
         class_names: the classes.
         cells: whether each row describes a cell and has the columns x, y and side.
 
@@ -126,19 +126,19 @@ def _parquet_writer(path: Path, class_names: list[str], cells: bool) -> Iterator
     text = pyarrow.string()
     places = [(name, pyarrow.float32()) for name in (PLACE if cells else ())]
     schema = pyarrow.schema([("file", text), *places, ("class", text), *numbers, ("error", text)])
-    held: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     with beside(path) as partial, parquet.ParquetWriter(partial, schema) as file:
 
         def flush() -> None:
-            if held:
-                file.write_table(pyarrow.Table.from_pylist(held, schema))
-                held.clear()
+            if rows:
+                file.write_table(pyarrow.Table.from_pylist(rows, schema))
+                rows.clear()
 
         def write(answer: Answer) -> None:
             raw = answer.file.encode("utf-8", "surrogateescape")
             name = raw.decode("utf-8", "backslashreplace")  # not every file name is valid UTF-8
-            held.append(flat(answer._replace(file=name), class_names, cells))
-            if len(held) >= _PARQUET_ROWS:
+            rows.append(flat(answer._replace(file=name), class_names, cells))
+            if len(rows) >= _PARQUET_ROWS:
                 flush()
 
         yield write

@@ -19,13 +19,13 @@ from bloodcell.infer.runtime import Runtime
 
 UNSURE, UNREADABLE = "unsure", "unreadable"
 _LEGEND = (
-    "The 95 % intervals (Wilson) tell how far a count of this size can be from the whole smear.\n"
+    "The 95 % intervals (Wilson) show how far each share can be from that of the whole smear.\n"
     "They do not include errors of the model."
 )
 
 _WIDER = (
-    "If their field of view is wider than about 8 red cells, give --field, e.g. 3: three times as "
-    "wide."
+    "If their field of view is wider than about 8 red cells, give --field, e.g. 3 for "
+    "three times that width."
 )
 
 
@@ -47,7 +47,7 @@ class Cells(NamedTuple):
             given: files and folders to read.
 
         Raises:
-            InputError: if `--draw` is a file, or lies in one of these folders.
+            InputError: if `--draw` is a file, or is inside one of these folders.
         """
         if self.draw is None:
             return
@@ -58,12 +58,12 @@ class Cells(NamedTuple):
             folder = Path(word).expanduser().resolve()
             if folder.is_dir() and (place == folder or folder in place.parents):
                 raise InputError(
-                    f"--draw {self.draw} lies in {word}: the next call would read the drawings as "
-                    "images of the slide. Give a folder beside it."
+                    f"--draw {self.draw} is in {word}: the next call would read the drawings as "
+                    "images of the slide. Give a folder outside of it."
                 )
 
     def prepare(self, model: Runtime) -> Runtime:
-        """Returns the model for squares that are cut out around cells.
+        """Returns the model that classifies squares cropped around cells.
 
         Raises:
             InputError: if the model was trained on whole images.
@@ -77,10 +77,10 @@ class Cells(NamedTuple):
         return model.on_squares
 
     def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
-        """Yields the answers, and draws each image after the answers for its cells.
+        """Yields the predictions, and draws each image after those of its cells.
 
         Args:
-            answers: answers for cells, grouped by image.
+            answers: predictions for cells, grouped by image.
             names: the classes.
         """
         if self.draw is None:
@@ -89,16 +89,16 @@ class Cells(NamedTuple):
         self.draw.mkdir(parents=True, exist_ok=True)
         taken: set[str] = set()
         for read, group in groupby(answers, lambda answer: answer.read):
-            of_image = list(group)
-            yield from of_image
-            first = of_image[0]
+            of_cells = list(group)
+            yield from of_cells
+            first = of_cells[0]
             if read is None or not (first.cell or first.error.startswith(NO_CELL)):
                 continue
             path = self.draw / _free_name(Path(first.file).stem, taken)
             try:
-                drawn = draw_cells(open_rgb(read()), list(_labels(of_image)), names)
+                drawn = draw_cells(open_rgb(read()), list(_labels(of_cells)), names)
             except READ_ERRORS as error:  # the file may have changed since it was classified
-                print(f"{path} is not drawn ({reason(error)})", file=sys.stderr)
+                print(f"{path} could not be drawn ({reason(error)})", file=sys.stderr)
                 continue
             write_whole_bytes(path, drawn)
 

@@ -22,7 +22,7 @@ _OPSET = 20  # Resize supports antialiasing from opset 18
 
 
 class Deployed(nn.Module):
-    """A model with resizing, normalisation and softmax inside.
+    """A model with built-in resizing, normalisation and softmax.
 
     Args:
         saved: the model.
@@ -52,7 +52,7 @@ class Deployed(nn.Module):
 
 
 class Pt2:
-    """Runs a model in PyTorch's own format.
+    """Runs an exported .pt2 model.
 
     Args:
         path: file written by `write_pt2`.

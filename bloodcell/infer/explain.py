@@ -24,15 +24,14 @@ _BATCH_SIZE = 16
 
 
 def explain(images: list[str], model: str | None = None, out: str = "explained.png") -> bool:
-    """Draws images beside maps of the regions that decided their class.
+    """Draws images beside heat maps of the evidence for their predicted class.
 
-    Colour, and the line around it, mark what supports the predicted class.
+    Coloured, outlined regions support the predicted class.
 
     Args:
-        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read a
-            path from each line of the standard input.
-        model: a run folder, a .ckpt or a .safetensors file (default: the model that is part of
-            bloodcell).
+        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read
+            paths from the standard input, one per line.
+        model: a run folder, a .ckpt or a .safetensors file (default: the bundled model).
         out: a .png file for up to 60 images, or a folder for one figure per image.
 
     Returns:
@@ -50,7 +49,7 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     from bloodcell.infer.saved import load_saved  # imports torch: after the checks
 
     saved = load_saved(opened)
-    rule = "a model whose trunk gives a map of features, e.g. a convolutional network"
+    rule = "a model whose trunk outputs a feature map, e.g. a convolutional network"
     require(saved.network.has_map, "--model", saved.description.backbone, rule)
     failed: list[Decoded] = []
     name = saved.description.name
@@ -65,7 +64,7 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
             print(f"{count:,} figures in {path}")
         else:
             drawn = list(islice(maps, MOST + 1))
-            rule = f"at most {MOST} for one figure. Give --out a folder for a figure each"
+            rule = f"at most {MOST} in one figure. For a figure per image, give --out a folder"
             require(len(drawn) <= MOST, "IMAGES", f"more than {MOST}", rule)
             if drawn:
                 save(draw_explained(name, drawn), path)

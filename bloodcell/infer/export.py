@@ -1,4 +1,4 @@
-"""`bloodcell export`: writes a model for use without bloodcell after checking its predictions."""
+"""`bloodcell export`: exports a model for use without bloodcell, and checks its predictions."""
 
 import hashlib
 import os
@@ -33,12 +33,12 @@ LEAST_ALIKE = {8: 0.9, 16: 0.99}  # least share of images with the same class, b
 _COMPARED, _CALIBRATED = 2_500, 200  # largest numbers of images
 _HUB_FILES = {"config.json", "model.safetensors", "README.md"}
 _CELL_NOTE = (
-    "timm does not cut the cell out of a photograph. Give the model squares that "
-    "bloodcell.data.crop.show has cut, as README.md shows"
+    "timm does not crop the cell. Give the model squares that "
+    "bloodcell.data.crop.show has cropped, as README.md shows"
 )
 _FEWER_BITS = (
-    "These are the scores of the model in 32 bits. In {} bits, as here, it gives {:.2%} of {:,} "
-    "images the same class."
+    "These are the scores of the 32-bit model. This {}-bit model predicts the same class for "
+    "{:.2%} of {:,} images."
 )
 
 
@@ -63,18 +63,17 @@ class Exported(NamedTuple):
 def export(
     images: list[str], model: str | None = None, out: str | None = None, int8: str | None = None
 ) -> Agreement:
-    """Writes a model as one file, and checks it on real images.
+    """Writes a model as one file, and checks its predictions on images.
 
-    The file takes pixels of any size and gives probabilities: it contains the resizing, the
-    normalisation, the softmax and the class names. The file is kept only if its answers agree with
-    the model's on up to 2,500 of the images: 8 bits may change the class of a tenth of the images,
-    a .safetensors file (16 bits) that of a hundredth.
+    The file maps images of any size to probabilities: it contains the resizing, the normalisation,
+    the softmax and the class names. It is kept only if its predictions agree with the model's on up
+    to 2,500 of the images. With 8 bits, the class may differ for one image in ten, in a
+    .safetensors file (16 bits) for one in a hundred.
 
     Args:
-        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read a
-            path from each line of the standard input.
-        model: a run folder, a .ckpt or a .safetensors file (default: the model that is part of
-            bloodcell).
+        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read
+            paths from the standard input, one per line.
+        model: a run folder, a .ckpt or a .safetensors file (default: the bundled model).
         out: a .onnx file, a .pt2 file for PyTorch, a .safetensors file for bloodcell in half
             precision, or a folder for timm in the layout of the Hugging Face Hub: an existing one,
             or a name that ends in / or has no suffix (default: the run's name, .onnx).
@@ -128,15 +127,17 @@ def _check(given: Sequence[str], model: str | None, out: str | None, int8: str |
     """Returns the path of the model; raises InputError if an argument is invalid."""
     path = find_model(model)
     if path.suffix == ".onnx":
-        raise InputError(f"--model {model} is exported already. Give the run folder.")
+        raise InputError(f"--model {model} is already exported. Give the run folder.")
     check_given(given)
     if out is not None and is_folder(out):
         _check_folder(Path(out))
     else:
         check_place("--out", out, ".onnx", ".pt2", ".safetensors")
     if int8 and out and Path(out).suffix != ".onnx":
-        raise InputError(f"--int8 with --out {out}: 8 bits are for .onnx. Leave one of them out.")
-    require(int8 != STDIN, "--int8", int8, "training images by name, not the standard input")
+        raise InputError(
+            f"--int8 with --out {out}: only an .onnx file can have 8 bits. Leave one of them out."
+        )
+    require(int8 != STDIN, "--int8", int8, "the paths of training images, not the standard input")
     return path
 
 
@@ -144,9 +145,7 @@ def _check_folder(folder: Path) -> None:
     """Raises InputError if a folder has other files, because timm could load them as weights."""
     require(folder.absolute().parent.is_dir(), "--out", folder, "in a folder that exists")
     others = {path.name for path in folder.iterdir()} - _HUB_FILES if folder.is_dir() else set()
-    rule = (
-        f"a new or empty folder, or one of an earlier export; it holds {listed(sorted(others), 3)}"
-    )
+    rule = f"empty, new or from an earlier export, but it contains {listed(sorted(others), 3)}"
     require(not others, "--out", folder, rule)
 
 
@@ -207,17 +206,18 @@ def _require_agreement(one: Exported, agreement: Agreement) -> None:
     """
     if least := LEAST_ALIKE.get(one.bits):
         kept = agreement.share >= least
-        rule, hint = f"{1 - least:.0%} may be", "This model is too unsure for fewer bits"
+        rule = f"{1 - least:.0%} of the images"
+        hint = "Its predictions are too uncertain for fewer bits"
     else:
         kept = not agreement.other_class and agreement.difference <= LARGEST
-        rule, hint = f"allowed: {LARGEST:g}", "Try another version of PyTorch or ONNX"
+        rule, hint = f"{LARGEST:g}", "Try another version of PyTorch or ONNX"
         if one.in_folder:
-            hint = "timm's own model computes something else. Give --out an .onnx file"
+            hint = "timm's model differs from this one. Give --out an .onnx file"
     if not kept:
         raise InputError(
-            f"--out {one.path}: the exported model names {agreement.other_class:,} of "
-            f"{agreement.images:,} images differently, and its probabilities differ by up to "
-            f"{agreement.difference:.2g} ({rule}). It is not kept. {hint}."
+            f"--out {one.path}: the exported model predicts another class for "
+            f"{agreement.other_class:,} of {agreement.images:,} images, and its probabilities "
+            f"differ by up to {agreement.difference:.2g} (allowed: {rule}). It is not kept. {hint}."
         )
 
 

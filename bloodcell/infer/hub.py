@@ -33,13 +33,13 @@ image = Image.open("cell.jpeg").convert("RGB")
 print(dict(zip(model.pretrained_cfg["label_names"], probability.tolist())))
 ```
 
-On the Hugging Face Hub, `hf-hub:OWNER/NAME` takes the place of `local-dir:{folder}`.{note}"""
+On the Hugging Face Hub, use `hf-hub:OWNER/NAME` instead of `local-dir:{folder}`.{note}"""
 _IMPORTS = "\nfrom bloodcell.data.crop import InputFormat, show\n"
-_CROP = 'image = Image.fromarray(show(image, InputFormat({size}, "cell")))  # cuts the cell out\n'
+_CROP = 'image = Image.fromarray(show(image, InputFormat({size}, "cell")))  # crops the cell\n'
 _CELL_NOTE = """
 
-**timm does not cut the cell out of a photograph.** Without the line that does, the answers on whole
-photographs are wrong; this also holds for the image-classification pipeline of transformers."""
+**timm does not crop the cell.** Without the line that does, predictions for whole photographs are
+wrong. The image-classification pipeline of transformers does not crop the cell either."""
 
 
 class HubModel:
@@ -155,7 +155,7 @@ def _as_timm_model(saved: Saved) -> Any:
     description = saved.description
     *_, last = saved.network.head.children()
     head = f"pool {description.pool}, hidden {description.hidden}"
-    rule = f"for a model with pool avg and no hidden layers, as timm's own. {_OTHER_FORMATS}"
+    rule = f"for a model with pool avg and no hidden layers, as in timm. {_OTHER_FORMATS}"
     linear = description.pool == "avg" and not description.hidden
     require(linear, "--out", f"a folder for a model with {head}", rule)
     options: dict[str, Any] = dict(description.recipe["options"])
@@ -172,8 +172,7 @@ def _as_timm_model(saved: Saved) -> Any:
         or classifier.weight.shape != last.weight.shape
     ):
         raise InputError(
-            f"--out: timm's own {description.backbone} has other layers than this model. "
-            f"{_OTHER_FORMATS}."
+            f"--out: timm's own {description.backbone} has different layers. {_OTHER_FORMATS}."
         )
     divisor = description.temperature or 1.0
     classifier.load_state_dict({k: value / divisor for k, value in last.state_dict().items()})

@@ -40,7 +40,7 @@ class Input(Protocol):
 
     @property
     def name(self) -> str:
-        """The image's name in the answer."""
+        """The image's name in the output."""
 
     @property
     def read(self) -> Callable[[], bytes] | None:
@@ -54,7 +54,7 @@ class Named(NamedTuple):
     """An image file.
 
     Attributes:
-        name: the image's name in the answer.
+        name: the image's name in the output.
         read: reads the bytes of the file.
     """
 
@@ -70,7 +70,7 @@ class InMemory(NamedTuple):
     """An image given as an array.
 
     Attributes:
-        name: the image's name in the answer.
+        name: the image's name in the output.
         pixels: (H, W, 3) RGB.
         read: None, because there is no file.
     """
@@ -88,12 +88,12 @@ class Decoded(NamedTuple):
     """A decoded image, or the reason why decoding failed.
 
     Attributes:
-        name: the image's name in the answer.
+        name: the image's name in the output.
         pixels: (H, W, 3) in the model's input format; None if decoding failed.
         error: reason why decoding failed; empty otherwise.
         cell: position of the cell in the picture; None for a whole image.
         read: reads the picture's bytes again; all cells of a picture share this object.
-        note: what was left out of the picture or scaled; empty if nothing.
+        note: how the picture was changed when it was read, e.g. scaled; empty if it was not.
     """
 
     name: str
@@ -123,7 +123,7 @@ def find_images(
         given: files, folders, .zip files, paths or patterns inside a .zip file (`x.zip/folder`,
             `x.zip/*/a*.png`), patterns, or `-` to read one path per line from the standard input.
         archives: exit stack that closes the opened archives.
-        left_out: counts the images of kinds that are not read.
+        left_out: counts the images of unsupported types.
 
     Raises:
         InputError: if a path does not exist, contains no image or cannot be read.
@@ -140,13 +140,13 @@ def find_images(
         if not found:
             others = f" {left_out}." if left_out else ""
             kinds = ", ".join(IMAGE_SUFFIXES)
-            raise InputError(f"{word}: no images there. Looked for {kinds}.{others}")
+            raise InputError(f"{word}: contains no images. Looked for {kinds}.{others}")
 
 
 def decode_batches(
     images: Iterable[Input], input_format: InputFormat | None, batch_size: int
 ) -> Iterator[list[Decoded]]:
-    """Yields batches of images, which all cores decode a few batches ahead.
+    """Yields batches of images, decoded on all cores a few batches ahead.
 
     Args:
         images: the images.
@@ -163,7 +163,7 @@ def decode_batches(
 def decode_cells(
     images: Iterable[Input], size: int, field: float, batch_size: int
 ) -> Iterator[list[Decoded]]:
-    """Yields batches of white cells, which all cores find a few batches ahead.
+    """Yields batches of white cells, found on all cores a few batches ahead.
 
     Args:
         images: the pictures. A picture that has no white cell, or is too small for the field of
@@ -175,9 +175,9 @@ def decode_cells(
 
     def cells(name: str, image: Image.Image) -> list[Decoded]:
         found = show_cells(image, size, field)
-        every = [Decoded(name, pixels, "", cell) for cell, pixels in found]
-        hint = f"is the field of view wider than {field:g}? Then set field"
-        return every or [Decoded(name, None, f"{NO_CELL}; {hint}")]
+        decoded = [Decoded(name, pixels, "", cell) for cell, pixels in found]
+        hint = f"if the field of view is wider than {field:g}, set field"
+        return decoded or [Decoded(name, None, f"{NO_CELL}; {hint}")]
 
     for together in _decode_ahead(images, cells, batch_size):
         for start in range(0, len(together), batch_size):

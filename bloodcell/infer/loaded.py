@@ -29,9 +29,9 @@ class Answers(Sequence[Answer]):
 
     Attributes:
         class_names: the classes, in the column order of `probability`.
-        rows: one answer for each image or white cell.
-        of_cells: whether the answers are for cells; then `cell` is the position of each.
-        left_out: numbers of image files of kinds that are not read, by their endings.
+        rows: one prediction for each image or white cell.
+        of_cells: whether the rows are cells, with their positions in `cell`.
+        left_out: number of skipped image files of unsupported types, by file extension.
     """
 
     class_names: list[str]
@@ -70,7 +70,7 @@ class Answers(Sequence[Answer]):
 
 @contextmanager
 def _naming_arguments() -> Iterator[None]:
-    """Turns the options that error messages name into arguments: `--model` into `model`."""
+    """Replaces options in error messages by arguments: `--model` by `model`."""
     try:
         yield
     except InputError as error:
@@ -107,7 +107,7 @@ class LoadedModel:
         """Classifies images.
 
         Args:
-            images: one or several paths, as for the command `predict`, or uint8 RGB arrays
+            images: one or several paths, as for `bloodcell predict`, or uint8 RGB arrays
                 (H, W, 3) of any size.
             abstain: images get no class if their largest probability is below this value, 0 to 1.
             tta: whether to average the probabilities over the eight rotations and reflections.
@@ -125,16 +125,16 @@ class LoadedModel:
                 image, or `cells` is set for a model that does not classify single cells.
         """
         check_numbers(abstain, batch_size, field)
-        require(cells or field == 1.0, "field", field, "given with cells=True")
-        wanted = Cells(field) if cells else None
-        model = wanted.prepare(self._model) if wanted else self._model
+        require(cells or field == 1.0, "field", field, "1, or used with cells=True")
+        settings = Cells(field) if cells else None
+        model = settings.prepare(self._model) if settings else self._model
         paths, arrays = _sort(images)
         left_out = LeftOut()
         with ExitStack() as archives:
             found: Iterable[Input] = find_images(paths, archives, left_out)
             if arrays:  # arrays are named by their index
                 found = [InMemory(str(n), array) for n, array in enumerate(arrays)]
-            answers = answer_images(found, model, wanted, abstain, tta, batch_size)
+            answers = answer_images(found, model, settings, abstain, tta, batch_size)
             rows = [answer._replace(read=None) for answer in answers]  # the archives are closed
         return Answers(self.class_names, rows, bool(cells), left_out)
 

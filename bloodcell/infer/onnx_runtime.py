@@ -41,7 +41,7 @@ class OnnxModel:
 
     @cached_property
     def on_squares(self) -> "OnnxSquares":
-        """The part of the model after it has cut out the cell."""
+        """The part of the model after the crop of the cell."""
         return OnnxSquares(self._path, self.description)
 
     def classify(self, pixels: Pixels) -> Probabilities:
@@ -77,9 +77,9 @@ class OnnxSquares:
         model = onnx.load(path)
         squares = [node.output[0] for node in model.graph.node if node.op_type == "GridSample"]
         if len(squares) != 1:
-            raise InputError(f"--model {path} cuts out no cell, or several. Export it again.")
+            raise InputError(f"--model {path} does not crop exactly one cell. Export it again.")
         self._square = squares[0]
-        # the shape of `pixels` is that of the batch
+        # `pixels` only supplies the batch size
         part = Extractor(model).extract_model(["pixels", self._square], ["probability"])
         self._session = _start(path, part.SerializeToString())
 
@@ -113,5 +113,5 @@ def _start(path: Path, model: bytes) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has its own exception classes
         raise InputError(
-            f"--model {path} cannot be read as an ONNX model ({reason(error)}). Export anew."
+            f"--model {path} cannot be read as an ONNX model ({reason(error)}). Export it again."
         ) from error

@@ -34,14 +34,16 @@ def open_model(given: str | None, devices: str = AUTO) -> Runtime:
 
 
 def find_trained(given: str | None) -> Path:
-    """Returns the path of a model with all its layers, which an exported one does not keep.
+    """Returns the path of a model with access to its layers, i.e. not an exported one.
 
     Raises:
         InputError: if the path does not exist, or is an exported model.
     """
     path = find_model(given)
     if path.suffix == ".onnx":
-        raise InputError(f"--model {given}: an exported model keeps no maps. Give the run folder.")
+        raise InputError(
+            f"--model {given}: an exported model has no feature maps. Give the run folder."
+        )
     return path
 
 
@@ -55,9 +57,9 @@ def find_model(given: str | None) -> Path:
         return find_bundled()
     path = Path(given).expanduser()
     if path.suffix in (".onnx", ".safetensors") and not path.is_file():
-        raise InputError(f"--model {given}: no such file. Give a run folder or a model's file.")
+        raise InputError(f"--model {given}: no such file. Give a run folder or a model file.")
     if path.suffix == ".pt2":
         raise InputError(
-            f"--model {given}: a .pt2 is for torch.export.load. Give the run folder or an .onnx."
+            f"--model {given}: a .pt2 file is for torch.export.load. Give the run folder."
         )
     return path

@@ -52,10 +52,10 @@ def predict(
     The exit status is 1 if an image could not be read; its row gives the reason.
 
     Args:
-        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read a
-            path from each line of the standard input.
+        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read
+            paths from the standard input, one per line.
         model: a run folder, a .ckpt, a .safetensors or an exported .onnx file, which needs no
-            PyTorch (default: the model that is part of bloodcell).
+            PyTorch (default: the bundled model).
         out: a .csv, .jsonl or .parquet file (default: CSV on the standard output).
         abstain: give no class to images whose largest probability is below this value, 0 to 1.
         tta: average over the eight rotations and reflections, which takes eight times as long.
@@ -63,7 +63,7 @@ def predict(
             differential count.
         field: with --cells, the width of the field of view relative to that of the Kaggle set,
             which is about 8 red cells; 0.1 to 50 (default: 1).
-        draw: with --cells, the folder for copies of the images with the cells boxed and named
+        draw: with --cells, the folder for copies of the images with boxed and labelled cells
             (default: none).
         batch_size: images per batch.
         devices: cpu, cuda, or several, such as cuda:0,cuda:1 (default: all GPUs, or the CPU).
@@ -110,7 +110,7 @@ def _check(
     check_out(out)
     for flag, value in (("--field", field), ("--draw", draw)):
         if value is not None and not cells:
-            raise InputError(f"{flag} {value} is for --cells. Add it, or leave {flag} out.")
+            raise InputError(f"{flag} {value} needs --cells: add it, or leave {flag} out.")
     if not cells:
         return None
     settings = Cells(field or 1.0, Path(draw) if draw else None)
@@ -119,7 +119,7 @@ def _check(
 
 
 def check_numbers(abstain: float, batch_size: int, field: float) -> None:
-    """Checks numbers that Python code gives; those of the command line are checked there.
+    """Checks numbers given in Python; the command line checks its own.
 
     Args:
         abstain: as for `predict`.
@@ -135,7 +135,7 @@ def check_numbers(abstain: float, batch_size: int, field: float) -> None:
 
 
 class _Tally:
-    """Counts the answers, and collects what has to be said of their images."""
+    """Counts the predictions, and collects the notes on their images."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -173,7 +173,7 @@ def answer_images(
     tta: bool,
     batch_size: int,
 ) -> Iterator[Answer]:
-    """Yields the answers in the order of the images, with a few batches in memory at a time.
+    """Yields the predictions in the order of the images, with a few batches in memory at a time.
 
     Args:
         images: the images.

@@ -35,7 +35,7 @@ class Runtime(Predictor, Protocol):
         description: classes, network, input size, temperature, scores.
         n_devices: number of batches that can be classified in parallel.
         input_format: crop and size of the input; None if the model takes whole images and crops
-            the cell by itself.
+            the cell itself.
     """
 
     description: Description
@@ -44,7 +44,7 @@ class Runtime(Predictor, Protocol):
 
     @property
     def on_squares(self) -> "Runtime":
-        """The same model for squares that were cut out around cells before."""
+        """The same model for squares that are already cropped around cells."""
 
 
 def views(pixels: Pixels) -> Sequence[Pixels]:

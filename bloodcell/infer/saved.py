@@ -36,7 +36,7 @@ class Saved(NamedTuple):
         network: maps pixels to logits; in evaluation mode, on the CPU, in float32.
         gallery: features of the training photographs; None if the run was not tested.
         trained_on: (n,) keys of the training images, as `BloodCells.state_dict` returns them; None
-            if they are not known.
+            if unknown.
     """
 
     description: Description
@@ -108,8 +108,8 @@ def _from_safetensors(path: Path) -> Saved:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if KEY not in metadata:
         raise InputError(
-            f"{MODEL} {path} holds weights only, and was not written by bloodcell. To start a "
-            "training from them, use model.weights."
+            f"{MODEL} {path} contains only weights and was not written by bloodcell. To fine-tune "
+            "them, use model.weights."
         )
     description = Description.from_json(metadata[KEY])
     gallery = json.loads(metadata[GALLERY]) if GALLERY in metadata else None
@@ -127,7 +127,7 @@ def _build(path: Path, description: Description, state: Mapping[str, Tensor]) ->
     heads = [key for key in state if re.fullmatch(rf"{NETWORK}head\.\d+\.weight", key)]
     widths = [len(state[key]) for key in sorted(heads, key=lambda key: int(key.split(".")[-2]))]
     if widths != [*description.hidden, len(description.class_names)]:  # before memory is allocated
-        raise InputError(f"{MODEL} {path}: its weights do not fit it (dense layers {widths}).")
+        raise InputError(f"{MODEL} {path}: weights and description differ (dense layers {widths}).")
     network = Network(
         description.backbone,
         len(description.class_names),
@@ -144,10 +144,12 @@ def _build(path: Path, description: Description, state: Mapping[str, Tensor]) ->
     try:
         missing, extra = network.load_state_dict(given, strict=False)
     except RuntimeError as error:
-        raise InputError(f"{MODEL} {path}: its weights do not fit it ({reason(error)}).") from error
+        raise InputError(
+            f"{MODEL} {path}: weights and description differ ({reason(error)})."
+        ) from error
     wrong = [key for key in missing if not key.endswith("num_batches_tracked")] + extra
     if wrong:
-        raise InputError(f"{MODEL} {path}: its weights do not fit it: {listed(wrong, 3)}.")
+        raise InputError(f"{MODEL} {path}: weights and description differ: {listed(wrong, 3)}.")
     return network.eval().requires_grad_(False)
 
 

@@ -39,7 +39,7 @@ class TorchModel:
 
     @property
     def on_squares(self) -> "TorchModel":
-        """The model itself: its images are always cut out before."""
+        """The model itself, because its images are always cropped first."""
         return self
 
     def classify(self, pixels: Pixels) -> Probabilities:

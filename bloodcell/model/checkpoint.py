@@ -59,7 +59,7 @@ def find_checkpoint(flag: str, path: Path, name: str) -> Path:
 
 
 def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
-    """Reads a checkpoint that holds at least a model.
+    """Reads a checkpoint that contains at least a model.
 
     Args:
         flag: option that names the file, for error messages.
@@ -102,21 +102,21 @@ def check_complete(flag: str, path: Path, checkpoint: Mapping[str, Any]) -> None
     missing = [key for key in _KINDS if key not in checkpoint]
     if missing:
         raise InputError(
-            f"{flag} {path} holds a model, but cannot resume a run: it lacks {listed(missing)}. "
-            "Give the run's last.ckpt, or start anew from the weights: `bloodcell export IMAGES "
+            f"{flag} {path} contains a model, but cannot resume a run: it lacks {listed(missing)}. "
+            "Give the run's last.ckpt, or start a run from the weights: `bloodcell export IMAGES "
             f"--model {path} --out m.safetensors`, then --model.weights m.safetensors."
         )
 
 
 def check_knows_data(flag: str, path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Checks that a checkpoint says which images it was trained on.
+    """Checks that a checkpoint lists the images it was trained on.
 
     Raises:
         InputError: if it was trained on other loaders than those of `BloodCells`.
     """
     if _DATA_SETTINGS not in checkpoint or TRAINED_ON not in data_state(checkpoint):
         raise InputError(
-            f"{flag} {path} does not say which images it was trained on, as its data were not "
+            f"{flag} {path} does not list the images it was trained on, as its data were not "
             "BloodCells: a score could measure memory. Use it with predict, or score it from "
             "Python with Trainer.test and data of your own."
         )

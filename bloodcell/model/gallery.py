@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Features = NDArray[np.float32]
 FALSE_ALARMS = 0.05  # share of the validation images beyond the threshold
 MOST = 1_800  # photographs; of MobileNet, they take a fifth of the space of its checkpoint
-_AT_ONCE = 4_096  # images whose distances to all photographs are held at a time
+_AT_ONCE = 4_096  # images whose distances to all photographs are in memory at a time
 
 
 class Gallery(NamedTuple):

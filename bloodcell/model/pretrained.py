@@ -124,10 +124,10 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> str:
         trunk: built by `bloodcell.model.network.create_trunk`.
         backbone: timm model name of the trunk.
         weights: `imagenet`, `bundled`, `none` or a path; `PATH#ENTRY` names an entry of a file
-            that holds several weights.
+            that contains several weights.
 
     Returns:
-        File and entry, as `FILE#ENTRY`, if the file holds several weights; else empty.
+        File and entry, as `FILE#ENTRY`, if the file contains several weights; else empty.
 
     Raises:
         InputError: if the weights are unavailable or unreadable, or do not fit the trunk.

@@ -32,7 +32,7 @@ def read_torch(path: Path) -> dict[str, Any]:
     """Reads a dictionary from a PyTorch file.
 
     Raises:
-        InputError: if the file is damaged or holds something else.
+        InputError: if the file is damaged or contains something else.
     """
     try:
         with torch.serialization.safe_globals(_BESIDE):
@@ -42,16 +42,16 @@ def read_torch(path: Path) -> dict[str, Any]:
     except Exception as error:  # the unpickler can raise any exception on foreign files
         raise InputError(_unreadable(path, error)) from error
     if not isinstance(content, dict):
-        raise InputError(_unreadable(path, "it holds no dictionary of tensors"))
+        raise InputError(_unreadable(path, "it is not a dictionary of tensors"))
     return content
 
 
 def choose(path: Path, content: dict[str, Any], entry: str) -> tuple[State, str]:
-    """Returns the weights of a file, and the name of their entry if it holds several.
+    """Returns the weights of a file, and the name of their entry if it contains several.
 
     Args:
         path: the file, for error messages.
-        content: what it holds: weights, or entries by name.
+        content: the content of the file: weights, or entries by name.
         entry: name of the entry to take; empty for the first usual name, an average before others.
 
     Raises:
@@ -72,7 +72,7 @@ def choose(path: Path, content: dict[str, Any], entry: str) -> tuple[State, str]
         return content, ""
     usual = [key for key in (entry, *_ENTRIES) if key in found] or list(found)
     if not usual:
-        raise InputError(_unreadable(path, "it holds no dictionary of tensors"))
+        raise InputError(_unreadable(path, "it is not a dictionary of tensors"))
     return found[usual[0]], usual[0] if len(found) > 1 else ""
 
 
@@ -100,13 +100,13 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
 
 
 def _foreign(path: Path) -> str:
-    """Says which types in a file are not read; empty if that is not what is wrong."""
+    """Returns an error about types that are not read; empty if there are none."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # it is damaged as well
         return ""
     kinds = listed(sorted(names), 3)
-    return f"it holds {kinds} beside the weights: save its state_dict alone" if names else ""
+    return f"it contains {kinds} beside the weights: save its state_dict alone" if names else ""
 
 
 def _unreadable(path: Path, error: object) -> str:

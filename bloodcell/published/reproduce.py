@@ -142,12 +142,12 @@ def reproduce(
     place = Path(out or f"reproduced{'-fast' if fast else ''}")
     request = Request(seeds, chosen, jobs, fast, place, words)
     place.mkdir(parents=True, exist_ok=True)
-    held: list[int] = []
-    lock = FileLock(place / ".lock", on_acquired=held.append)
+    descriptors: list[int] = []
+    lock = FileLock(place / ".lock", on_acquired=descriptors.append)
     try:
         with lock.acquire(timeout=0):
             _keep_options(request)
-            failed = _run_all(request, held)
+            failed = _run_all(request, descriptors)
     except Timeout:
         raise InputError(
             f"--out {place}: another reproduce is running there, or a run of a killed one is "
@@ -173,12 +173,12 @@ def _keep_options(request: Request) -> None:
         file.write(json.dumps(now, indent=1) + "\n")
 
 
-def _run_all(request: Request, held: list[int]) -> dict[str, str]:
+def _run_all(request: Request, descriptors: list[int]) -> dict[str, str]:
     """Makes the runs that are not finished, and reports even if it is stopped.
 
     Args:
         request: the runs to make.
-        held: file descriptors of the folder's lock.
+        descriptors: file descriptors of the folder's lock.
 
     Returns:
         The reasons of failed runs, by their names.
@@ -198,7 +198,7 @@ def _run_all(request: Request, held: list[int]) -> dict[str, str]:
     progress = _Progress(request.out, left)
     try:
         jobs = [_job(request, task) for task in left.values()]
-        Crew(devices, held).run(jobs, progress.end_run)
+        Crew(devices, descriptors).run(jobs, progress.end_run)
     except (KeyboardInterrupt, SystemExit):
         print("stopped: repeat the command to continue; finished runs are kept", flush=True)
         raise

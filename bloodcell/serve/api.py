@@ -44,7 +44,7 @@ def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) ->
         """Classifies the images of the form field `image`, which may be repeated."""
         if len(image) > MOST_IMAGES:
             response.status_code = _TOO_LARGE
-            return {"error": f"{len(image)} images; at most {MOST_IMAGES} at a time"}
+            return {"error": f"{len(image)} images; at most {MOST_IMAGES} per request"}
         opinions = adviser.look([(one.filename or "", one.file.read()) for one in image])
         if all(one.error for one in opinions):
             response.status_code = _NO_IMAGE
@@ -68,8 +68,8 @@ def as_dict(opinion: Opinion) -> dict[str, Any]:
     }
     if opinion.note:
         answer["note"] = opinion.note
-    if of := opinion.likeness:
-        answer["unlike_training"] = of.unfamiliar
-        answer["distance"] = {"nearest": of.distance, "threshold": of.threshold}
-        answer["nearest_of_class"] = [one._asdict() for one in of.nearest]
+    if likeness := opinion.likeness:
+        answer["unlike_training"] = likeness.unfamiliar
+        answer["distance"] = {"nearest": likeness.distance, "threshold": likeness.threshold}
+        answer["nearest_of_class"] = [one._asdict() for one in likeness.nearest]
     return answer

@@ -16,7 +16,7 @@ class Gate:
     """Refuses requests that are too large or that come from pages of other sites.
 
     The Origin header reveals requests from other pages; the Host header reveals DNS rebinding.
-    Starlette's TrustedHostMiddleware only checks Host, and does not name it.
+    Starlette's TrustedHostMiddleware checks only Host, and its error does not name the host.
 
     Args:
         app: handles the accepted requests.
@@ -28,7 +28,7 @@ class Gate:
         self._app, self._hosts, self._most = app, hosts, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or answers with status 403, 411 or 413."""
+        """Passes a request on, or refuses it with status 403, 411 or 413."""
         app = self._app
         if scope["type"] == "http" and (refusal := self._refuse(Headers(scope=scope))):
             status, why = refusal
@@ -39,9 +39,9 @@ class Gate:
         host, origin = headers.get("host", ""), headers.get("origin")
         length = headers.get("content-length", "0")
         if self._hosts and re.sub(r":\d*$", "", host) not in self._hosts:
-            return 403, f"this server is not named {host}"
+            return 403, f"{host} is not a name of this server"
         if origin and origin.partition("://")[2] != host:
-            return 403, f"pages of {origin} may not use this server"
+            return 403, f"pages from {origin} may not use this server"
         if "transfer-encoding" in headers or not length.isdigit():
             return 411, "send the length of the body as Content-Length"
         if int(length) > self._most:
@@ -50,7 +50,7 @@ class Gate:
 
 
 class TimelyProtocol(H11Protocol):
-    """uvicorn's protocol, but a request that does not arrive whole in time ends the connection.
+    """uvicorn's protocol, which closes the connection if a request is not complete in time.
 
     uvicorn limits only the pause between two requests.
     """
@@ -58,17 +58,17 @@ class TimelyProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts the time of the first request."""
+        """Starts the timer of the first request."""
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Starts the time of the next request, or ends that of a whole one."""
+        """Starts the timer of the next request, or stops it when a request is complete."""
         super().data_received(data)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the time."""
+        """Stops the timer."""
         super().connection_lost(exc)
         self._stop()
 

@@ -66,7 +66,7 @@ class Opinion(NamedTuple):
         pixels: (size, size, 3), input of the network.
         probability: probability of each class, in descending order.
         likeness: None if the model has no gallery of training photographs.
-        note: what was left out of the image or scaled; empty if nothing.
+        note: how the image was changed when it was read, e.g. scaled; empty if it was not.
     """
 
     name: str
@@ -105,9 +105,9 @@ class Adviser:
             if not readable:
                 return opinions
             found = find_heat(self.saved, np.stack(readable))
-        coming = iter(zip(*found, strict=True))
+        results = iter(zip(*found, strict=True))
         return [
-            opinion if opinion.pixels is None else self._judge(opinion, *next(coming))
+            opinion if opinion.pixels is None else self._judge(opinion, *next(results))
             for opinion in opinions
         ]
 

@@ -18,12 +18,10 @@ from bloodcell.serve.photographs import Photographs
 MOST_IMAGES = 20  # per upload
 _HOUR = 3600
 _UNLIKE = (
-    "**Unlike anything seen in training.** The class means little. (So are {:.1%} of the test "
-    "images.)\n\n"
+    "**Unlike all training images.** The class is unreliable. ({:.1%} of the test images are "
+    "flagged, too.)\n\n"
 )
-_DISTANCE = (
-    "Distance to the nearest training photograph of any class: {:.3f} (unlike: over {:.3f})."
-)
+_DISTANCE = "Distance to the nearest training photograph of any class: {:.3f} (threshold: {:.3f})."
 
 
 def make_page(
@@ -58,11 +56,11 @@ def make_page(
         gradio.Examples(
             [[[str(path)]] for path in examples],
             chosen,
-            label="Drawn by this program, not photographs"
+            label="Drawn by bloodcell, not photographs"
             + ("" if described.scores.get("drawn") else ": new to this model"),
             example_labels=[path.stem for path in examples],
         )
-        answers = gradio.Radio(label="Answers", visible=False, elem_id="answers")
+        answers = gradio.Radio(label="Predictions", visible=False, elem_id="answers")
         given, details = [chosen, answers], _make_details()
         events: dict[str, Any] = {"api_visibility": "private"}
         chosen.change(classify, chosen, answers, **events).then(show, given, details, **events)
@@ -75,22 +73,22 @@ def theme() -> Any:
     return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 
-def _head(of: Description) -> str:
-    accuracy = of.scores.get("test", {}).get("by_file", {}).get("accuracy")
+def _head(description: Description) -> str:
+    accuracy = description.scores.get("test", {}).get("by_file", {}).get("accuracy")
     scored = ""
     if accuracy:
-        seen = of.scores["test_photos_also_in_training"]
+        seen = description.scores["test_photos_also_in_training"]
         scored = (
             f" Accuracy {accuracy['value']:.2f} [{accuracy['low']:.2f}, {accuracy['high']:.2f}] "
-            f"on the test images, from {of.scores['photos']['test']:,} photographs, "
+            f"on the test images, from {description.scores['photos']['test']:,} photographs, "
             + (f"{seen:,} of them seen in training." if seen else "none seen in training.")
         )
-    drawn = " Trained on DRAWN smears." if of.scores.get("drawn") else ""
+    drawn = " Trained on DRAWN smears." if description.scores.get("drawn") else ""
     return (
-        f"<h1>bloodcell: {html.escape(of.name)}</h1>"
-        f"<p>Tells {html.escape(', '.join(of.class_names))} apart.{scored}{drawn}</p>"
-        "<p><strong>Not for diagnosis.</strong> Every image is given one of these classes, even if "
-        "it shows something else.</p>"
+        f"<h1>bloodcell: {html.escape(description.name)}</h1>"
+        f"<p>Classes: {html.escape(', '.join(description.class_names))}.{scored}{drawn}</p>"
+        "<p><strong>Not for diagnosis.</strong> Every image gets one of these classes, even if it "
+        "shows something else.</p>"
     )
 
 
@@ -106,8 +104,8 @@ def _choices(opinions: Sequence[Opinion], given: int) -> gradio.Radio:
             answer += ", unlike the training images"
         lines.append((f"{opinion.name}: {answer}", len(lines)))
     rest = given - len(lines)
-    left_out = f"{rest:,} more images were left out: at most {MOST_IMAGES} at a time."
-    first, info = 0 if lines else None, left_out if rest else ""
+    skipped = f"{rest:,} more images were skipped: at most {MOST_IMAGES} at a time."
+    first, info = 0 if lines else None, skipped if rest else ""
     return gradio.Radio(lines, value=first, info=info, visible=bool(lines))
 
 
@@ -130,8 +128,8 @@ def _make_details() -> list[Any]:
 def _details(opinion: Opinion, photographs: Photographs) -> list[Any]:
     if opinion.probability is None or opinion.seen is None or opinion.heat is None:
         return [gradio.Column(visible=False), None, None, None, "", None, None]
-    of, note = opinion.likeness, f"{opinion.note}\n\n" if opinion.note else ""
-    nearest = of.nearest if of else []
+    likeness, note = opinion.likeness, f"{opinion.note}\n\n" if opinion.note else ""
+    nearest = likeness.nearest if likeness else []
     names = [[Path(one.file).name, f"{one.distance:.3f}"] for one in nearest]
     found = [(photographs(one.file), f"{one.distance:.3f}") for one in nearest]
     pictures = [(picture, caption) for picture, caption in found if picture]
@@ -140,16 +138,16 @@ def _details(opinion: Opinion, photographs: Photographs) -> list[Any]:
         opinion.picture,
         _warm(opinion.seen, opinion.heat),
         opinion.probability,
-        note + (_likeness(of, bool(pictures)) if of else ""),
+        note + (_describe(likeness, bool(pictures)) if likeness else ""),
         gradio.Dataframe(names, visible=bool(names)),
         gradio.Gallery(pictures, visible=bool(pictures)),
     ]
 
 
-def _likeness(of: Likeness, pictures: bool) -> str:
-    warning = _UNLIKE.format(of.false_alarms) if of.unfamiliar else ""
+def _describe(likeness: Likeness, pictures: bool) -> str:
+    warning = _UNLIKE.format(likeness.false_alarms) if likeness.unfamiliar else ""
     hint = "." if pictures else ". Start with --data to see the photographs."
-    return warning + _DISTANCE.format(of.distance, of.threshold) + hint
+    return warning + _DISTANCE.format(likeness.distance, likeness.threshold) + hint
 
 
 def _warm(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:

@@ -32,16 +32,15 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 def serve(
     model: str | None = None, host: str = HOST, port: int = PORT, data: str | None = None
 ) -> bool:
-    """Serves a page on this machine that classifies images.
+    """Serves a web page that classifies images.
 
     Not for diagnosis. Nothing is sent anywhere; uploads are deleted at the end.
     For programs: curl -F image=@a.jpeg http://127.0.0.1:7860/api/predict, and GET /health.
 
     Args:
-        model: a run folder, a .ckpt or a .safetensors file (default: the model that is part of
-            bloodcell).
-        host: the address to listen on; the default is reached from this machine only.
-        port: the port to listen on; 0 takes a free one.
+        model: a run folder, a .ckpt or a .safetensors file (default: the bundled model).
+        host: the address to listen on; the default is reachable only from this machine.
+        port: the port to listen on; 0 selects a free one.
         data: the training data, a folder or a .zip, to show the nearest training photographs
             (default: the data of the run, if they still exist).
 
@@ -60,16 +59,16 @@ def serve(
         tempfile.TemporaryDirectory() as folder,
         contextlib.ExitStack() as opened,
     ):
-        here, at = listener.getsockname()[:2]
-        own = ipaddress.ip_address(here).is_loopback
+        address, number = listener.getsockname()[:2]
+        local = ipaddress.ip_address(address).is_loopback
         # gradio reads these when imported: folder for uploads, no telemetry, no copies in browsers
         quiet = dict.fromkeys(("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"), "False")
         os.environ |= {"GRADIO_TEMP_DIR": folder} | quiet
-        app, name = _make_app(path, source, bool(data), own, Path(folder), opened)
-        shown = f"[{here}]" if ":" in here else here
-        print(f"{name}: http://{shown}:{at} (Ctrl-C ends it)", flush=True)
-        if not own:
-            warning = "whoever reaches this machine can use it, without a password."
+        app, name = _make_app(path, source, bool(data), local, Path(folder), opened)
+        shown = f"[{address}]" if ":" in address else address
+        print(f"{name}: http://{shown}:{number} (Ctrl-C stops it)", flush=True)
+        if not local:
+            warning = "anyone who can reach this machine can use the server, without a password."
             print(f"--host {host}: {warning}", file=sys.stderr)
         _run(app, listener)
     print("stopped", file=sys.stderr)
@@ -80,7 +79,7 @@ def _make_app(
     path: Path,
     source: Source | None,
     wanted: bool,
-    own: bool,
+    local: bool,
     folder: Path,
     opened: contextlib.ExitStack,
 ) -> "tuple[FastAPI, str]":
@@ -89,15 +88,14 @@ def _make_app(
         import gradio
         import uvicorn  # noqa: F401  checked before the model is loaded
     except ImportError as error:
-        ways = "pip install 'bloodcell[serve]'"
-        raise InputError(f"serve needs more packages: {ways}.") from error
+        raise InputError("serve needs more packages: pip install 'bloodcell[serve]'.") from error
     from bloodcell.infer.saved import load_saved
     from bloodcell.serve.api import make_api
     from bloodcell.serve.opinion import Adviser
     from bloodcell.serve.page import make_page, theme
 
     adviser = Adviser(load_saved(path), _MOST_PIXELS)
-    app = make_api(adviser, _LOOPBACK if own else None, _MOST_BYTES)
+    app = make_api(adviser, _LOOPBACK if local else None, _MOST_BYTES)
     photographs = open_photographs(source, adviser.saved.gallery, wanted, opened)
     page = make_page(adviser, _draw_examples(folder), photographs)
     app = gradio.mount_gradio_app(
@@ -132,8 +130,8 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise InputError(
-            f"--host {host} --port {port} cannot be listened at ({error.strerror}). Give --port 0 "
-            "for a free one, or another --host."
+            f"--host {host} --port {port} cannot be used ({error.strerror}). Give --port 0 for a "
+            "free port, or another --host."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Finds the largest batch size that fits into a GPU's memory by trying."""
+"""Finds the largest batch size that fits into a GPU's memory, by trial."""
 
 import copy
 import gc
@@ -15,7 +15,7 @@ from bloodcell.model.compiled import may_record_graphs
 from bloodcell.train.task import Classifier
 
 ON_CPU = 32  # the published size; larger batches are not faster on a CPU
-MOST = 512  # is enough to keep a GPU busy; with more, an epoch would have few steps
+MOST = 512  # keeps a GPU busy; with more, an epoch would have few steps
 
 
 def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
@@ -26,7 +26,7 @@ def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
     """
     if data.hparams["batch_size"] != AUTO:
         return
-    rule = "a number where several devices train: find it with --trainer.devices 1"
+    rule = "a number on several devices: find it with --trainer.devices 1"
     require(trainer.world_size == 1, "data.batch_size", AUTO, rule)
     size = largest(trainer, model, data, MOST) if is_gpu(trainer) else ON_CPU
     data.batch_size = data.hparams["batch_size"] = size
@@ -49,7 +49,7 @@ def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) ->
     if not size:
         raise InputError(
             f"data.image_size={data.image_size}: not even a batch of one image fits into "
-            f"{device}. Use a smaller one, or free the device's memory."
+            f"{device}. Use smaller images, or free the device's memory."
         )
     return size
 

@@ -1,7 +1,7 @@
 """Measures the speed of each stage, and the share of a training step spent outside the network.
 
 All stages are measured in turns within one real `fit`, so that changes in the machine's speed
-affect all of them alike.
+affect all of them equally.
 """
 
 import copy
@@ -111,12 +111,12 @@ class BenchmarkTrainer(Trainer):
             except RuntimeError as error:
                 if not is_full(error):
                     raise
-                said = f"--batch_sizes: {size} images do not fit into the device's memory"
+                problem = f"--batch_sizes: {size} images do not fit into the device's memory"
                 if not found:
-                    raise InputError(f"{said}. Use smaller ones.") from error
-                print(said)
+                    raise InputError(f"{problem}. Use smaller ones.") from error
+                print(problem)
                 break
-            print(f"batch {size}: {found[-1].training:,.1f} training images a second", flush=True)
+            print(f"batch {size}: {found[-1].training:,.1f} training images per second", flush=True)
             if out:
                 write_speeds(Path(out), settings, cache_build, found)
         title = f"{model.hparams['backbone']}, {side} pixels, {self.precision}, {device}"
@@ -137,7 +137,7 @@ class BenchmarkTrainer(Trainer):
         finally:
             callbacks.remove(stopwatch)
         if stopwatch.found is None:
-            raise InputError("the benchmark was stopped before it had measured anything.")
+            raise InputError("the benchmark was stopped before its first measurement.")
         return stopwatch.found
 
 
@@ -244,11 +244,11 @@ def _make_stages(trainer: Trainer, model: Classifier, batch: Batch) -> dict[str,
     data = data_of(trainer)
     context = trainer.precision_plugin.forward_context
     network = copy.deepcopy(model.network)  # a copy, because it is trained on noise
-    answering = copy.deepcopy(network).eval()
+    evaluated = copy.deepcopy(network).eval()
     training_pass = CompiledPass(network, model.compile_how, model.device, math.inf)
     optimizer = trainer.optimizers[0]
     parameters = [p for p in network.parameters() if p.requires_grad]
-    alone = type(optimizer)(parameters, **optimizer.defaults)
+    own_optimizer = type(optimizer)(parameters, **optimizer.defaults)
     scaler = torch.amp.GradScaler(enabled=trainer.precision == "16-mixed")  # needed for fp16
     pixels = torch.randint_like(batch["image"], 0, 256)
     targets = torch.randint_like(batch["target"], 0, len(data.class_names))
@@ -264,18 +264,18 @@ def _make_stages(trainer: Trainer, model: Classifier, batch: Batch) -> dict[str,
         return len(taken["target"])
 
     def train_network() -> int:
-        alone.zero_grad()
+        own_optimizer.zero_grad()
         with context():
             loss = F.cross_entropy(training_pass(pixels).float(), targets)
         torch.autograd.backward(scaler.scale(loss))
-        scaler.step(alone)
+        scaler.step(own_optimizer)
         scaler.update()
         return len(targets)
 
     def infer() -> int:
         images = next(val_batches)["image"].to(model.device, non_blocking=True)
         with torch.no_grad(), context():
-            answering(images).float().softmax(1)
+            evaluated(images).float().softmax(1)
         return len(images)
 
     return {"data": take_batch, "network": train_network, "inference": infer}

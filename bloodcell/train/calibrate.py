@@ -22,8 +22,8 @@ _T = TypeVar("_T")
 def build_gallery(trainer: Trainer, model: Classifier, data: BloodCells) -> Gallery:
     """Returns the gallery of the first file of each training photograph, without a threshold.
 
-    Of more than `MOST` photographs, it has `MOST`: as many of each class as possible, drawn by the
-    hash of their files.
+    It contains at most `MOST` photographs, balanced over the classes and chosen by a hash of their
+    files.
     """
     train = data.datasets["train"]
     first: dict[str, int] = {}
@@ -44,16 +44,16 @@ def build_gallery(trainer: Trainer, model: Classifier, data: BloodCells) -> Gall
 
 
 def balance(labels: Tensor, most: int) -> Tensor:
-    """Returns the positions of `most` items, the first ones of each class, in turns.
+    """Returns the positions of up to `most` items, taken from each class in turn.
 
     Args:
         labels: (n,) the class of each item.
-        most: how many at most.
+        most: maximum number of positions.
     """
     turn = torch.empty_like(labels)
     for label in set(labels.tolist()):
-        of = labels == label
-        turn[of] = torch.arange(int(of.sum()))
+        same = labels == label
+        turn[same] = torch.arange(int(same.sum()))
     return turn.argsort(stable=True)[:most]
 
 
@@ -69,9 +69,9 @@ def add_calibration(
         checkpoint: content of the checkpoint.
 
     Returns:
-        Two entries for `scores.json`. `calibration` holds the temperature, the numbers of files
+        Two entries for `scores.json`. `calibration` contains the temperature, the numbers of files
         and photographs it was fitted on and, for validation and test, log loss and expected
-        calibration error before and after calibration. `gallery` holds its size, its threshold and
+        calibration error before and after calibration. `gallery` contains its size, threshold and
         the share of images beyond the threshold.
     """
     test, gallery = model.outputs, model.gallery
@@ -94,11 +94,12 @@ def add_calibration(
         "fitted_on_files": len(val.row),
         "fitted_on_photographs": n_photos,
     } | {
-        part: {"before": judge(*of), "after": judge(*of, temperature)} for part, of in given.items()
+        part: {"before": judge(*outputs), "after": judge(*outputs, temperature)}
+        for part, outputs in given.items()
     }
     distance = {part: outputs.distance.numpy() for part, outputs in parts.items()}
     threshold = float(np.quantile(distance["val"], 1 - FALSE_ALARMS))
-    beyond = {part: float((of > threshold).mean()) for part, of in distance.items()}
+    beyond = {part: float((far > threshold).mean()) for part, far in distance.items()}
     gallery = gallery._replace(threshold=threshold, false_alarms=beyond["test"])
     checkpoint[TEMPERATURE] = temperature
     checkpoint[GALLERY] = gallery.as_dict() | {
@@ -123,7 +124,7 @@ def _run(
         trainer: the trainer, which supplies the device and the precision.
         model: the model; its network is moved back to its device afterwards.
         images: the images.
-        batch_size: images in a batch.
+        batch_size: images per batch.
         step: applied to each batch on the trainer's device.
     """
     home, device = model.device, trainer.strategy.root_device

@@ -44,7 +44,9 @@ def read_monitor(text: str) -> tuple[str, Literal["min", "max"]]:
             return text.removeprefix(f"{mode}:"), mode
     words = set(re.split(r"[/_]", text.lower()))
     low, high = bool(words & _LOWER), bool(words & _HIGHER)
-    rule = f"preceded by min: or max:, e.g. min:{text}, as its name does not tell which is better"
+    rule = (
+        f"preceded by min: or max:, e.g. min:{text}, because its name does not show which is better"
+    )
     require(low != high, "--monitor", text, rule)
     return text, "min" if low else "max"
 
@@ -84,7 +86,7 @@ class KeepBest(ModelCheckpoint):
         )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the epoch if it is the best so far; not one whose loss is NaN, as it was undone."""
+        """Saves the epoch if it is the best so far, unless its loss is NaN: it was rolled back."""
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not loss.isfinite():
             return
@@ -183,10 +185,10 @@ class KeepLast(Checkpoint):
             return
         words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(last.parents[1]))
         when = "the test" if trainer.testing else f"epoch {trainer.current_epoch + 1}"
-        print(f"\nStopped in {when}. To go on:\n  {words}")
+        print(f"\nStopped in {when}. To resume:\n  {words}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Removes `before.ckpt`, which is no longer needed, also if only the test was missing."""
+        """Removes `before.ckpt`, which is no longer needed."""
         last = last_of(trainer)
         if last and trainer.is_global_zero:
             last.with_stem(BEFORE).unlink(missing_ok=True)

@@ -17,14 +17,14 @@ from bloodcell.train.task import Classifier
 
 TRACEBACK = "traceback.txt"  # in the run folder
 # parts of messages for which PyTorch has no exception classes
-_NO_ANSWER = ("by peer", "Broken pipe", "Timed out", "timed out", "TCPStore", "heartbeat")
+_NO_RESPONSE = ("by peer", "Broken pipe", "Timed out", "timed out", "TCPStore", "heartbeat")
 _KNOWN = {
     "val_check_interval": "Give a share of the epoch, such as 0.5, or fewer batches.",
     "conditioned on metric": "Its monitor must be the name of a logged metric, e.g. val/loss.",
-    "more than 1 value per channel": "BatchNorm cannot train on a batch of one image where the map "
-    "is 1x1: use a larger data.batch_size, or a larger data.image_size.",
+    "more than 1 value per channel": "BatchNorm cannot train on a batch of one image with a 1x1 "
+    "feature map: use a larger data.batch_size, or a larger data.image_size.",
     "does not have a deterministic implementation": "Use --trainer.deterministic warn, which only "
-    "warns of it, or another backbone.",
+    "warns, or another backbone.",
 }
 
 
@@ -39,11 +39,11 @@ def explain(
     for words, advice in _KNOWN.items():
         if words in text:
             return f"{reason(error)}. {advice}"
-    if trainer.world_size > 1 and _has(text, _NO_ANSWER):
+    if trainer.world_size > 1 and _has(text, _NO_RESPONSE):
         return (
-            f"another of the {trainer.world_size} processes has ended or does not answer "
-            f"({reason(error)}). What it said is above, or in its log; memory of the machine that "
-            "ran out says nothing. A run that has a checkpoint goes on with --ckpt_path last."
+            f"another of the {trainer.world_size} processes has ended or does not respond "
+            f"({reason(error)}). Its output, above or in its log, may show why; if the machine ran "
+            "out of memory, it does not. If there is a checkpoint, resume with --ckpt_path last."
         )
     return None
 
@@ -66,8 +66,8 @@ def keep_traceback(error: Exception, trainer: Trainer) -> str | None:
         trainer: the trainer of the run.
 
     Returns:
-        The error and the name of the file; None if there is no run folder, or the error of a disk
-        is known.
+        The error and the name of the file; None if there is no run folder, or for a disk error,
+        which needs no traceback.
     """
     folder = run_folder_of(trainer) if trainer.is_global_zero else None
     disk = isinstance(error, OSError) and of_disk(error, "") is not None
@@ -85,11 +85,11 @@ def keep_traceback(error: Exception, trainer: Trainer) -> str | None:
 
 def _explain_full(trainer: Trainer, model: Classifier, data: BloodCells) -> str:
     device = trainer.strategy.root_device
-    said = f"{device} has too little memory for data.batch_size={data.batch_size}. "
+    problem = f"{device} has too little memory for data.batch_size={data.batch_size}. "
     if data.batch_size == 1 or not is_gpu(trainer):
-        return f"{said}Use a smaller one, or a smaller --data.image_size."
+        return f"{problem}Use a smaller batch, or a smaller --data.image_size."
     size = largest(trainer, model, data, data.batch_size // 2)
-    return f"{said}--data.batch_size {size} fits, and auto finds it."
+    return f"{problem}--data.batch_size {size} fits, and auto finds it."
 
 
 def _has(text: str, words: tuple[str, ...]) -> bool:

@@ -95,7 +95,7 @@ def _write_results(
         **_read_epochs(folder, checkpoint["epoch"]),
         "test": _score_test(predictions, loss),
         **equipped,
-        "baseline": score(_name_by_colours(data, predictions)),
+        "baseline": score(_classify_by_colours(data, predictions)),
         "baseline_training_images": min(MOST, len(data.datasets["train"])),
         "effective_test_images": effective_number(predictions.photo),
         "monitor": _monitor(trainer),
@@ -113,16 +113,16 @@ def _write_results(
 
 
 def _monitor(trainer: Trainer) -> str | None:
-    """Returns the metric of `best.ckpt`; a ModelCheckpoint of the user has its own."""
-    ours = (one for one in trainer.checkpoint_callbacks if isinstance(one, KeepBest))
-    return next((one.monitor for one in ours), None)
+    """Returns the metric of `best.ckpt`; ignores ModelCheckpoint callbacks of the user."""
+    own = (one for one in trainer.checkpoint_callbacks if isinstance(one, KeepBest))
+    return next((one.monitor for one in own), None)
 
 
 def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
     """Counts the files and photographs of each part for `scores.json`."""
     rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
-    files = {part: len(of) for part, of in rows.items()}
-    photos = {part: count_photos(data.table, of) for part, of in rows.items()}
+    files = {part: len(part_rows) for part, part_rows in rows.items()}
+    photos = {part: count_photos(data.table, part_rows) for part, part_rows in rows.items()}
     return {
         "files": files | {"test": len(tested.file)},
         "photos": photos | {"test": len(set(tested.photo))},
@@ -162,19 +162,18 @@ def print_scores(
     """Prints the scores of a part after its evaluation; `scored` describes the model."""
     if not trainer.is_global_zero:
         return
-    said = collect_predictions(model, data, part)
-    found = score(said)
+    found = score(collect_predictions(model, data, part))
     photos = found["by_photo"]["accuracy"]["value"]
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     title = "validation" if part == "val" else part
     line = Line(title, metrics[f"{part}/loss"], metrics[f"{part}/acc"], photos)
-    known = [
+    below = [
         ("scored", scored),
         *notes.scored_on(data, part, found),
         *notes.intervals(found),
         *notes.on_data(data),
     ]
-    print_table(f"{title} scores", [line], known)
+    print_table(f"{title} scores", [line], below)
 
 
 def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predictions:
@@ -193,32 +192,32 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
     )
 
 
-def _name_by_colours(data: BloodCells, said: Predictions) -> Predictions:
+def _classify_by_colours(data: BloodCells, tested: Predictions) -> Predictions:
     """Returns the baseline: each image gets the class of the nearest training image in colour."""
-    asked, train = data.datasets["test"], data.datasets["train"]
+    test, train = data.datasets["test"], data.datasets["train"]
     sample = train.only(data.mixed("train")[:MOST].sort().values)
-    nearest = nearest_labels(sample, asked).tolist()
-    paths = (data.table.rows[row].path for row in asked.rows.tolist())
+    nearest = nearest_labels(sample, test).tolist()
+    paths = (data.table.rows[row].path for row in test.rows.tolist())
     label = dict(zip(paths, nearest, strict=True))
-    named = [label[path] for path in said.file]
-    return said._replace(probability=np.eye(len(said.class_names), dtype=np.float32)[named])
+    labels = [label[path] for path in tested.file]
+    return tested._replace(probability=np.eye(len(tested.class_names), dtype=np.float32)[labels])
 
 
 def draw_figures(
-    trainer: Trainer, data: BloodCells, folder: Path, name: str, said: Predictions
+    trainer: Trainer, data: BloodCells, folder: Path, name: str, predictions: Predictions
 ) -> None:
     """Draws figures of the test predictions into the run folder and into TensorBoard."""
-    worst = worst_photographs(said)
+    worst = worst_photographs(predictions)
     tested = data.datasets["test"]
     place = {data.table.rows[row].path: n for n, row in enumerate(tested.rows.tolist())}
-    positions = [place[said.file[one.file]] for one in worst]
+    positions = [place[predictions.file[one.file]] for one in worst]
     images = tested.__getitems__(positions)["image"].permute(0, 2, 3, 1).cpu()  # (B, H, W, 3)
     epochs = history.read_history(folder / history.FILE_NAME)
     title = f"{name}, split {data.split}" + notes.drawn(data)
     figures = {
         "curves": draw_curves(title, {"": [epochs]}, None),
-        "confusion": draw_confusion(f"{title}, test part", said),
-        "reliability": draw_reliability(f"{title}, test part", said),
+        "confusion": draw_confusion(f"{title}, test part", predictions),
+        "reliability": draw_reliability(f"{title}, test part", predictions),
         "worst": draw_worst(f"{title}, test part", worst, list(images.numpy())),
     }
     logger: Any = trainer.logger
@@ -246,7 +245,7 @@ def _log_hyperparameters(
     logger.save()
 
 
-def _report(folder: Path, name: str, scores: dict[str, Any], known: list[Note]) -> None:
+def _report(folder: Path, name: str, scores: dict[str, Any], below: list[Note]) -> None:
     shown = Path(os.path.relpath(folder))
     lines = [
         Line("train", scores["train"]["loss"], scores["train"]["accuracy"]),
@@ -258,12 +257,12 @@ def _report(folder: Path, name: str, scores: dict[str, Any], known: list[Note]) 
             scores["test"]["accuracy_by_photo"],
         ),
     ]
-    known = [
-        *known,
+    below = [
+        *below,
         ("best epoch", f"{scores['best_epoch'] + 1} of {scores['epochs']}"),
         ("learning time", clock(scores["learning_time_seconds"])),
         ("run folder", str(shown)),
         ("see it", command("tensorboard", "--logdir", shown.parent.parent)),
         ("score again", command("bloodcell", "test", "--ckpt_path", shown)),
     ]
-    print_table(name, lines, known)
+    print_table(name, lines, below)

@@ -48,12 +48,12 @@ class Finite(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Records the first batch whose loss is NaN or infinite, and checks the record at times."""
+        """Records the first batch whose loss is NaN or infinite; checks it every few batches."""
         fine = torch.isfinite(outputs["loss"])
         self._first = torch.where(fine, _NEVER, batch_idx).minimum(self._first.to(fine.device))
         costs_nothing = pl_module.device.type == "cpu" and trainer.world_size == 1
         if costs_nothing or (batch_idx + 1) % EVERY == 0:
-            self._mend(trainer, pl_module, self._wrong_loss(trainer))
+            self._recover(trainer, pl_module, self._wrong_loss(trainer))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks loss and weights before a validation."""
@@ -68,8 +68,8 @@ class Finite(Callback):
         """
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not trainer.sanity_checking and not torch.isfinite(loss):
-            said = f"the validation loss is NaN or infinite in {_epoch(trainer)}."
-            self._mend(trainer, pl_module, said)
+            problem = f"the validation loss is NaN or infinite in {_epoch(trainer)}."
+            self._recover(trainer, pl_module, problem)
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks loss and weights, and rolls the run back if they are not finite.
@@ -77,16 +77,16 @@ class Finite(Callback):
         Raises:
             InputError: if they are not finite and no rollback is possible.
         """
-        self._mend(trainer, pl_module, self._wrong_loss(trainer) or _wrong_weight(trainer))
+        self._recover(trainer, pl_module, self._wrong_loss(trainer) or _wrong_weight(trainer))
 
-    def _mend(self, trainer: Trainer, pl_module: LightningModule, said: str) -> None:
-        if not said:
+    def _recover(self, trainer: Trainer, pl_module: LightningModule, problem: str) -> None:
+        if not problem:
             return
         if self._used >= self._most or not _roll_back(trainer, pl_module):
-            raise InputError(f"{said} {_way_out(trainer)}")
+            raise InputError(f"{problem} {_way_out(trainer)}")
         self._used += 1
         self.on_train_epoch_start(trainer, pl_module)
-        trainer.print(f"{said} Back to the last checkpoint, with model.lr={_lr(trainer):g}.")
+        trainer.print(f"{problem} Restored the last checkpoint, with model.lr={_lr(trainer):g}.")
 
     def _wrong_loss(self, trainer: Trainer) -> str:
         """Describes the first step whose loss is NaN or infinite; empty if there is none."""
@@ -95,7 +95,7 @@ class Finite(Callback):
             return ""
         names = listed(data_of(trainer).batch_files(trainer.current_epoch, first), 4)
         step = f"step {first + 1} of {_epoch(trainer)}"
-        return f"the loss is NaN or infinite in {step}, of {names}."
+        return f"the loss is NaN or infinite in {step} (images: {names})."
 
 
 def _wrong_weight(trainer: Trainer) -> str:
@@ -120,14 +120,14 @@ def _way_out(trainer: Trainer) -> str:
     own = trainer.lightning_module.hparams.get("optimizer")
     setting = "--model.optimizer.lr" if own else "--model.lr"
     if not last or not last.is_file():
-        return f"Start anew with a lower {setting}: there is no checkpoint to go back to."
+        return f"Start a new run with a lower {setting}: there is no checkpoint to resume."
     if own:  # the parser needs the class before its options
         setting = f"--model.optimizer {own['class_path']} {setting}"
     words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(last.parents[1]))
     half = trainer.optimizers[0].defaults["lr"] / 2
     return (
-        f"Go on from the last checkpoint with a lower rate, e.g. {words} {setting} {half:g}, or "
-        f"with one that is halved whenever this happens: {words} --rollbacks 3"
+        f"Resume from the last checkpoint with a lower rate, e.g. {words} {setting} {half:g}, or "
+        f"with a rate that is halved whenever this happens: {words} --rollbacks 3"
     )
 
 

@@ -20,7 +20,7 @@ class Forecast(Callback):
     def __init__(self) -> None:
         self._batches = 0
         self._start = 0.0
-        self._said = False
+        self._printed = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restarts the measurement, because a validation interrupted it."""
@@ -38,15 +38,17 @@ class Forecast(Callback):
         self._batches += 1  # since the start or the last validation
         if self._batches == _SKIPPED:
             self._start = time.perf_counter()
-        elif self._batches == _SKIPPED + _TIMED and not self._said:
-            self._said = True
+        elif self._batches == _SKIPPED + _TIMED and not self._printed:
+            self._printed = True
             each = (time.perf_counter() - self._start) / _TIMED
             seconds = each * batches_left(trainer, batch_idx + 1)
             if seconds > _SHORT:
                 sooner = "; early stopping may end it sooner" * bool(
                     trainer.early_stopping_callback
                 )
-                trainer.print(f"about {clock(seconds)} to go, {each * 1e3:,.0f} ms a batch{sooner}")
+                trainer.print(
+                    f"about {clock(seconds)} left, {each * 1e3:,.0f} ms per batch{sooner}"
+                )
 
 
 def batches_left(trainer: Trainer, done: int) -> float:

@@ -13,7 +13,7 @@ from bloodcell.train.task import Classifier
 
 
 class CheckMonitors(Callback):
-    """Refuses names of metrics that nothing logs; Lightning fails after the first epoch."""
+    """Refuses names of metrics that nothing logs; Lightning finds them only after an epoch."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks every name.
@@ -43,8 +43,8 @@ def _monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
     for one in _callbacks(trainer):
         monitor = getattr(one, "monitor", None)
         if isinstance(monitor, str):
-            ours = isinstance(one, KeepBest)
-            yield "--monitor" if ours else f"{type(one).__name__}.monitor", monitor
+            own = isinstance(one, KeepBest)
+            yield "--monitor" if own else f"{type(one).__name__}.monitor", monitor
     for config in trainer.lr_scheduler_configs:
         if follows_metric(config.scheduler):
             yield "model.scheduler.monitor", str(config.monitor)
@@ -56,5 +56,5 @@ def _callbacks(trainer: Trainer) -> list[Any]:
 
 
 def _may_log(one: object) -> bool:
-    """Returns whether code of the user may log metrics that are not known before."""
+    """Returns whether code of the user may log further metrics."""
     return type(one).__module__.partition(".")[0] not in ("bloodcell", "lightning")

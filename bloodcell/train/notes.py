@@ -43,7 +43,7 @@ def intervals(found: dict[str, Any]) -> list[Note]:
     independent = found["by_file"]["accuracy_if_files_were_independent"]
     naive = f"[{independent['low']:.3f}, {independent['high']:.3f}]"
     return [
-        ("by file", f"{line(found['by_file'])}; were copies independent: {naive}"),
+        ("by file", f"{line(found['by_file'])}; if copies were independent: {naive}"),
         ("by photograph", line(found["by_photo"])),
     ]
 
@@ -51,31 +51,31 @@ def intervals(found: dict[str, Any]) -> list[Note]:
 def baseline(scores: dict[str, Any]) -> list[Note]:
     """Returns the scores of the colour baseline, and a warning if the model is not above them."""
     files, photos = (scores["baseline"][by]["accuracy"]["value"] for by in ("by_file", "by_photo"))
-    says = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
-    known, trained = scores["baseline_training_images"], scores["files"]["train"]
-    if known < trained:
-        says += f", of {known:,} of the {trained:,} training images"
-    notes = [("baseline", says)]
+    text = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
+    used, trained = scores["baseline_training_images"], scores["files"]["train"]
+    if used < trained:
+        text += f", of {used:,} of the {trained:,} training images"
+    notes = [("baseline", text)]
     if scores["test"]["by_file"]["accuracy"]["low"] <= files:
-        notes.append(("NO SKILL SHOWN", "the interval by file is not wholly above the baseline"))
+        notes.append(("NO SKILL SHOWN", "the interval by file is not entirely above the baseline"))
     return notes
 
 
 def calibration(found: dict[str, Any]) -> list[Note]:
     """Returns the temperature, and the scores of the test part before and after scaling by it."""
     before, after = found["test"]["before"], found["test"]["after"]
-    says = ", ".join(
+    text = ", ".join(
         f"{name} {before[key]:.3f} -> {after[key]:.3f}"
         for key, name in {"log_loss": "log loss", "ece": "ECE"}.items()
     )
-    return [("calibrated", f"temperature {found['temperature']:.2f}: test {says}")]
+    return [("calibrated", f"temperature {found['temperature']:.2f}: test {text}")]
 
 
 def gallery(scores: dict[str, Any]) -> list[Note]:
-    """Returns how many training photographs the gallery holds if it does not hold all."""
-    held, trained = scores["gallery"]["photographs"], scores["photos"]["train"]
-    says = f"{held:,} of the {trained:,} training photographs, balanced over the classes"
-    return [("gallery", says)] if held < trained else []
+    """Returns the number of photographs in the gallery if some are left out."""
+    size, trained = scores["gallery"]["photographs"], scores["photos"]["train"]
+    text = f"{size:,} of the {trained:,} training photographs, balanced over the classes"
+    return [("gallery", text)] if size < trained else []
 
 
 def on_data(data: BloodCells) -> list[Note]:

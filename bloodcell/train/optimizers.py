@@ -69,7 +69,7 @@ def keep_rate(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> Non
     """
     then, now = checkpoint["hyper_parameters"], settings
     owns = [one.get("optimizer") for one in (then, now)]
-    if any(owns):  # without a class path, the rate of an optimizer of one's own is unknown
+    if any(owns):  # without a class path, the rate of a custom optimizer is unknown
         then, now = (own["init_args"] if own else {} for own in owns)
     if then.get("lr") and now.get("lr"):
         for state in checkpoint.get("optimizer_states", []):
@@ -78,7 +78,7 @@ def keep_rate(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> Non
 
 def check_ends(trainer: Trainer, schedule: Schedule) -> None:
     """Raises InputError if the schedule needs a last step and the run has none."""
-    rule = "constant where the run has no last step: give trainer.max_epochs for cosine"
+    rule = "constant without a last step: for cosine, set trainer.max_epochs"
     ends = trainer.max_epochs != -1 or trainer.max_steps != -1
     require(ends or schedule == "constant", "model.schedule", schedule, rule)
 
@@ -112,7 +112,7 @@ def with_scheduler(
     if not make_scheduler:
         return optimizer
     scheduler: Any = make_scheduler(optimizer)
-    # Lightning refuses an epoch without the metric, and takes an old one for new
+    # Lightning would refuse an epoch without the metric, and reuse an old value
     config: Any = {"scheduler": scheduler, "reduce_on_plateau": False}
     config["monitor"] = getattr(scheduler, "monitor", _WATCHED)
     return {"optimizer": optimizer, "lr_scheduler": config}
@@ -156,11 +156,11 @@ def check_settings(hp: Any) -> None:
     require(0 <= smoothing < 1, "model.smoothing", smoothing, "0 to under 1, e.g. 0.1")
     rule = "over 0 to 1, e.g. 0.1, or null"
     require(momentum is None or 0 < momentum <= 1, "model.bn_momentum", momentum, rule)
-    rule = "{} with an optimizer of your own, which has its own: give model.optimizer.{}"
+    rule = "{} with model.optimizer: set model.optimizer.{} instead"
     own = hp["optimizer"] is not None
     require(not own or lr == DEFAULT_LR, "model.lr", lr, rule.format(DEFAULT_LR, "lr"))
     require(not own or decay == 0, "model.weight_decay", decay, rule.format(0, "weight_decay"))
-    rule = "constant with model.scheduler, which takes its place: leave one of them out"
+    rule = "constant with model.scheduler, which replaces it: leave one of them out"
     free = hp["scheduler"] is None or hp["schedule"] == "constant"
     require(free, "model.schedule", hp["schedule"], rule)
 

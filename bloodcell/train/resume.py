@@ -123,28 +123,28 @@ def run_folder(checkpoint: Path) -> Path:
     folder = checkpoint.absolute().parent.parent
     if checkpoint.parent.name != "checkpoints" or not (folder / CONFIG).is_file():
         raise InputError(
-            f"--ckpt_path {checkpoint} lies in no run folder (looked for "
-            f"{folder / CONFIG}), so there is no run to go on with. Give a run folder, e.g. "
+            f"--ckpt_path {checkpoint} is not in a run folder (looked for "
+            f"{folder / CONFIG}), so there is no run to resume. Give a run folder, e.g. "
             "lightning_logs/d8/version_0."
         )
     return folder
 
 
 def check_same_monitor(path: Path, wanted: str) -> None:
-    """Checks that a resumed run chooses its best checkpoint as it began.
+    """Checks that a resumed run keeps its `--monitor`.
 
     Args:
         path: path of the checkpoint.
         wanted: `--monitor`.
 
     Raises:
-        InputError: if it differs: the best checkpoint so far could not be compared.
+        InputError: if it differs, because earlier epochs could not be compared.
     """
-    begun = _config(path).get("monitor", wanted)  # the oldest runs had no choice
-    if read_monitor(begun) != read_monitor(wanted):
+    before = _config(path).get("monitor", wanted)  # the oldest runs do not store it
+    if read_monitor(before) != read_monitor(wanted):
         raise InputError(
-            f"--monitor {wanted}, but the run chooses its best checkpoint by {begun}, which cannot "
-            "change now. Leave it out, or start a new run without --ckpt_path."
+            f"--monitor {wanted}, but the run chooses its best checkpoint by {before}, which "
+            "cannot change now. Leave it out, or start a new run without --ckpt_path."
         )
 
 
@@ -165,8 +165,8 @@ def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
     """
     if not (run_folder(path) / SCORES).is_file():
         return False
-    begun = _config(path)["trainer"]
-    return not any(_limit(wanted[key]) > _limit(begun[key]) for key in ("max_epochs", "max_steps"))
+    before = _config(path)["trainer"]
+    return not any(_limit(wanted[key]) > _limit(before[key]) for key in ("max_epochs", "max_steps"))
 
 
 def _limit(most: int | None) -> float:
@@ -182,6 +182,6 @@ def check_unfinished(path: Path, checkpoint: dict[str, Any], wanted: Mapping[str
     if is_finished(path, wanted):
         raise InputError(
             f"--ckpt_path {path}: this run has finished its {checkpoint['epoch'] + 1} epochs "
-            f"(trainer.max_epochs={wanted['max_epochs']}). Raise --trainer.max_epochs to go on, "
-            "or leave --ckpt_path out to start a new run."
+            f"(trainer.max_epochs={wanted['max_epochs']}). Raise --trainer.max_epochs to train "
+            "further, or leave --ckpt_path out to start a new run."
         )

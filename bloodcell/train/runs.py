@@ -98,7 +98,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml` atomically, because a resumed run replaces it and may be killed."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes `config.yaml` before training, in a run folder that all processes know."""
+        """Writes `config.yaml` before training, in a run folder that all processes share."""
         if isinstance(trainer.logger, RunLogger):
             trainer.logger.agree(trainer)
         folder = run_folder_of(trainer)
@@ -112,7 +112,7 @@ def read_best(verb: str, path: str | None) -> tuple[Path, dict[str, Any]]:
     """Returns path and content of the checkpoint for `--ckpt_path` of `validate` and `test`.
 
     Raises:
-        InputError: if there is none, or it does not say which images it was trained on.
+        InputError: if there is none, or it does not contain which images it was trained on.
     """
     if not path:
         raise InputError(f"{verb} needs --ckpt_path: a run folder or a .ckpt file.")
@@ -180,7 +180,7 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
     if seen:
         raise InputError(
             f"{seen:,} of the {len(wanted):,} images to be scored were trained on. The data must "
-            "be divided as it was then: leave out data.split, data.fold, data.val_share, "
+            "be split as before: leave out data.split, data.fold, data.val_share, "
             "data.photos, data.labels and seed_everything, or give data.root other images."
         )
 
@@ -200,15 +200,16 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
     if seen["test"]:
         raise InputError(
             f"model.weights={weights} were trained on {seen['test']:,} of the "
-            f"{len(data.parts['test']):,} test images: the test would measure memory. Divide "
-            "the data as they were then (data.split, data.fold, seed_everything; the bundled ones: "
-            "photo, val_share 0.1, seed 0), or use other weights."
+            f"{len(data.parts['test']):,} test images: the test would measure memory. Use "
+            "the split of their run (data.split, data.fold, seed_everything; for the bundled ones: "
+            "photo, val_share 0.1, seed 0), or other weights."
         )
     if seen["val"]:
         warnings.warn(
             f"model.weights={weights} were trained on {seen['val']:,} of the "
-            f"{len(data.parts['val']):,} validation images: they will look too easy, and the best "
-            "epoch is hard to tell. Use the seed_everything of their run, or other weights.",
+            f"{len(data.parts['val']):,} validation images: scores on them will be too high, and "
+            "the choice of the best epoch unreliable. Use the seed_everything of their run, or "
+            "other weights.",
             stacklevel=2,
         )
 

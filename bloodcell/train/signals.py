@@ -18,7 +18,7 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGUSR1"):  # not on Windows
     _SIGNALS.append(signal.SIGUSR1)
 _AGREE_EVERY = 16  # batches between checks whether all devices should stop
-_SAYS = "\nstopping after this step, or this validation; Ctrl-C once more stops at once\n"
+_MESSAGE = "\nstopping after this step or validation; press Ctrl-C again to stop at once\n"
 
 
 def between_steps(trainer: Trainer, batches: int) -> bool:
@@ -96,23 +96,23 @@ class StopGently(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the handlers; raises SIGTERMException if the run is to stop before its test."""
         self._trains = False
-        self._give_back()
+        self._restore()
         self._decide(trainer)
         self._stop()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the handlers."""
-        self._give_back()
+        self._restore()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Restores the handlers."""
-        self._give_back()
+        self._restore()
 
     def _decide(self, trainer: Trainer) -> None:
-        asked = self.signal is not None
-        self.stops |= trainer.strategy.reduce_boolean_decision(asked, all=False)
+        received = self.signal is not None
+        self.stops |= trainer.strategy.reduce_boolean_decision(received, all=False)
 
     def _stop(self) -> None:
         if self.stops:
@@ -127,7 +127,7 @@ class StopGently(Callback):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
 
-    def _give_back(self) -> None:
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -140,4 +140,4 @@ class StopGently(Callback):
             raise KeyboardInterrupt
         if self._leader and not again and sys.__stderr__:
             with contextlib.suppress(OSError):  # print is not reentrant
-                os.write(sys.__stderr__.fileno(), _SAYS.encode())
+                os.write(sys.__stderr__.fileno(), _MESSAGE.encode())

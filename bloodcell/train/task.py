@@ -145,7 +145,7 @@ class Classifier(LightningModule):
         trainer = self.trainer
         place = torch.tensor([_DROPOUT + batch_idx * trainer.world_size + trainer.global_rank])
         torch.manual_seed(int(random_bits(place, self.seed, trainer.current_epoch)))
-        if self.schedule == "cosine" and not trainer.lr_scheduler_configs:  # a callback's may lead
+        if self.schedule == "cosine" and not trainer.lr_scheduler_configs:  # a callback may set one
             optimizers.follow_schedule(trainer)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -231,8 +231,8 @@ class Classifier(LightningModule):
         classes = checkpoint["hyper_parameters"]["class_names"]
         if classes != self.class_names:
             raise InputError(
-                f"The checkpoint knows the classes {classes}, the data has {self.class_names}. "
-                "Give data.root a folder with the checkpoint's classes, or train anew."
+                f"The checkpoint has the classes {classes}, but the data has {self.class_names}. "
+                "Give data.root a folder with the checkpoint's classes, or start a new run."
             )
         self._so_far = checkpoint.get(SO_FAR, [])
         optimizers.keep_rate(checkpoint, self.hparams)

@@ -58,11 +58,11 @@ def check(given: Any) -> None:
     """
     if given.accelerator in ("gpu", "cuda") and not _has_gpu(given.accelerator):
         raise InputError(
-            f"trainer.accelerator={given.accelerator}, but PyTorch {torch.__version__} sees no GPU "
-            "here. Use --trainer.accelerator cpu, or install the driver or the PyTorch build "
+            f"trainer.accelerator={given.accelerator}, but PyTorch {torch.__version__} finds no "
+            "GPU. Use --trainer.accelerator cpu, or install the driver or the PyTorch build "
             "that fits the GPU."
         )
-    rule = "1 or more, or -1 for no end"
+    rule = "1 or more, or -1 for no limit"
     require(given.max_epochs != 0, "trainer.max_epochs", 0, rule)
     batches = given.accumulate_grad_batches
     require(batches > 0, "trainer.accumulate_grad_batches", batches, "1 or more")

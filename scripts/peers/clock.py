@@ -1,4 +1,4 @@
-"""What the other programs share: their arguments, and the clock that ends them."""
+"""Arguments of the other programs, and the clock that ends them."""
 
 import argparse
 import json
@@ -13,16 +13,16 @@ def read_arguments(about: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--root", required=True, help="a folder of class folders")
     parser.add_argument("--size", type=int, required=True, help="pixels")
-    parser.add_argument("--batch", type=int, required=True, help="images a step")
+    parser.add_argument("--batch", type=int, required=True, help="images per step")
     parser.add_argument("--seconds", type=float, required=True, help="how long to measure")
     return parser.parse_args()
 
 
 class Clock:
-    """Counts images after the first steps, and ends the program when the time is over.
+    """Counts images after the first steps, and ends the program after a given time.
 
-    Batches that loaders had ready when it starts are no head start: decoding is faster than the
-    training here, so as many lie ready when it ends.
+    Batches that are ready when it starts do not distort the speed: decoding is faster than training
+    here, so as many batches are ready when it ends.
     """
 
     def __init__(self, seconds: float, now: Callable[[], float], **versions: str) -> None:

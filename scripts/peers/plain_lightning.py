@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["lightning>=2.6.6,<3", "timm", "torch", "torchvision"]
 # ///
-"""The d8 training step as a plain Lightning program has it: ImageFolder, DataLoader, Trainer."""
+"""The d8 training step in a plain Lightning program: ImageFolder, DataLoader, Trainer."""
 
 import os
 import time

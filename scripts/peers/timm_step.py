@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["timm", "torch", "torchvision"]
 # ///
-"""The d8 training step with timm's data loader, and the step of its training program."""
+"""The d8 training step with the data loader and the step of timm's training program."""
 
 import os
 import time

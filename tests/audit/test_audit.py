@@ -104,7 +104,10 @@ def test_every_fault_is_found(clean: Path, capsys: pytest.CaptureFixture[str]) -
     (conflict,) = found["label_conflicts"]
     assert {path.split("/")[-2] for path in conflict} == {"EOSINOPHIL", "MONOCYTE"}
     reasons = {Path(path).name: why for path, why in found["unreadable"].items()}
-    assert reasons == {"empty.jpeg": "empty file", "text.jpeg": "no image of a known format"}
+    assert reasons == {
+        "empty.jpeg": "empty file",
+        "text.jpeg": "not an image in a supported format",
+    }
     assert (found["sizes"]["50x60"], found["modes"]["L"]) == (1, 1)
     equal = [sorted(Path(path).name for path in names) for names in found["equal_pixels"]]
     assert sorted([mislabelled.name, "wrong.jpeg"]) in equal

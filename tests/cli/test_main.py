@@ -291,8 +291,8 @@ def test_whole_numbers_of_batches_stay_whole(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "no room to write a file (No space left on device). Free some space, or give"),
-        ("out.csv", "no room to write out.csv (No space left on device). Free some space, or"),
+        (None, "no space to write a file (No space left on device). Free some space, or give"),
+        ("out.csv", "no space to write out.csv (No space left on device). Free some space, or"),
     ],
 )
 def test_a_full_disk_is_told(

@@ -183,7 +183,7 @@ def test_unreadable_images_are_named_each_time(smears_copy: Path) -> None:
         )
 
     for _ in range(2):
-        with pytest.raises(InputError, match=rf"{bad.name} \(no image of a known format\)"):
+        with pytest.raises(InputError, match=rf"{bad.name} \(not an image in a supported format\)"):
             module().setup("fit")
     module().setup("test")  # which needs no TRAIN image
 

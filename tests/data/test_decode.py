@@ -72,7 +72,7 @@ def test_skip_counts_and_lists(smears_copy: Path, capsys: pytest.CaptureFixture[
     (smears_copy / names[3]).write_bytes(b"no image")
     pixels = allocate(len(names), 32)
     report = decode_into(pixels, source, names, InputFormat(pixels.shape[1]))
-    assert report.unreadable == {names[3]: "no image of a known format"}
+    assert report.unreadable == {names[3]: "not an image in a supported format"}
     good = [place for place in range(len(names)) if place != 3]
     np.testing.assert_array_equal(pixels[good], whole[good])
     check_readable(report, len(names), "skip")

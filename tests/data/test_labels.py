@@ -91,12 +91,18 @@ def test_images_of_one_name_and_size_have_keys_of_their_own(make_folders: Folder
         ("name,kind\n0,x", r"lacks the column file \(or image, .*\(found: name, kind\)"),
         ("file,kind\n0,x", r"lacks the column class \(or label, .*\(found: file, kind\)"),
         ("file,class\na/0,x\nb/0,\n", r"line 3: file='b/0', class=''\. Neither may be empty"),
-        ("file,class\na/0,x\n7,y\n8,y", r"2 lines fit no image: '7', '8'.*named as 'a/0\.png'"),
-        ("file,class\n0,x\na/0,y", r"1 lines fit several images each: '0' \(a/0\.png, b/0\.png\)"),
+        (
+            "file,class\na/0,x\n7,y\n8,y",
+            r"2 lines match no image: '7', '8'.*names such as 'a/0\.png'",
+        ),
+        (
+            "file,class\n0,x\na/0,y",
+            r"1 lines match several images each: '0' \(a/0\.png, b/0\.png\)",
+        ),
         ("file,class\na/0,x\na/0.png,y", r"line 3: 'a/0\.png' is y, but a/0\.png was given the"),
-        ("file,class\n", "names no image"),
-        ("file,class\na/0,x\nb/0,x", "one class only"),
-        ("file,class\na/0,x\nb/0,X", "classes 'X' and 'x' are almost .* in data.labels=labels"),
+        ("file,class\n", "has no lines"),
+        ("file,class\na/0,x\nb/0,x", "only one class"),
+        ("file,class\na/0,x\nb/0,X", "classes 'X' and 'x' have almost .* in data.labels=labels"),
     ],
 )
 def test_bad_tables(make_folders: Folders, lines: str, message: str) -> None:

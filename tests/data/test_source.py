@@ -45,7 +45,7 @@ def test_hidden_and_other_files_are_no_images(make_folders: Callable[..., Path])
 
 def test_nothing_there_says_what_is(make_folders: Callable[..., Path]) -> None:
     root = make_folders({"a": 1, "b": 1})
-    with pytest.raises(InputError, match=r"pictures/c' does not exist .*holds: a, b.*'kaggle'"):
+    with pytest.raises(InputError, match=r"pictures/c' does not exist .*contains: a, b.*'kaggle'"):
         open_source(str(root / "c"))
 
 
@@ -60,7 +60,7 @@ def test_a_damaged_zip_is_named(smears: Path, tmp_path: Path) -> None:
 def test_a_zip_with_a_path_that_leaves_it_is_refused(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr(name, b"")
-    with pytest.raises(InputError, match=r"bad\.zip' holds a path that leaves the archive"):
+    with pytest.raises(InputError, match=r"bad\.zip' contains a path outside of it"):
         open_source(str(tmp_path / "bad.zip"))
 
 
@@ -176,7 +176,7 @@ def test_a_hidden_link_hides_no_class_folder(make_folders: Callable[..., Path]) 
 
 @pytest.mark.parametrize(("letters", "coded"), [("utf-8", b"Gr\xc3\xb6e"), ("cp437", b"Gr\x94es")])
 def test_names_in_archives_of_other_programs(letters: str, coded: bytes, tmp_path: Path) -> None:
-    """Some write UTF-8 without saying so, some the letters of old Windows, some backslashes."""
+    """Some write UTF-8 without a flag, some the letters of old Windows, some backslashes."""
     path = tmp_path / "names.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("12345/0.png", b"one")

@@ -134,7 +134,7 @@ def test_a_missing_class_is_named() -> None:
 
 def test_too_few_photographs_of_a_class() -> None:
     rows = [Row(f"{i}", "ab"[i < 4], "", str(i), str(i)) for i in range(40)]
-    with pytest.raises(InputError, match=r"Class b has only 4 photographs of dif.* 5 folds need 5"):
+    with pytest.raises(InputError, match=r"Class b has photographs of only 4 dif.* 5 folds need 5"):
         make_parts(table_of(rows), "photo")
 
 

@@ -74,7 +74,7 @@ def test_a_row_a_cell_and_the_differential_count(
 ) -> None:
     main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.csv"])
     rows = rows_of("cells.csv")
-    hint = "no white cell found; is the field of view wider than 1? Then set field"
+    hint = "no white cell found; if the field of view is wider than 1, set field"
     assert [(Path(row["file"]).name, row["error"]) for row in rows] == [
         ("a.png", ""), ("b.png", ""), ("c.png", hint), ("a.png", ""),
     ]  # fmt: skip
@@ -140,7 +140,7 @@ def test_the_cells_from_python(model: str, slide: Path, run: Path) -> None:
         bloodcell.load(run).predict(a, cells=True)
     with pytest.raises(InputError, match="field=0 cannot be used"):
         loaded.predict(a, cells=True, field=0)
-    with pytest.raises(InputError, match="field=3 cannot be used: it must be given with cells"):
+    with pytest.raises(InputError, match="field=3 cannot be used: it must be 1, or used with"):
         loaded.predict(a, field=3)
     assert pickle.loads(pickle.dumps(said)) == said
 
@@ -221,9 +221,9 @@ def test_words_that_cannot_be_used(run: Path, model: str, slide: Path, refused: 
     assert "was trained on whole images" in refused(
         "predict", picture, "--model", str(run), "--cells"
     )
-    assert "--draw drawn is for --cells" in refused("predict", picture, "--draw", "drawn")
+    assert "--draw drawn needs --cells" in refused("predict", picture, "--draw", "drawn")
     Path("file").touch()
-    for place, said in ((str(slide / "boxed"), "lies in"), ("file", "is a file")):
+    for place, said in ((str(slide / "boxed"), "is in"), ("file", "is a file")):
         words = ("predict", str(slide), "--model", model, "--cells", "--draw", place)
         assert said in refused(*words)
     assert "--field=0" in refused("predict", picture, "--model", model, "--cells", "--field", "0")

@@ -110,13 +110,13 @@ def test_a_model_of_single_cells_is_given_squares(
     )
     main(["export", str(folder), "--model", model, "--out", "hub/"])
     said = capsys.readouterr().out
-    assert "hub: timm does not cut the cell out of a photograph." in " ".join(said.split())
+    assert "hub: timm does not crop the cell." in " ".join(said.split())
     images = open_images(folder.parent)[:6]
     squares = [Image.fromarray(show(image, InputFormat(48, "cell"))) for image in images]
     expected = bloodcell.load(model).predict([np.asarray(image) for image in images])
     np.testing.assert_allclose(ask_timm("hub", squares), expected.probability, atol=1e-5)
     card = Path("hub/README.md").read_text()
-    assert "**timm does not cut the cell out of a photograph.**" in card
+    assert "**timm does not crop the cell.**" in card
     code = card.split("```python\n")[1].split("```")[0]
     images[0].save("cell.jpeg")
     exec(compile(code, "README.md", "exec"), {})
@@ -139,7 +139,7 @@ def test_a_trunk_that_timm_pools_elsewhere_is_refused(smears: Path, refused: Ref
     """Its last convolution follows the pooling in timm, and precedes it here."""
     model = write_model("m.safetensors", backbone="mobilenetv3_small_050")
     said = refused("export", str(smears / "images"), "--out", "hub/", "--model", model)
-    assert "timm's own model computes something else. Give --out an .onnx file" in said
+    assert "timm's model differs from this one. Give --out an .onnx file" in said
     assert not Path("hub").exists()
 
 
@@ -149,9 +149,9 @@ def test_folders_that_cannot_be_written(smears: Path, refused: Refused) -> None:
     Path("full/pytorch_model.bin").touch()
     images = str(smears / "images" / "TEST" / "MONOCYTE")
     said = refused("export", images, *model, "--out", "full")
-    assert "--out=full cannot be used: it must be a new or empty folder" in said
-    assert "it holds pytorch_model.bin" in said
+    assert "--out=full cannot be used: it must be empty, new or from an" in said
+    assert "it contains pytorch_model.bin" in said
     said = refused("export", images, *model, "--out", "nowhere/hub/")
     assert "--out=nowhere/hub cannot be used: it must be in a folder that exists" in said
     said = refused("export", images, *model, "--out", "hub/", "--int8", images)
-    assert "8 bits are for .onnx" in said
+    assert "only an .onnx file can have 8 bits" in said

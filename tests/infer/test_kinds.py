@@ -22,7 +22,7 @@ SCALED = "scaled so that 4,095 is white"
 
 @pytest.fixture
 def slide(smears: Path) -> Path:
-    """A picture in 8 bits, the same in 12, one of two pages, and files of other kinds."""
+    """A picture in 8 bits, the same in 12, one of two pages, and files of unsupported types."""
     folder = Path("slide")
     folder.mkdir()
     with Image.open(next(smears.rglob("TEST/*/*.jpeg"))) as image:
@@ -47,7 +47,7 @@ def test_predict_says_what_it_left_out_and_scaled(
         said = capsys.readouterr().err
         assert f"{SCALED}: 1 images ({given.removesuffix('/*')}/b12.tif)" in said
         assert "only the first page is read: 1 images" in said
-        assert "3 files of other kinds are left out (2 .czi, 1 .heic): convert them" in said
+        assert "3 files of unsupported types (2 .czi, 1 .heic) are skipped: convert them" in said
         rows = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
         by_name = {Path(row["file"]).name: row for row in rows}
         assert by_name.keys() == {"a8.png", "b12.tif", "pages.gif"}
@@ -74,8 +74,8 @@ def test_a_folder_of_other_kinds_only(run: Path, refused: Callable[..., str]) ->
     Path("none").mkdir()
     Path("none", "a.czi").touch()
     said = refused("predict", "none", "--model", str(run))
-    assert "none: no images there. Looked for .jpeg" in said
-    assert "1 files of other kinds are left out (1 .czi)" in said
+    assert "none: contains no images. Looked for .jpeg" in said
+    assert "1 files of unsupported types (1 .czi) are skipped" in said
 
 
 def test_training_says_it_each_time(
@@ -90,7 +90,7 @@ def test_training_says_it_each_time(
         data.prepare_data()
         data.setup("fit")
         assert capsys.readouterr().err == f"{SCALED}: 1 images (b/deep.tif)\n"
-        assert "1 files of other kinds are left out (1 .nd2)" in data.summary()
+        assert "1 files of unsupported types (1 .nd2) are skipped" in data.summary()
         names = [row.path for row in data.table.rows]
         part = next(of for of in data.datasets.values() if names.index("b/deep.tif") in of.rows)
         place = part.rows.tolist().index(names.index("b/deep.tif"))
@@ -110,4 +110,4 @@ def test_audit_says_it(
     assert (found["sizes"], found["modes"]) == ({"40x40": 5}, {"RGB": 4, "other": 1})
     said = capsys.readouterr().out
     assert "note         scaled so that 1 is white: 1 images (b/f.tif)" in said
-    assert "left out     1 files of other kinds are left out (1 .nd2)" in said
+    assert "left out     1 files of unsupported types (1 .nd2) are skipped" in said

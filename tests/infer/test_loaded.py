@@ -46,7 +46,7 @@ def test_a_bad_image_has_its_reason(run: Path, smears: Path) -> None:
     Path("bad.png").write_bytes(b"no image")
     good = next((smears / "images" / "TEST").glob("*/*.jpeg"))
     said = bloodcell.load(str(run)).predict(["bad.png", good])
-    assert [row.error for row in said] == ["no image of a known format", ""]
+    assert [row.error for row in said] == ["not an image in a supported format", ""]
     assert np.isnan(said.probability[0]).all()
     assert said.classes[0] is None
 

@@ -94,7 +94,7 @@ def test_any_kind_of_image_and_bad_ones(run: Path, capsys: pytest.CaptureFixture
     bad = {name: row["error"] for name, row in said.items() if row["error"]}
     assert bad.keys() == {"broken.png", "empty.jpg", "text.png"}
     assert bad["empty.jpg"] == "empty file"
-    assert bad["text.png"] == "no image of a known format"
+    assert bad["text.png"] == "not an image in a supported format"
     assert said["text.png"]["class"] == ""
     assert "unreadable 3" in capsys.readouterr().err
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_asked(run: Path, refused: Refused) -> None:
     assert "IMAGES= cannot be used: it must be at least one file" in refused("predict")
     assert "nothing.png: no such file or folder" in refused("predict", "nothing.png")
     Path("hollow").mkdir()
-    assert "hollow: no images there. Looked for .jpeg" in refused("predict", "hollow")
+    assert "hollow: contains no images. Looked for .jpeg" in refused("predict", "hollow")
     Image.new("RGB", (8, 8)).save("a.png")
     assert "--abstain=2 cannot be used" in refused("predict", "a.png", "--abstain", "2")
     assert "Did you mean '--abstain'?" in refused("predict", "a.png", "--abstian", "1")
@@ -181,7 +181,7 @@ def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
     main(["explain", folder, "--model", str(run), "--out", "each"])
     assert len(list(Path("each").glob("*.png"))) == 10
     many = str(smears / "images")
-    assert "at most 60 for one figure" in refused("explain", many, "--model", str(run))
+    assert "at most 60 in one figure" in refused("explain", many, "--model", str(run))
 
 
 def test_the_heat_follows_the_weights() -> None:
@@ -231,11 +231,11 @@ def test_8_bits_that_name_too_many_otherwise_are_not_kept(
     folder = str(smears / "images" / "TEST" / "MONOCYTE")
     words = ("export", folder, "--model", str(run), "--out", "m.onnx", "--int8", folder)
     said = refused(*words)
-    assert "--out m.int8.onnx: the exported model names" in said
-    assert "This model is too unsure for fewer bits" in said
+    assert "--out m.int8.onnx: the exported model predicts another class for" in said
+    assert "Its predictions are too uncertain for fewer bits" in said
     assert not list(Path().glob("m.*"))
     said = refused(*words[:-3], "m.pt2", *words[-2:])
-    assert "8 bits are for .onnx" in said
+    assert "only an .onnx file can have 8 bits" in said
     assert "--int8=- cannot be used" in refused(*words[:-1], "-")
 
 
@@ -248,9 +248,9 @@ def test_images_to_export_with_are_refused(
     Path("bad").mkdir()
     Path("bad/a.png").write_bytes(b"no image")
     said = refused("export", "bad", *model)
-    assert "none of these images can be read (no image of a known format)" in said
+    assert "none of these images can be read (not an image in a supported format)" in said
     Path("e.onnx").touch()
-    assert "e.onnx is exported already" in refused("export", "bad", "--model", "e.onnx")
+    assert "e.onnx is already exported" in refused("export", "bad", "--model", "e.onnx")
     assert not list(Path().glob("m.*"))
 
 
@@ -262,7 +262,10 @@ def test_one_small_file_for_bloodcell(run: Path, smears: Path) -> None:
     assert before.gallery is not None
     assert after.gallery is not None
     assert after.gallery.files == before.gallery.files
-    assert "In 16 bits, as here" in Path("m.safetensors.MODEL_CARD.md").read_text()
+    assert (
+        "This 16-bit model predicts the same class"
+        in Path("m.safetensors.MODEL_CARD.md").read_text()
+    )
 
 
 def test_a_missing_bundle(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

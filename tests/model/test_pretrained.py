@@ -99,7 +99,7 @@ def test_a_checkpoint_of_a_run_brings_its_recipe_and_images(run: Path) -> None:
 
 def test_what_lies_beside_the_weights_is_named(trunk: nn.Module, tmp_path: Path) -> None:
     torch.save({"state_dict": trunk.state_dict(), "args": Path("x")}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"it holds pathlib\S* beside the weights: save its s"):
+    with pytest.raises(InputError, match=r"it contains pathlib\S* beside the weights: save its s"):
         load_trunk(trunk, TINY, str(tmp_path / "w.pth"))
 
 

@@ -1,4 +1,4 @@
-"""A transformer without a map of features: trained, asked, and refused where a map is needed."""
+"""A transformer without a feature map: trained, used, and refused where a map is needed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,4 +20,7 @@ def test_a_transformer_is_trained_and_used(
     assert answer.probability is not None
     assert len(answer.probability) == 4
     said = refused("explain", picture, "--model", run)
-    assert "--model=test_vit cannot be used: it must be a model whose trunk gives a map" in said
+    assert (
+        "--model=test_vit cannot be used: it must be a model whose trunk outputs a feature map"
+        in said
+    )

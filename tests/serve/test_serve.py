@@ -42,7 +42,7 @@ def serving(model: Path, place: Path, *more: str) -> Iterator[tuple[str, subproc
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.search(r"asked: (http://\S+:\d+) \(Ctrl-C ends it\)", line)
+            found = re.search(r"asked: (http://\S+:\d+) \(Ctrl-C stops it\)", line)
             assert found, line + (process.stderr.read() if process.stderr else "")
             yield found[1], process
         finally:
@@ -99,7 +99,7 @@ def test_a_bad_image_costs_its_own_answer(served: tuple[str, int], images: list[
     errors = [one.get("error") for one in answer.json()["images"]]
     assert (answer.status_code, errors) == (
         200,
-        [None, "no image of a known format", "empty file"],
+        [None, "not an image in a supported format", "empty file"],
     )
     assert post(served[0], ("no.png", b"nothing")).status_code == 422
     answer = httpx.post(f"{served[0]}/api/predict", files={"file": good})
@@ -125,7 +125,10 @@ def test_what_is_too_large_is_refused(
     answer = httpx.post(f"{served[0]}/api/predict", content=unsaid, timeout=60)
     assert answer.status_code == 411
     answer = post(served[0], *[("a.png", b"")] * 33)
-    assert (answer.status_code, answer.json()["error"]) == (413, "33 images; at most 32 at a time")
+    assert (answer.status_code, answer.json()["error"]) == (
+        413,
+        "33 images; at most 32 per request",
+    )
 
 
 def test_pages_of_others_are_kept_out(served: tuple[str, int], images: list[Path]) -> None:
@@ -287,7 +290,10 @@ def test_others_are_let_in_only_with_a_warning_and_term_cleans_up(
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
         assert process.returncode == 143
-    assert "--host 0.0.0.0: whoever reaches this machine can use it, without a password." in said
+    assert (
+        "--host 0.0.0.0: anyone who can reach this machine can use the server, without a password."
+        in said
+    )
     assert not list((tmp_path / "tmp").glob("*/drawn *.jpeg"))
 
 
@@ -324,7 +330,7 @@ def test_what_the_page_shows(served: tuple[str, int], images: list[Path], run: P
     assert expected.probability
     best = max(expected.probability.values())
     assert good.startswith(f"{images[0].name}: {expected.class_name}, {best:.1%}")
-    assert (bad, zero, one) == ("bad.png: no image of a known format", 0, 1)
+    assert (bad, zero, one) == ("bad.png: not an image in a supported format", 0, 1)
     details, image, evidence, label, likeness, names, pictures = ask_page(address, show, files, 0)
     assert details["visible"]
     assert label["label"] == expected.class_name
@@ -340,7 +346,7 @@ def test_what_the_page_shows(served: tuple[str, int], images: list[Path], run: P
     assert not ask_page(address, show, files, 1)[0]["visible"]
     assert not ask_page(address, classify, None)[0]["visible"]
     (answers,) = ask_page(address, classify, files[:1] * 22)
-    assert answers["info"] == "2 more images were left out: at most 20 at a time."
+    assert answers["info"] == "2 more images were skipped: at most 20 at a time."
     assert len(answers["choices"]) == 20
 
 
@@ -367,7 +373,7 @@ def test_in_a_browser(served: tuple[str, int], images: list[Path], tmp_path: Pat
             page.wait_for_selector("#details img >> nth=4", timeout=30_000)  # 3 are of training
             lines = page.locator("#answers label").all_inner_texts()
             assert [line.split(": ")[0] for line in lines] == [file.name for file in files]
-        pages[1].get_by_text("bad.png: no image of a known format").click()
+        pages[1].get_by_text("bad.png: not an image in a supported format").click()
         pages[1].wait_for_selector("#details", state="hidden")
         pages[0].get_by_text("drawn monocyte").click()
         pages[0].get_by_text("drawn monocyte.jpeg: ").wait_for(timeout=30_000)
@@ -378,14 +384,14 @@ def test_in_a_browser(served: tuple[str, int], images: list[Path], tmp_path: Pat
 def test_what_cannot_be_served_is_refused(run: Path, refused: Refused) -> None:
     assert "serve takes no further arguments (got: a.png)" in refused("serve", "a.png")
     assert "--port=99999 cannot be used" in refused("serve", "--port", "99999")
-    assert "keeps no maps" in refused("serve", "--model", _touch("m.onnx"))
+    assert "has no feature maps" in refused("serve", "--model", _touch("m.onnx"))
     said = refused("serve", "--model", str(run), "--data", "nothing", "--port", "0")
     assert "--data='nothing' does not exist" in said
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         said = refused("serve", "--model", str(run), "--port", port)
-    assert f"--host 127.0.0.1 --port {port} cannot be listened at" in said
-    assert "--port 0 for a free one" in said
+    assert f"--host 127.0.0.1 --port {port} cannot be used" in said
+    assert "--port 0 for a free port" in said
 
 
 def test_missing_packages_are_named(

@@ -112,7 +112,7 @@ def test_memory_of_a_cpu(
 
     monkeypatch.setattr(Network, "forward", full)
     said = refused("fit", *words)
-    assert "too little memory for data.batch_size=32. Use a smaller one, or a smaller" in said
+    assert "too little memory for data.batch_size=32. Use a smaller batch, or a smaller" in said
     monkeypatch.setattr("bloodcell.train.batch_size._fits", lambda *_: False)
     monkeypatch.setattr("bloodcell.train.batch_size.is_gpu", lambda _: True)
     said = refused("fit", *words, "--data.batch_size", "auto")
@@ -122,6 +122,6 @@ def test_memory_of_a_cpu(
 def test_several_devices_are_told_the_number(words: list[str], refused: Refused) -> None:
     several = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     said = refused("fit", *words, "--data.batch_size", "auto", *several)
-    assert "data.batch_size=auto cannot be used: it must be a number where several devices" in said
+    assert "data.batch_size=auto cannot be used: it must be a number on several devices" in said
     said = refused("fit", *words, "--data.batch_size", "0")
     assert "data.batch_size=0 cannot be used: it must be 1 or more, e.g. 32, or auto." in said

@@ -79,8 +79,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
             main(["fit", *small])
     assert stopped.value.code == status
     said = capfd.readouterr()
-    assert "stopping after this step, or this validation; Ctrl-C once more" in said.err
-    assert re.search(r"To go on:\n  \S*bloodcell fit --ckpt_path lightning_logs/c/v", said.out)
+    assert "stopping after this step or validation; press Ctrl-C again" in said.err
+    assert re.search(r"To resume:\n  \S*bloodcell fit --ckpt_path lightning_logs/c/v", said.out)
     assert checkpoint("last")["global_step"] == steps
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     main(["fit", *small, "--resume", "auto"])
@@ -201,10 +201,11 @@ def test_a_loss_that_is_no_number_takes_the_run_back(
     main(["fit", *small, "--model.lr", "1e-3", "--rollbacks", "2"])
     said = capsys.readouterr().out
     assert (
-        "the loss is NaN or infinite in step 4 of epoch 2, with model.lr=0.001, of TRAIN/" in said
+        "the loss is NaN or infinite in step 4 of epoch 2, with model.lr=0.001 (images: TRAIN/"
+        in said
     )
-    assert "Back to the last checkpoint, with model.lr=0.0005." in said
-    assert "Back to the last checkpoint, with model.lr=0.00025." in said
+    assert "Restored the last checkpoint, with model.lr=0.0005." in said
+    assert "Restored the last checkpoint, with model.lr=0.00025." in said
     history = read_history(Path("lightning_logs/c/version_0/metrics.csv"))
     assert [line.lr for line in history] == [1e-3, 2.5e-4]
     assert all(torch.isfinite(value).all() for value in checkpoint("last")["state_dict"].values())
@@ -225,7 +226,7 @@ def test_a_validation_loss_alone_takes_the_run_back(
     monkeypatch.setattr(Classifier, "validation_step", poisoned)
     small += ["--model.lr", "1e-3", "--monitor", "val/acc"]
     said = refused("fit", *small)
-    assert "the validation loss is NaN or infinite in epoch 2, with model.lr=0.001. Go on" in said
+    assert "the validation loss is NaN or infinite in epoch 2, with model.lr=0.001. Resume" in said
     main(["fit", *small, "--trainer.max_epochs", "3", "--rollbacks", "1"])
     history = read_history(Path("lightning_logs/c/version_1/metrics.csv"))
     assert [line.lr for line in history] == [1e-3, 5e-4, 5e-4]
@@ -261,7 +262,7 @@ def test_what_is_told_of_a_loss_that_is_no_number(
     monkeypatch.setattr(Classifier, "training_step", poisoned)
     said = refused("fit", *small)
     assert "the loss is NaN or infinite in step 3 of epoch 2" in said
-    assert "fit --ckpt_path lightning_logs/c/version_0 --model.lr 5e-06, or with one" in said
+    assert "fit --ckpt_path lightning_logs/c/version_0 --model.lr 5e-06, or with a rate" in said
     assert "fit --ckpt_path lightning_logs/c/version_0 --rollbacks 3" in said
     images = Path(small[1]).rglob("*.jpeg")
     names = sorted(path.relative_to(small[1]).as_posix() for path in images)

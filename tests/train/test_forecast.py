@@ -22,6 +22,6 @@ def test_a_run_says_how_long_it_will_take(
     main(["fit", *words])
     left = 22 * 3 - 15
     seconds = round(4 * (left + 6 / 3 * left / 22))
-    said = re.search(r"about (\d+):(\d+):(\d+) to go, 4,000 ms a batch", capsys.readouterr().out)
+    said = re.search(r"about (\d+):(\d+):(\d+) left, 4,000 ms per batch", capsys.readouterr().out)
     assert said
     assert int(said[1]) * 3600 + int(said[2]) * 60 + int(said[3]) == seconds

@@ -257,11 +257,13 @@ def test_checkpoints_of_other_loaders_and_of_weights_only_predict(
     cpu = ["--trainer.accelerator", "cpu"]
     main(["test", "--ckpt_path", "weights.ckpt", *cpu])
     message = refused("test", "--ckpt_path", "foreign.ckpt", *cpu)
-    assert "foreign.ckpt does not say which images it was trained on" in message
+    assert "foreign.ckpt does not list the images it was trained on" in message
     assert "Use it with predict" in message
     message = refused("fit", "--ckpt_path", "weights.ckpt", *cpu)
     assert "cannot resume a run: it lacks callbacks, optimizer_states. Give" in message
-    with pytest.raises(InputError, match=r"foreign\.ckpt holds a model, .* lacks datamodule_hyper"):
+    with pytest.raises(
+        InputError, match=r"foreign\.ckpt contains a model, .* lacks datamodule_hyper"
+    ):
         check_complete("", foreign, read_checkpoint("", foreign))
 
 

@@ -200,7 +200,7 @@ def test_an_error_of_a_callback_leaves_the_command_and_the_traceback(
         rf"The traceback is in {run}/traceback\.txt\.",
         said.err,
     )
-    assert re.search(rf"Stopped in epoch 2\. To go on:\n  \S+ fit --ckpt_path {run}", said.out)
+    assert re.search(rf"Stopped in epoch 2\. To resume:\n  \S+ fit --ckpt_path {run}", said.out)
     assert "in on_train_batch_start" in (run / "traceback.txt").read_text()
     main(["fit", "--ckpt_path", str(run)])
     assert (run / "scores.json").exists()

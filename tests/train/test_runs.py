@@ -41,7 +41,7 @@ def test_last_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
     assert found == runs / "version_10" / "checkpoints" / "last.ckpt"
     (other,) = last_checkpoints(str(runs / "version_9"), tmp_path, "d8")
     assert other.parts[-3] == "version_9"
-    with pytest.raises(InputError, match="lies in no run folder"):  # it has no config.yaml
+    with pytest.raises(InputError, match="is not in a run folder"):  # it has no config.yaml
         run_folder(found)
     (runs / "version_10" / "config.yaml").touch()
     assert run_folder(found) == runs / "version_10"
