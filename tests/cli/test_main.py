@@ -300,7 +300,7 @@ def test_a_full_disk_is_told(
 ) -> None:
     """The system does not always say which file it could not write."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", name)
 
     monkeypatch.setattr("bloodcell.evaluate.compare.compare", full)
