@@ -59,10 +59,10 @@ def lightning_errors(verb: str) -> Iterator[None]:
             raise KeyboardInterrupt from stop
         raise
     except OSError as error:
-        message = of_disk(error, _ELSEWHERE)
-        if message is None:
+        told = of_disk(error, _ELSEWHERE)
+        if told is None:
             raise
-        raise InputError(message) from error
+        raise InputError(told) from error
 
 
 @contextmanager

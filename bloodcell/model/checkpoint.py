@@ -145,9 +145,9 @@ def refusing(flag: str, path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
-        raise
-    except _WRONG as error:
+    except (InputError, *_WRONG) as error:
+        if isinstance(error, InputError) and not str(error).startswith("model."):
+            raise  # of a setting that the user gave
         raise InputError(
             f"{flag} {path} cannot be read as a model ({reason(error)}). Get the file again, or "
             "give another one."
