@@ -59,10 +59,10 @@ def lightning_errors(verb: str) -> Iterator[None]:
             raise KeyboardInterrupt from stop
         raise
     except OSError as error:
-        message = of_disk(error, _ELSEWHERE)
-        if message is None:
+        problem = of_disk(error, _ELSEWHERE)
+        if problem is None:
             raise
-        raise InputError(message) from error
+        raise InputError(problem) from error
 
 
 @contextmanager
