@@ -267,7 +267,7 @@ def test_resuming_what_cannot_be_resumed(
     monkeypatch.chdir(finished.parents[2])
     run = ("fit", "--ckpt_path", "last")
     assert "found: nothing; other names: custom" in refused(*run, "--name", "d8")
-    assert "this run has finished its 2 epochs" in refused(*run)
+    assert "this run is finished after epoch 2" in refused(*run)
     more = (*run, "--trainer.max_epochs", "9")
     said = refused(*more, "--model.lr", "0.5")
     assert "model.lr=0.5, but the checkpoint was made with 0.001, which cannot change now" in said
@@ -457,7 +457,7 @@ def test_a_checkpoint_may_stand_in_a_config(
     Path("mine.yaml").write_text("ckpt_path: some.ckpt\n")
     assert "--ckpt_path some.ckpt" in refused("fit", "--config", "mine.yaml")
     Path("mine.yaml").write_text(f"ckpt_path: {finished}\n")
-    assert "has finished its 2 epochs" in refused("fit", "--config", "mine.yaml")
+    assert "is finished after epoch 2" in refused("fit", "--config", "mine.yaml")
     main(["test", "--config", "mine.yaml", "--trainer.accelerator", "cpu"])
     assert f"{finished.name}" in capsys.readouterr().out
     said = refused("test", "--config", "mine.yaml", "--ckpt_path", "other.ckpt")

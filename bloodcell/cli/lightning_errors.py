@@ -78,13 +78,15 @@ def constructor_errors(verb: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        cause = error.__cause__
-        if cause is None:
+        chain: list[BaseException] = [error]
+        while cause := chain[-1].__cause__:
+            chain.append(cause)
+        ours = next((one for one in chain if isinstance(one, InputError)), None)
+        if len(chain) == 1 or ours is error:
             raise
-        while cause.__cause__:
-            cause = cause.__cause__
-        if isinstance(cause, InputError):
-            raise cause from error
+        if ours:
+            raise ours from error
+        cause = chain[-1]
         frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
         made = [one.f_locals["self"] for one in frames if one.f_code.co_name == "__init__"]
         raise InputError(

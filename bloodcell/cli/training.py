@@ -222,6 +222,8 @@ class BloodcellCLI(LightningCLI):
                 raise KeyboardInterrupt from None
             raise
         except (InputError, MisconfigurationException):
+            if isinstance(self.trainer.logger, runs.RunLogger) and not self.trainer.global_step:
+                self.trainer.logger.discard()  # a refused run leaves nothing behind
             raise
         except Exception as error:  # callbacks and loggers of the user may raise any
             explained = explain(error, self.trainer, self.model, self.datamodule)

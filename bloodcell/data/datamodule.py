@@ -12,7 +12,7 @@ from bloodcell.data.augment import Augment, augment_batch, transform_batch
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader, as_it_is
 from bloodcell.data.crop import Crop, InputFormat
 from bloodcell.data.decode import Unreadable, check_readable
-from bloodcell.data.describe import check_settings, describe
+from bloodcell.data.describe import check_model, check_settings, describe
 from bloodcell.data.identity import check_unchanged, image_keys, pack_facts
 from bloodcell.data.images import Images, open_images
 from bloodcell.data.placement import OnDevice, check_room, place_images
@@ -138,6 +138,9 @@ class BloodCells(LightningDataModule):
             stage: `fit` uses all parts, so that an unreadable test image stops a run at its start;
                 `validate` uses the validation part, `test` and `predict` the test part.
         """
+        if self.trainer and self.trainer.lightning_module:
+            model = self.trainer.lightning_module.hparams
+            check_model(model, self.class_names, self.image_size)
         wanted = _PARTS_OF.get(stage, PARTS)
         most, device = self._drop_outdated()
         if all(part in self.datasets for part in wanted):

@@ -126,7 +126,7 @@ def summarise(notes: Mapping[str, str]) -> list[str]:
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, note in notes.items():
         names[note].append(name)
-    return [f"{note}: {len(some):,} images ({listed(some, 3)})" for note, some in names.items()]
+    return [f"{note}: {listed(some, 3)}" for note, some in names.items()]
 
 
 def decode(data: bytes, input_format: InputFormat | None) -> Pixels:

@@ -1,5 +1,6 @@
 """Checks the settings of the data, and describes the data."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bloodcell.data.decode import IMAGE_SIZES
@@ -57,3 +58,23 @@ def check_settings(hp: Any) -> None:
     whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
     require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)
     require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")
+
+
+def check_model(model: Mapping[str, Any], class_names: Sequence[str], image_size: int) -> None:
+    """Checks that a model is made for the classes and the size of the images.
+
+    Args:
+        model: the hyperparameters of a LightningModule; names that it lacks are not checked.
+        class_names: the classes of the data, in the order of the labels.
+        image_size: side of the images in pixels.
+
+    Raises:
+        InputError: if classes, their order or the size differ.
+    """
+    given = model.get("class_names", class_names)
+    rule = f"{list(class_names)}, the classes of the data in their order: give the model the data "
+    rule += "module's class_names"
+    require(list(given) == list(class_names), "class_names", list(given), rule)
+    size = model.get("image_size", image_size)
+    rule = f"{image_size}, as data.image_size. Give both the same"
+    require(size == image_size, "model.image_size", size, rule)

@@ -154,7 +154,8 @@ class _Tally:
         else:
             kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
             by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
-            lines = [f"{self.counts.total():,} images: {by_class} ({per_second} images/s)"]
+            n = self.counts.total()
+            lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({per_second} images/s)"]
         lines += summarise(self.notes)
         return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from bloodcell.errors import InputError, listed, reason
+from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.model.description import NETWORK, RECIPE, TRAINED_ON
 
 _DATA_SETTINGS = "datamodule_hyper_parameters"
@@ -51,7 +51,8 @@ def find_checkpoint(flag: str, path: Path, name: str) -> Path:
     if inside.is_file():
         return inside
     parent = path if path.is_dir() else path.parent
-    found = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
+    require(parent.is_dir(), flag, path, "in a folder that exists")
+    found = sorted(p.name for p in parent.iterdir())
     raise InputError(
         f"{flag} {path}: no checkpoint there (looked for {inside}; {parent} contains: "
         f"{listed(found)}). Give a run folder, e.g. lightning_logs/d8/version_0, or a .ckpt file."

@@ -21,7 +21,7 @@ _UNLIKE = (
     "**Unlike all training images.** The class is unreliable. ({:.1%} of the test images are "
     "flagged, too.)\n\n"
 )
-_DISTANCE = "Distance to the nearest training photograph of any class: {:.3f} (threshold: {:.3f})."
+_DISTANCE = "Distance to the nearest training photograph of any class: {:.3f} (threshold: {:.3f})"
 
 
 def make_page(
@@ -121,7 +121,9 @@ def _make_details() -> list[Any]:
         with gradio.Row():
             headers = ["Nearest of this class", "distance"]
             names = gradio.Dataframe(headers=headers, buttons=[], min_width=300)
-            pictures = gradio.Gallery(columns=3, show_label=False, buttons=[], min_width=300)
+            pictures = gradio.Gallery(
+                columns=3, height=180, show_label=False, buttons=[], min_width=300
+            )
     return [details, image, evidence, probability, likeness, names, pictures]
 
 

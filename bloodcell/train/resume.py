@@ -181,7 +181,7 @@ def check_unfinished(path: Path, checkpoint: dict[str, Any], wanted: Mapping[str
     """
     if is_finished(path, wanted):
         raise InputError(
-            f"--ckpt_path {path}: this run has finished its {checkpoint['epoch'] + 1} epochs "
+            f"--ckpt_path {path}: this run is finished after epoch {checkpoint['epoch'] + 1} "
             f"(trainer.max_epochs={wanted['max_epochs']}). Raise --trainer.max_epochs to train "
             "further, or leave --ckpt_path out to start a new run."
         )

@@ -1,5 +1,6 @@
 """Run folders: creates them, finds their checkpoints, and checks settings against checkpoints."""
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,13 @@ class RunLogger(TensorBoardLogger):
     def agree(self, trainer: Trainer) -> None:
         """Gives all processes the run folder that the first one has created."""
         self._claimed = trainer.strategy.broadcast(self.version)
+
+    @rank_zero_only
+    def discard(self) -> None:
+        """Removes the folder that was created for a new run."""
+        if isinstance(self._claimed, int):
+            self.experiment.close()
+            shutil.rmtree(self.log_dir, ignore_errors=True)
 
     @rank_zero_only
     def save(self) -> None:

@@ -307,6 +307,16 @@ def test_a_full_disk_is_told(
     assert f"bloodcell: {message}" in refused("compare", "somewhere")
 
 
+def test_what_a_constructor_says_is_kept(
+    words: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    message = refused("fit", *words, "--model.weights", "imagenet")
+    assert "model.weights=imagenet: the weights of 'test_efficientnet' could not be" in message
+    assert "Give model.weights a file" in message
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     words = f"{sys.executable} -m bloodcell fit --help | head -1"
     done = subprocess.run(

@@ -24,6 +24,7 @@ from torchvision.transforms import v2
 import bloodcell
 from bloodcell.cli.main import main
 from bloodcell.data.batches import NOT_COUNTED, Batch
+from bloodcell.datasets.kaggle import CLASS_NAMES
 from bloodcell.errors import InputError
 from bloodcell.model.checkpoint import check_complete, read_checkpoint
 from bloodcell.train.metrics import Metrics
@@ -105,13 +106,30 @@ def test_both_from_python(smears: Path) -> None:
     torch.testing.assert_close(said.sum(1), torch.ones(len(rows)))
 
 
+def test_a_model_for_other_classes_or_another_size(smears: Path) -> None:
+    data = smears_data(smears)
+    turned, fewer = list(reversed(data.class_names)), data.class_names[:2]
+    for names in (turned, fewer):
+        with pytest.raises(InputError, match=r"class_names=\[.*\] cannot be used: it must be \["):
+            trainer().fit(tiny(class_names=names), smears_data(smears))
+    model = tiny(class_names=data.class_names, image_size=64)
+    rule = r"model\.image_size=64 cannot be used: it must be 32, as data\.image_size"
+    with pytest.raises(InputError, match=rule):
+        trainer().test(model, data)
+
+
 def test_a_signal_ends_one_run_of_a_trainer_only(smears: Path) -> None:
     class Signalled(Callback):
         def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
             if trainer.global_step == 2 and stop.signal is None and not runs:
                 signal.raise_signal(signal.SIGTERM)
 
-    data, model, stop, runs = smears_data(smears), tiny(), StopGently(), list[int]()
+    data, model, stop, runs = (
+        smears_data(smears),
+        tiny(class_names=CLASS_NAMES),
+        StopGently(),
+        list[int](),
+    )
     twice = trainer(callbacks=[stop, Signalled()])
     with pytest.raises(SIGTERMException):
         twice.fit(model, data)
@@ -178,7 +196,7 @@ def test_one_process_opens_the_source(how: str, smears: Path) -> None:
 
 
 def test_a_dry_run_leaves_nothing_to_the_next_run(smears: Path) -> None:
-    data, model = smears_data(smears), tiny()
+    data, model = smears_data(smears), tiny(class_names=CLASS_NAMES)
     trainer(fast_dev_run=True).fit(model, data)
     assert len(data.datasets["train"]) == 8
     runs = trainer()
@@ -224,7 +242,7 @@ def test_transforms_are_a_function_of_seed_epoch_and_step(smears: Path) -> None:
         ({"optimizer": torch.optim.AdamW}, r"model\.lr=0\.001 cannot be used: it must be 1e-05 w"),
         (
             {"optimizer": torch.optim.AdamW, "lr": 1e-5, "weight_decay": 0.1},
-            r"model\.weight_decay=0\.1 .* give model\.optimizer\.weight_decay",
+            r"model\.weight_decay=0\.1 .* set model\.optimizer\.weight_decay",
         ),
         (
             {"scheduler": torch.optim.lr_scheduler.LinearLR, "schedule": "cosine"},
