@@ -279,4 +279,4 @@ def test_a_cosine_needs_an_end(words: list[str], refused: Refused) -> None:
     words += ["--model.schedule", "cosine", "--trainer.max_epochs", "-1"]
     said = refused("fit", *words, "--trainer.max_time", "00:00:00:05")
     assert "model.schedule=cosine" in said
-    assert "give trainer.max_epochs" in said
+    assert "set trainer.max_epochs" in said
