@@ -81,7 +81,7 @@ def require_number(
     most: float = math.inf,
     whole: bool = False,
 ) -> None:
-    """Checks that an argument of a Python function is a number in a range; a number in text is not.
+    """Checks that an argument of a Python function is a number in a range; text is rejected.
 
     Args:
         setting: name of the argument.

@@ -30,7 +30,7 @@ from bloodcell.errors import InputError, reason
 from bloodcell.files import check_place, write_whole
 from bloodcell.memory import keep_memory
 
-_TOGETHER = 16  # images of a task, because a task takes a kilobyte
+_TOGETHER = 16  # images per task; a task for each image would take a kilobyte each
 
 
 class ScannedFile(NamedTuple):

@@ -16,9 +16,9 @@ from bloodcell.audit.features import Floats, ImageFeatures, agreement
 Ints = NDArray[np.int64]
 _NEIGHBOURS = 8  # candidates per image
 _NEAR_GROUPS = 40  # candidates per group
-_COMPARISONS = 50_000  # limit for pairs of groups: minutes, even if every image is its own group
+_COMPARISONS = 50_000  # most pairs of groups that are compared, in some minutes
 _PROBES = 5  # pairs of images that are compared for two groups
-_SAME = 0.85  # least ratio of agreement across to within groups; second photographs reach .76
+_SAME = 0.85  # least ratio of agreement between to within groups; two photographs reach .76
 _BLOCK = 1024  # images that are compared with all others at a time
 _VALUES = 2**24  # comparisons in memory at a time, if there are many images
 
@@ -164,7 +164,7 @@ def _near(colours: Floats, most: int) -> Ints:
         one, other = np.minimum(rows[:, None], near), np.maximum(rows[:, None], near)
         pairs.append((one * n + other).ravel())
         values.append(np.take_along_axis(likeness, near, 1).ravel())
-    # of a pair that both of its rows found, the likeness that the later row has
+    # if both rows found a pair, the value of the later row is kept
     pair, place = np.unique(np.concatenate(pairs)[::-1], return_index=True)
     closest = np.lexsort((pair, -np.concatenate(values)[::-1][place]))
     return np.stack(np.divmod(pair[closest], n), axis=1)

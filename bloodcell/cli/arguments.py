@@ -55,7 +55,7 @@ _COMMON = (
     _option("-c/--config", "NAME", "a YAML file, or the name of a shipped one, e.g. d8.yaml; if "
             "several are given, later ones override earlier ones", action="append", default=[]),
     _option("--print_config", "HOW", "print all settings and stop", nargs="?", const=""),
-    (("--help-all",), {"action": "store_true", "help": "list all options, also Lightning's"}),
+    (("--help-all",), {"action": "store_true", "help": "list all options, including Lightning's"}),
 )  # fmt: skip
 _CHECKPOINT = _option("--ckpt_path", "RUN", "a run folder (its best checkpoint) or a .ckpt file")
 _FIT = (

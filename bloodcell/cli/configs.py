@@ -115,7 +115,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def without_repeated(words: Sequence[str], begun: dict[str, Any]) -> list[str]:
-    """Removes options that append to a list of the run what it already contains.
+    """Removes options that would append an entry that the list of the run already contains.
 
     A run that is continued with its original command must not get a callback twice.
 

@@ -83,7 +83,7 @@ class BloodcellCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options of the verb, and links the settings that data and model share."""
         parser.add_class_arguments(RunOptions)
-        parser.add_argument("--ckpt_path", type=str | None, help="As on the command line.")
+        parser.add_argument("--ckpt_path", type=str | None, help="A run folder or a .ckpt file.")
         if self.verb == "benchmark":
             skip: set[str | int] = {"model", "datamodule"}
             parser.add_method_arguments(BenchmarkTrainer, "benchmark", skip=skip)
@@ -155,7 +155,7 @@ class BloodcellCLI(LightningCLI):
         with scored or nullcontext(), constructor_errors(self.verb):
             super().instantiate_classes()
         self._keep_class_paths(self.config.as_dict())
-        if self.verb == "fit":  # config.yaml repeats the whole run, not only its last part
+        if self.verb == "fit":  # config.yaml must reproduce the whole run
             self.config.model.weights = weights
         if self.path and self.checkpoint:
             with refusing(runs.CKPT_PATH, self.path):

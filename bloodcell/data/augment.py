@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 Augment = Literal["none", "flips", "full"]
 
-_TRANSFORMS = 2**41  # row numbers above those of augmentation and dropout, for independent draws
+_TRANSFORMS = 2**41  # above all row numbers and dropout, so that transforms draw independently
 _GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as int64
 # ranges of `full`; shift, shear and black fill are as in the augmented copies of the Kaggle set
 _SHIFT, _SHEAR, _SCALE = 0.1, 0.2, 0.15  # share of the side; tangent; relative change

@@ -84,7 +84,7 @@ class ImageDataset(Dataset[Batch]):
 
 
 class EvenSampler(Sampler[int]):
-    """Yields every n-th position of an order on each of n devices, the same number on all of them.
+    """Yields every n-th position of an order on each of n devices, equally many on each.
 
     Positions past the end pad the last round, so that no device waits forever. The dataset marks
     them as not counted, so that an evaluation counts every image exactly once.

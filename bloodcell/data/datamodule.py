@@ -34,18 +34,18 @@ class BloodCells(LightningDataModule):
     `use_distributed_sampler=False`.
 
     Args:
-        root: a folder of class folders, a .zip of one, `kaggle` (downloaded once) or `drawn`.
+        root: a folder of class folders, a .zip of one, `kaggle` or `drawn` (synthetic).
         split: `photo` keeps all files of a photograph in one part; `seed` splits files at random,
             as published, and leaks; `folds` is 5-fold cross-validation over the photographs,
             `train_folds` the same within the training and validation parts of `photo`.
         fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
-        val_share: share of the photographs outside the test part that are used for validation: one
-            in 2 to 20, i.e. 0.5, 0.33, 0.25, 0.2 ... 0.05. `seed` ignores it.
+        val_share: share of the photographs outside the test part that are used for validation: 1/n
+            with n from 2 to 20, i.e. 0.5, 0.33, 0.25 ... 0.05. `seed` ignores it.
         photos: CSV file for your own data, with the columns file, photo and, if known, cell.
         labels: CSV file with the columns file and class, for images that are not in class folders.
         image_size: side of the network's square input in pixels, 32 to 1024.
         crop: `none` resizes the whole picture to a square; `cell` crops a square around the white
-            cell, 0.4 of the picture's longer side wide.
+            cell, whose side is 0.4 times the picture's longer side.
         batch_size: batch size on each device; `auto`: the largest power of two up to 512 that fits
             into the GPU's memory, or 32 on a CPU.
         augment: `none`; `flips`: random horizontal and vertical flips; or `full`: also random
@@ -250,7 +250,7 @@ class BloodCells(LightningDataModule):
 
     def _train_batches(self, world: int, rank: int) -> Batches:
         trainer: Any = self.trainer
-        # Lightning cannot switch off shuffling for this sampler, as overfit_batches requires
+        # overfit_batches needs unshuffled data, and Lightning cannot change this sampler
         shuffle = not (trainer and trainer.overfit_batches)
         train = self.datasets["train"]
         order = DistributedSampler[Batch](train, world, rank, shuffle=shuffle, seed=self.seed)

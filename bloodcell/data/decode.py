@@ -44,7 +44,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _PAGED = ("PNG", "WEBP", "GIF")  # further pages of a JPEG are previews
 _NOTE = "bloodcell"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_TOGETHER = 64  # images per task, because each task takes a kilobyte
+_TOGETHER = 64  # images per task; a task for each image would take a kilobyte each
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
 
 
@@ -78,7 +78,7 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
 
     Raises:
         ValueError: if the file is empty, not an image, truncated or too large, or if the
-            value of white is unknown.
+            white level is unknown.
     """
     if not data:
         raise ValueError("empty file")

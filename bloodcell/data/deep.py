@@ -1,4 +1,4 @@
-"""Decodes TIFF files, and deep PNG files, which Pillow would truncate, darken or reject."""
+"""Decodes TIFF and 16-bit PNG files, which Pillow would truncate, darken or reject."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from bloodcell.errors import reason
 
 FIRST_PAGE = "only the first page is read"
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of a pixel that cameras and programs use
-_LEAST_FLOAT = 16  # floats with a maximum between 1 and this would be black on a scale of 0 to 255
+_LEAST_FLOAT = 16  # a maximum between 1 and this does not show the scale of floats
 _MOST_BYTES = 16  # of a decoded pixel: 32 bits in four channels
 _TIFF, _PNG = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x89PNG\r\n\x1a\n"
 _ORIENTATION, _MAX_SAMPLE_VALUE = 274, 281  # tags

@@ -31,7 +31,7 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
 
     Raises:
         InputError: if the table cannot be read, lacks a column or a value, or if a line matches
-            no image, several images, or one to which another line gives another class.
+            no image, several images, or an image that another line puts into another class.
     """
     label = f"data.labels='{path}'"
     sheet = read_sheet(path, label, "a CSV file with the columns file and class")
@@ -75,7 +75,7 @@ class _Images:
 
     def __init__(self, root: str, names: Iterable[str]) -> None:
         self.example = ""
-        # by every end of the path, and by the whole path within the root; then without extensions
+        # by each suffix of the path, and by the path in the root; the second: without extensions
         self._ends: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         self._whole: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         for name in names:

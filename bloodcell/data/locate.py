@@ -89,7 +89,7 @@ def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
 
 
 def cut(images: Tensor, centres: Tensor, size: int) -> Tensor:
-    """Crops a square from each picture, `SHARE` of its longer side wide.
+    """Crops a square from each picture, whose side is `SHARE` times the longer side.
 
     Args:
         images: (B, 3, H, W), 0 to 255, float.

@@ -62,7 +62,7 @@ def open_source(root: str, setting: str = "data.root") -> Source:
     """
     if dataset := named_datasets().get(root):
         return _from_folder(*dataset.prepare())
-    # resolves `.` and `..`, because the root's name may be a split or class folder in a photo table
+    # resolves `.` and `..`, because a photo table may contain the root's own name, e.g. TRAIN
     path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  keeps the names of links
     if path.is_dir():
         return _from_folder(path)

@@ -54,7 +54,7 @@ def find(table: PhotoTable, path: str) -> str | None:
 
 
 def plain(name: str) -> str:
-    """Returns a path as tables are compared: with forward slashes, and accents in their letters."""
+    """Returns a path as tables are compared: with forward slashes and composed accents."""
     return unicodedata.normalize("NFC", name).replace("\\", "/")
 
 

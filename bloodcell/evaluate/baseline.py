@@ -14,7 +14,7 @@ from bloodcell.data.batches import ImageDataset
 _BITS = 3  # per channel: 8 x 8 x 8 colours
 _STRIDE = 2  # every second pixel of every second row is enough
 _AT_ONCE = 256  # images
-MOST = 20_000  # training images: enough for a fair score, and the time grows as the data
+MOST = 20_000  # training images: enough for a fair score; the time grows with their number
 
 
 def nearest_labels(train: ImageDataset, images: ImageDataset) -> Tensor:

@@ -15,9 +15,9 @@ def fit_temperature(true: NDArray[np.int64], logits: Floats, n_photos: int) -> f
     """Fits the temperature to the log loss, with a log-normal prior around 1.
 
     Guo et al., "On calibration of modern neural networks" (ICML 2017). Accuracy does not change.
-    The copies of a photograph are right or wrong together, so the mean log loss of the files counts
-    once per photograph: few photographs hardly move the temperature away from 1. Without the prior,
-    the temperature made the probabilities of 13 runs worse (RESULTS.md).
+    The copies of a photograph are right or wrong together, so the mean log loss is weighted by
+    the number of photographs, not of files. With few photographs, the temperature stays near 1.
+    Without the prior, the temperature made the probabilities of 13 runs worse (RESULTS.md).
 
     Args:
         true: (n,) labels of files.

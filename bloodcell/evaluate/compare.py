@@ -18,7 +18,7 @@ _LEGEND = (
     "Sorted by balanced accuracy by photograph, with its 95 % interval. `a`: the best, and those "
     "that do not differ significantly from it (paired bootstrap over photographs, Holm, 5 %); `-`: "
     "tested on other photographs. Trained on: the share of the test photographs that were also "
-    "trained on; their score measures memory."
+    "trained on; their score measures memorisation."
 )
 
 

@@ -153,7 +153,7 @@ def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
 class _Photos(NamedTuple):
     """Test photographs, and the results of each run of an experiment on them.
 
-    With another seed, split `seed` tests other files, and an undivided folder other photographs.
+    The tested files depend on the seed with split `seed`; the photographs, in undivided folders.
     """
 
     name: tuple[str, ...]
@@ -214,7 +214,7 @@ def _photos(runs: list[Run]) -> _Photos:
 
 
 def _right_by_photo(predictions: Predictions) -> dict[str, list[int]]:
-    """Returns label, 1, whether the model is right, files and right files of each photograph."""
+    """Returns for each photograph: label, 1, whether the model is right, files, right files."""
     files = sample_of(predictions.true, predictions.probability, predictions.photo)
     photos = average_photos(files)
     right = photos.probability.argmax(1) == photos.true

@@ -17,8 +17,8 @@ DRAWS = 2_000
 CLASSWISE = ("precision", "recall", "f1", "class_auc")
 CALIBRATION_BINS = 15  # of the expected calibration error, as Guo et al. (ICML 2017)
 _LEAST = 1e-7  # smallest probability: the log loss stays finite; predictions.csv has six digits
-_DRAWN = 2**23  # weights drawn at a time: all of up to 4,194 photographs
-_AT_ONCE = 2**21  # weights in the order of the scores
+_DRAWN = 2**23  # weights per block; up to 4,194 photographs need one block
+_AT_ONCE = 2**21  # weights, sorted by score, in memory at a time
 
 
 class Estimate(NamedTuple):

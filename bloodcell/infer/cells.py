@@ -77,7 +77,7 @@ class Cells(NamedTuple):
         return model.on_squares
 
     def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
-        """Yields the predictions, and draws each image after those of its cells.
+        """Yields the predictions, and draws each image after the predictions for its cells.
 
         Args:
             answers: predictions for cells, grouped by image.

@@ -29,7 +29,7 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     Coloured, outlined regions support the predicted class.
 
     Args:
-        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read
+        images: files, folders, .zip files, folders in a .zip (x.zip/folder), patterns, or - to read
             paths from the standard input, one per line.
         model: a run folder, a .ckpt or a .safetensors file (default: the bundled model).
         out: a .png file for up to 60 images, or a folder for one figure per image.

@@ -66,17 +66,17 @@ def export(
     """Writes a model as one file, and checks its predictions on images.
 
     The file maps images of any size to probabilities: it contains the resizing, the normalisation,
-    the softmax and the class names. It is kept only if its predictions agree with the model's on up
-    to 2,500 of the images. With 8 bits, the class may differ for one image in ten, in a
-    .safetensors file (16 bits) for one in a hundred.
+    the softmax and the class names. It is compared with the model on up to 2,500 of the images, and
+    kept only if the predictions agree. The class may differ for one image in a hundred with 16 bits
+    (.safetensors), and for one in ten with 8 bits.
 
     Args:
-        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read
+        images: files, folders, .zip files, folders in a .zip (x.zip/folder), patterns, or - to read
             paths from the standard input, one per line.
         model: a run folder, a .ckpt or a .safetensors file (default: the bundled model).
         out: a .onnx file, a .pt2 file for PyTorch, a .safetensors file for bloodcell in half
             precision, or a folder for timm in the layout of the Hugging Face Hub: an existing one,
-            or a name that ends in / or has no suffix (default: the run's name, .onnx).
+            or a name that ends in / or has no suffix (default: NAME.onnx with the run's name).
         int8: training images; up to 200 of them calibrate a second file NAME.int8.onnx, which
             computes in 8 bits (default: none).
 

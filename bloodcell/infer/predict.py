@@ -52,7 +52,7 @@ def predict(
     The exit status is 1 if an image could not be read; its row gives the reason.
 
     Args:
-        images: files, folders, .zip files, folders in one (x.zip/folder), patterns, or - to read
+        images: files, folders, .zip files, folders in a .zip (x.zip/folder), patterns, or - to read
             paths from the standard input, one per line.
         model: a run folder, a .ckpt, a .safetensors or an exported .onnx file, which needs no
             PyTorch (default: the bundled model).

@@ -9,7 +9,7 @@ import numpy as np
 from bloodcell.data.crop import Pixels
 from bloodcell.errors import InputError
 
-# with activations, because the ranges before them would be calibrated otherwise
+# with the activations, so that ranges are calibrated after them, not before
 _OPERATIONS = ["Conv", "Clip", "Relu"]
 _EXCLUDED = 3  # the first convolutions cost most of the accuracy in 8 bits and take little time
 

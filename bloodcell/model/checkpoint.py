@@ -15,7 +15,7 @@ from bloodcell.model.description import NETWORK, RECIPE, TRAINED_ON
 
 _DATA_SETTINGS = "datamodule_hyper_parameters"
 _OF_MODEL = ("state_dict", "hyper_parameters")
-_KINDS = {  # types of a checkpoint's entries; those that are not of the model resume a run
+_KINDS = {  # types of a checkpoint's entries; only resuming needs those outside `_OF_MODEL`
     **dict.fromkeys((*_OF_MODEL, _DATA_SETTINGS, "loops", "callbacks"), dict),
     **dict.fromkeys(("epoch", "global_step"), int),
     "optimizer_states": list,
@@ -98,7 +98,7 @@ def check_complete(flag: str, path: Path, checkpoint: Mapping[str, Any]) -> None
     """Checks that a run can be resumed from a checkpoint.
 
     Raises:
-        InputError: if it lacks more than the model, as one that Lightning wrote with weights only.
+        InputError: if it contains only the model, e.g. because Lightning saved weights only.
     """
     missing = [key for key in _KINDS if key not in checkpoint]
     if missing:
@@ -148,7 +148,7 @@ def refusing(flag: str, path: Path) -> Iterator[None]:
         yield
     except (InputError, *_WRONG) as error:
         if isinstance(error, InputError) and not str(error).startswith("model."):
-            raise  # of a setting that the user gave
+            raise  # about a setting that the user gave, not about the file
         raise InputError(
             f"{flag} {path} cannot be read as a model ({reason(error)}). Get the file again, or "
             "give another one."

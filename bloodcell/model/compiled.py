@@ -15,7 +15,7 @@ from bloodcell.memory import is_full
 Compile = Literal["auto", False, "default", "reduce-overhead", "max-autotune"]
 _GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 _OLDEST = (7, 0)  # lowest compute capability that PyTorch's compiler supports
-# pixels of a training above which compilation pays off on a CPU: it takes 30 s and saves a fifth
+# compilation takes 30 s on a CPU and saves a fifth: it pays off above this number of pixels
 _LONG = 2e9
 
 

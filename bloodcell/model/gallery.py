@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
 FALSE_ALARMS = 0.05  # share of the validation images beyond the threshold
-MOST = 1_800  # photographs; of MobileNet, they take a fifth of the space of its checkpoint
+MOST = 1_800  # photographs; their features take a fifth of MobileNet's checkpoint
 _AT_ONCE = 4_096  # images whose distances to all photographs are in memory at a time
 
 

@@ -52,7 +52,7 @@ def choose(path: Path, content: dict[str, Any], entry: str) -> tuple[State, str]
     Args:
         path: the file, for error messages.
         content: the content of the file: weights, or entries by name.
-        entry: name of the entry to take; empty for the first usual name, an average before others.
+        entry: name of the entry to take; empty takes the first usual name; averages come first.
 
     Raises:
         InputError: if there are no weights, or none in this entry.

@@ -185,7 +185,7 @@ def _run_all(request: Request, descriptors: list[int]) -> dict[str, str]:
     """
     tasks = [
         Task(row.name, row.lr, split, seed, f"{row.name}-{split}{request.suffix}")
-        for seed in range(request.seeds)  # one run of each comes first
+        for seed in range(request.seeds)  # all experiments with one seed, then the next seed
         for row in PUBLISHED
         for split in request.splits
     ]

@@ -34,7 +34,7 @@ def serve(
 ) -> bool:
     """Serves a web page that classifies images.
 
-    Not for diagnosis. Nothing is sent anywhere; uploads are deleted at the end.
+    Not for diagnosis. Nothing is sent anywhere; uploads are deleted after an hour and at the end.
     For programs: curl -F image=@a.jpeg http://127.0.0.1:7860/api/predict, and GET /health.
 
     Args:

@@ -42,7 +42,7 @@ def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) ->
         InputError: if not even one image fits.
     """
     size, device = 1 << (most.bit_length() - 1), trainer.strategy.root_device
-    # CUDA graphs keep a step's memory while the last, uncompiled batch of an epoch needs its own
+    # CUDA graphs hold the memory of a step; the last batch of an epoch, uncompiled, needs as much
     steps = 2 if may_record_graphs(model.compile_how, device) else 1
     while size and not _fits(trainer, model, data.image_size, steps * size):
         size //= 2

@@ -41,7 +41,7 @@ class History(Callback):
         self._images, self._validation = state_dict["images"], state_dict["validation"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restores the validation metrics of a resumed epoch, which may be the best one."""
+        """Restores the validation metrics of a resumed epoch, so that `KeepBest` can compare it."""
         found = {key: torch.tensor(value) for key, value in self._validation.items()}
         trainer.callback_metrics.update(found)
 

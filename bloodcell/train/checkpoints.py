@@ -22,7 +22,7 @@ from bloodcell.train.finite import Finite
 from bloodcell.train.runs import last_of, run_folder_of
 from bloodcell.train.signals import StopGently, between_steps
 
-CLOCK_EVERY = 32  # batches between checks of the time, which synchronise several devices
+CLOCK_EVERY = 32  # batches between checks of the clock; a check synchronises the devices
 
 
 _LOWER = {"loss", "error", "ece"}
@@ -86,7 +86,7 @@ class KeepBest(ModelCheckpoint):
         )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the epoch if it is the best so far, unless its loss is NaN: it was rolled back."""
+        """Saves the best epoch so far; an epoch with a NaN loss was rolled back and is skipped."""
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not loss.isfinite():
             return

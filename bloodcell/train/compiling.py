@@ -30,7 +30,7 @@ def compile_for(
     n_pixels = (batch_size or 1) * image_size**2 * trainer.estimated_stepping_batches
     device = trainer.strategy.root_device
     if how == "auto" and is_synchronised(network):
-        how = False  # each of those layers would break the graph
+        how = False  # each synchronised BatchNorm layer would break the graph
     compiled = CompiledPass(network, how, device, n_pixels, accumulates, batch_size)
     if compiled.mode:
         trainer.print(f"compiling the network ({compiled.mode}) delays the first step")

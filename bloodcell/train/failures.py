@@ -42,8 +42,8 @@ def explain(
     if trainer.world_size > 1 and _has(text, _NO_RESPONSE):
         return (
             f"another of the {trainer.world_size} processes has ended or does not respond "
-            f"({reason(error)}). Its output, above or in its log, may show why; if the machine ran "
-            "out of memory, it does not. If there is a checkpoint, resume with --ckpt_path last."
+            f"({reason(error)}). Its output, above or in its log, may show why, unless the "
+            "machine ran out of memory. If there is a checkpoint, resume with --ckpt_path last."
         )
     return None
 

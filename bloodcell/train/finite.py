@@ -146,7 +146,7 @@ def _roll_back(trainer: Trainer, pl_module: LightningModule) -> bool:
         return False
     pl_module.load_state_dict(checkpoint["state_dict"])
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        # the options stay, as the scheduler's state does; the checkpoint may have older rates
+        # keeps the options: the scheduler is not rolled back, and old rates may be in the file
         options = [
             {key: value for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups

@@ -22,8 +22,8 @@ _AT_ONCE = 4_096  # images; torchmetrics compares their probabilities with all t
 class Mean(Metric):
     """Mean over all images, independent of the batch size; NaN values make the mean NaN.
 
-    MeanMetric of torchmetrics 1.9 ignores NaN or, with `nan_strategy="disable"`, the weights; its
-    accuracy synchronises the host with the GPU at each step.
+    MeanMetric of torchmetrics 1.9 ignores NaN or, with `nan_strategy="disable"`, the weights.
+    Its accuracy metric synchronises the host with the GPU at each step.
     """
 
     total: Tensor
@@ -81,7 +81,7 @@ class MeanAUROC(MulticlassAUROC):
                 self.confmat[:, label, same, 0] += below
                 self.confmat[:, label, same, 1] += len(values) - below
 
-    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own differs as much
+    def compute(self) -> Tensor:  # type: ignore[override]  # as torchmetrics' own override
         """Returns the mean area, 0 to 1, or NaN if no class has a curve."""
         areas = super().compute()
         negatives, positives = self.confmat[0].sum(2).unbind(1)

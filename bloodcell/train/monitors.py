@@ -13,13 +13,13 @@ from bloodcell.train.task import Classifier
 
 
 class CheckMonitors(Callback):
-    """Refuses names of metrics that nothing logs; Lightning finds them only after an epoch."""
+    """Refuses metrics that nothing logs; Lightning rejects them only after an epoch."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks every name.
 
         Raises:
-            InputError: if a metric is not logged; it names the nearest one that is.
+            InputError: if a metric is not logged; the message suggests the most similar one.
         """
         assert isinstance(pl_module, Classifier)
         scores = pl_module.val_metrics

@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from bloodcell.errors import require, require_number
 
 Schedule = Literal["constant", "cosine"]
-# keys in the optimizer's groups: the learning rate before `model.schedule`, and the factor by which
-# rollbacks and a resumed run changed the rates of any schedule
+# keys in the optimizer's groups: the learning rate without `model.schedule`, and the factor by
+# which rollbacks and resumed runs scale it
 FULL_RATE, FACTOR = "full_rate", "rate_factor"
 DEFAULT_LR = 1e-5
 _WARM_UP = 0.1  # share of all steps
@@ -52,7 +52,7 @@ def change_rates(groups: Iterable[dict[str, Any]], factor: float) -> None:
 
 @contextmanager
 def nominal_rates(optimizer: Optimizer) -> Iterator[None]:
-    """Lets a scheduler step on its own rates, because some set them and others multiply them."""
+    """Removes the rate factor while a scheduler steps: some set the rate, others multiply it."""
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] / group.get(FACTOR, 1.0)
     yield
@@ -112,7 +112,7 @@ def with_scheduler(
     if not make_scheduler:
         return optimizer
     scheduler: Any = make_scheduler(optimizer)
-    # Lightning would refuse an epoch without the metric, and reuse an old value
+    # Lightning would raise an error if the metric is missing, and step on an outdated value
     config: Any = {"scheduler": scheduler, "reduce_on_plateau": False}
     config["monitor"] = getattr(scheduler, "monitor", _WATCHED)
     return {"optimizer": optimizer, "lr_scheduler": config}

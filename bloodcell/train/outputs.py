@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
         Args:
             network: in evaluation mode.
             batch: on the network's device.
-            gallery: photographs of the training part; None compares none.
+            gallery: photographs of the training part; None: no comparison.
         """
         maps = network.maps(batch["image"])
         logits = network.classify(maps).float()

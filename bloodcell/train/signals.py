@@ -119,7 +119,7 @@ class StopGently(Callback):
             raise SIGTERMException
 
     def _listen(self) -> None:
-        self.signal, self.stops = None, False  # those of an earlier run of the same Trainer
+        self.signal, self.stops = None, False  # forgets an earlier run of the same Trainer
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS:

@@ -27,7 +27,7 @@ from bloodcell.train.optimizers import Schedule
 from bloodcell.train.outputs import Outputs
 
 SO_FAR = "epoch_so_far"  # key in a checkpoint
-_DROPOUT = 2**40  # row numbers above those of augmentation, for independent draws
+_DROPOUT = 2**40  # above all row numbers, so that augmentation draws independently
 
 
 class Classifier(LightningModule):
@@ -41,8 +41,8 @@ class Classifier(LightningModule):
         image_size: side of the images in pixels; the command line uses that of the data.
         backbone: name of a timm model, used as the trunk.
         weights: initial weights: `imagenet` (from timm), `bundled` (of the model shipped with
-            bloodcell), `none`, or a file (.safetensors, .pth, .pth.tar, .ckpt, Keras' .h5); of a
-            file with several weights, the average over training, or the one named by FILE#ENTRY.
+            bloodcell), `none`, or a file (.safetensors, .pth, .pth.tar, .ckpt, Keras' .h5). A
+            file with several sets gives the average over training, or FILE#ENTRY the named one.
         hidden: widths of the hidden dense layers; [] for a linear head.
         dropout: dropout probability after each hidden dense layer, 0 to under 1.
         pool: `flatten` flattens the trunk's feature map, as published; `avg` averages it.
@@ -51,8 +51,8 @@ class Classifier(LightningModule):
         schedule: learning rate schedule: `constant`, or `cosine`, which warms up over the first
             tenth of all steps and then decays to 0.
         weight_decay: decoupled weight decay per step, multiplied by the learning rate.
-        bn_momentum: momentum of BatchNorm's running statistics, over 0 to 1; null: that of the
-            pretrained weights, e.g. 0.01 for Keras, which takes a thousand steps to adapt.
+        bn_momentum: momentum of BatchNorm's running statistics, above 0, at most 1; null keeps
+            that of the pretrained weights (Keras: 0.01, which needs a thousand steps to adapt).
         smoothing: label smoothing of the training loss, 0 to under 1.
         compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
             takes long; `default`, `reduce-overhead` and `max-autotune` (modes of torch.compile)
@@ -67,7 +67,7 @@ class Classifier(LightningModule):
         network: maps uint8 pixels to logits.
         pretrained_config: preprocessing and options that belong to the trunk's weights.
         outputs: outputs for all images of the last validation or test, sorted by row.
-        gallery: photographs to which evaluated images are compared; None compares none.
+        gallery: photographs to which evaluated images are compared; None: no comparison.
     """
 
     gallery: Gallery | None = None
@@ -129,7 +129,7 @@ class Classifier(LightningModule):
         optimizers.check_ends(self.trainer, self.schedule)
 
     def on_train_start(self) -> None:
-        """Compiles the network, after a checkpoint may have rebuilt it; restores the metrics."""
+        """Compiles the network, which a checkpoint may have rebuilt; restores the metrics."""
         self.training_pass = compile_for(
             self.trainer, self.network, self.compile_how, self.image_size
         )

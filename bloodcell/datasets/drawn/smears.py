@@ -116,7 +116,7 @@ def draw_copy(photograph: Photograph, seed: int | Sequence[int]) -> Photograph:
         seed: non-negative integer or integers; the same seed gives the same pixels.
 
     Returns:
-        The copy. Its box is the upright hull of the moved box, clipped to the picture.
+        The copy. Its box is the axis-aligned bounding box of the moved box, clipped to the picture.
     """
     rng = seeded_rng(seed, _COPY)
     xmin, ymin, xmax, ymax = photograph.box

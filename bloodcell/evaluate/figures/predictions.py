@@ -12,7 +12,7 @@ from bloodcell.evaluate.figures.style import BLUE, GREY, RED, styled
 from bloodcell.evaluate.metrics import CALIBRATION_BINS, Sample, average_photos, sample_of
 from bloodcell.evaluate.scores import Predictions
 
-_NUMBERS_UP_TO = 12  # classes: more cells of a confusion matrix are too small to write into
+_NUMBERS_UP_TO = 12  # classes; with more, the cells are too small for numbers
 
 
 class Worst(NamedTuple):
