@@ -46,9 +46,7 @@ class Deployed(nn.Module):
 
     def classify(self, pixels: Pixels) -> Probabilities:
         """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
-        with torch.inference_mode():
-            result: Probabilities = self(torch.from_numpy(pixels)).numpy()
-        return result
+        return _classify(self, pixels)
 
 
 class Pt2:
@@ -63,9 +61,13 @@ class Pt2:
 
     def classify(self, pixels: Pixels) -> Probabilities:
         """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
-        with torch.inference_mode():
-            result: Probabilities = self._module(torch.from_numpy(pixels)).numpy()
-        return result
+        return _classify(self._module, pixels)
+
+
+def _classify(module: nn.Module, pixels: Pixels) -> Probabilities:
+    with torch.inference_mode():
+        result: Probabilities = module(torch.from_numpy(pixels)).numpy()
+    return result
 
 
 def capture(deployed: Deployed) -> torch.export.ExportedProgram:

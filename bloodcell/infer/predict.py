@@ -119,7 +119,7 @@ def _check(
 
 
 def check_numbers(abstain: float, batch_size: int, field: float) -> None:
-    """Checks numbers given in Python; the command line checks its own.
+    """Checks the numbers that `predict` and `LoadedModel.predict` share.
 
     Args:
         abstain: as for `predict`.

@@ -21,7 +21,7 @@ from bloodcell.model.checkpoint import (
     read_checkpoint,
 )
 from bloodcell.train.checkpoints import read_monitor
-from bloodcell.train.runs import CKPT_PATH
+from bloodcell.train.runs import CKPT_PATH, list_versions
 
 AUTO = "auto"  # value of --resume: resume if there is a checkpoint, otherwise start a new run
 
@@ -42,7 +42,7 @@ def find(given: str, root: Path, name: str) -> tuple[Path, dict[str, Any]] | Non
         InputError: if there is no checkpoint, or all are damaged.
     """
     if given == AUTO:
-        runs = _versions(root, name)
+        runs = list_versions(root / "lightning_logs" / name)
         if not runs or not any(file.is_file() for file in _checkpoints(runs[-1])):
             return None
         given = str(runs[-1])
@@ -94,15 +94,10 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [folder / "checkpoints" / f"{name}{SUFFIX}" for name in (LAST, BEFORE, BEST)]
 
 
-def _versions(root: Path, name: str) -> list[Path]:
-    """Returns the folders of the runs of a name, newest last."""
-    found = (root / "lightning_logs" / name).glob("version_*")
-    return sorted((p for p in found if p.name[8:].isdigit()), key=lambda p: int(p.name[8:]))
-
-
 def _newest(root: Path, name: str) -> Path:
     """Returns the folder of the newest run of a name that has a checkpoint."""
-    folder, runs = root / "lightning_logs" / name, _versions(root, name)
+    folder = root / "lightning_logs" / name
+    runs = list_versions(folder)
     resumable = [run for run in runs if any(p.is_file() for p in _checkpoints(run))]
     if not resumable:
         others = sorted(p.name for p in folder.parent.glob("*/") if p != folder)

@@ -74,12 +74,18 @@ class RunLogger(TensorBoardLogger):
         self.experiment.flush()
 
 
+def list_versions(folder: Path) -> list[Path]:
+    """Returns the run folders in the folder of a name, newest last."""
+    found = (p for p in folder.glob("version_*") if p.name[8:].isdigit())
+    return sorted(found, key=lambda p: int(p.name[8:]))
+
+
 def _claim_version(folder: Path) -> int:
     """Creates the next free `version_N` folder and returns N; no two runs get the same one."""
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # undeclared
         return 0
-    taken = [int(p.name[8:]) for p in folder.glob("version_*") if p.name[8:].isdigit()]
-    version = max(taken, default=-1) + 1
+    taken = list_versions(folder)
+    version = int(taken[-1].name[8:]) + 1 if taken else 0
     while True:
         try:
             (folder / f"version_{version}").mkdir(parents=True)

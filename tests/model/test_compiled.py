@@ -18,6 +18,18 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
 
 
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that pass through the compiled network."""
+    found: list[int] = []
+
+    def compile_(forward: Forward, **_: Any) -> Forward:
+        return lambda images: found.append(len(images)) or forward(images)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr("torch.compile", compile_)
+    return found
+
+
 def pixels(n: int) -> Tensor:
     return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(n))
 
@@ -86,32 +98,16 @@ def test_trying_leaves_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(training_pass(pixels(8)), first)
 
 
-def test_a_short_first_batch_is_not_compiled(
-    network: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_first_batch_is_not_compiled(network: nn.Module, sizes: list[int]) -> None:
     """As in a run that is resumed before the last batch of an epoch."""
-    sizes: list[int] = []
-
-    def compile_(forward: Forward, **_: Any) -> Forward:
-        return lambda images: sizes.append(len(images)) or forward(images)  # type: ignore[func-returns-value]
-
-    monkeypatch.setattr("torch.compile", compile_)
     training_pass = CompiledPass(network, "default", CPU, batch_size=8)
     for n in (3, 8, 8):
         assert torch.equal(training_pass(pixels(n)), network(pixels(n)))
     assert sizes == [8, 8, 8]  # the first to try it
 
 
-def test_cuda_graphs_are_recorded_in_the_trial(
-    network: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cuda_graphs_are_recorded_in_the_trial(network: nn.Module, sizes: list[int]) -> None:
     """The first pass of a graph only warms up; the second one records it."""
-    sizes: list[int] = []
-
-    def compile_(forward: Forward, **_: Any) -> Forward:
-        return lambda images: sizes.append(len(images)) or forward(images)  # type: ignore[func-returns-value]
-
-    monkeypatch.setattr("torch.compile", compile_)
     CompiledPass(network, "reduce-overhead", torch.device("cuda"))(pixels(8))
     assert sizes == [8, 8, 8]
 
