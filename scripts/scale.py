@@ -4,9 +4,10 @@
     python scripts/scale.py 100000 --stages predict audit compare --folder scaled
 
 Each image is its own photograph: 32 x 32 pixels of noise around the colour of one of ten classes,
-in one uncompressed archive. `fit` trains on 20 batches. Each stage runs in its own process. Memory
-is the peak resident size, without file pages such as the mapped images, minus that of Python with
-the imported packages. Existing archives and runs in the folder are reused.
+in one uncompressed archive. `fit` trains on 20 batches. Each stage runs in its own process. Times
+are elapsed, and of the CPU over all threads, which other programs hardly change. Memory is the peak
+resident size, without file pages such as the mapped images, minus that of Python with the imported
+packages. Existing archives and runs in the folder are reused.
 """
 
 import argparse
@@ -64,9 +65,10 @@ class Meter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start, self._most = time.perf_counter(), _memory()
+        start, busy, self._most = time.perf_counter(), time.process_time(), _memory()
         yield
         self.found[name] = (time.perf_counter() - start, "s")
+        self.found[f"{name}, CPU"] = (time.process_time() - busy, "s")
         self.found[f"{name}, memory"] = (max(self._most, _memory()) - self._base, "MB")
 
 
@@ -118,11 +120,12 @@ def _measure_fit(
     meter: Meter, main: Callable[..., Any], training: Any, classifier: Any, images: Path, run: Path
 ) -> None:
     train, finish = classifier.training_step, training.finish_fit
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
 
     def training_step(*given: Any) -> Any:
         loss = train(*given)
         meter.found.setdefault("first step after", (time.perf_counter() - start, "s"))
+        meter.found.setdefault("first step after, CPU", (time.process_time() - busy, "s"))
         return loss
 
     def finish_fit(*given: Any) -> None:
