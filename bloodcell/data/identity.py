@@ -59,9 +59,13 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
     keys = []
     for i in rows:
         row = table.rows[i]
-        start = f"/{row.path}".rfind(f"/{row.class_name}/")
-        # with a label table, the class is not a folder
-        tail = row.path[start:] if start >= 0 else f"{row.class_name}/{row.path}"
+        folder = row.class_name if row.folder is None else row.folder
+        path = row.path.removeprefix(f"{row.dataset}/") if source.sets else row.path
+        start = f"/{path}".rfind(f"/{folder}/")
+        # with a label table or boxes, the class is not a folder
+        tail = path[start:] if start >= 0 else f"{folder}/{path}"
+        if row.path in source.cells:
+            tail = f"{folder}/{path.split('/')[-1]}"
         line = f"{row.official} {tail} {source.sizes[row.path]}"
         keys.append(_hash(line))
     return torch.tensor(keys)
