@@ -25,6 +25,22 @@ def pack_facts(table: Table, source: Source) -> Tensor:
     return torch.tensor([[_hash(one) for one in fact(row, source)] for row in table.rows])
 
 
+def data_identity(table: Table, source: Source, trained: Iterable[int]) -> dict[str, Any]:
+    """Returns the identity of the data for a checkpoint.
+
+    Args:
+        table: the table.
+        source: the files.
+        trained: rows of the training images.
+
+    Returns:
+        `fingerprint` of the table, `facts` (from `pack_facts`) and `trained_on` (the keys of the
+        training images, from `image_keys`).
+    """
+    facts, keys = pack_facts(table, source), image_keys(table, source, trained)
+    return {"fingerprint": table.fingerprint, "facts": facts, "trained_on": keys}
+
+
 def changed_files(table: Table, source: Source, packed: Tensor) -> tuple[list[str], int]:
     """Compares the files with those of a checkpoint.
 

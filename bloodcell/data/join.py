@@ -5,9 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bloodcell.data.crop import Crop
 from bloodcell.data.source import Source
 from bloodcell.data.table import Row, Table, build_table, hash_facts, list_rows
 from bloodcell.datasets.classes import common, plain
+from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError, listed
 
 
@@ -34,23 +36,25 @@ def build_any_table(
             table is given for named data sets alone.
     """
     given = {plain(name): new for name, new in (classes or {}).items()}
+
+    def rename(name: str) -> str:
+        return given.get(plain(name), name)
+
     if not source.sets:
-        table = build_table(
-            source, photo_table, labels, lambda name: given.get(plain(name), name)
-        )
+        table = build_table(source, photo_table, labels, rename)
         _check_given(classes, [row.folder or row.class_name for row in table.rows])
         return table
-    tables = [("data.photos", photo_table), ("data.labels", labels)]
-    for setting, path in tables:
+    for setting, path in {"data.photos": photo_table, "data.labels": labels}.items():
         if path and all(one.dataset for one in source.sets.values()):
             raise InputError(
                 f"{setting}={path} is for your own data sets, but {listed([*source.sets])} have "
                 "their own tables. Leave it out."
             )
-    rows, unmapped, unlabelled = [], 0, 0
+    rows: list[Row] = []
+    unmapped = unlabelled = 0
     for name, one in source.sets.items():
-        own = [None if one.dataset else path for _, path in tables]
-        found, unknown = list_rows(one, *own, lambda name: common(given.get(plain(name), name)))
+        own = (None, None) if one.dataset else (photo_table, labels)
+        found, unknown = list_rows(one, *own, lambda name: common(rename(name)))
         rows += [_prefixed(row, name) for row in found]
         unmapped += unknown
         unlabelled += len(one.sizes) - len(found) if own[1] else 0
@@ -59,6 +63,29 @@ def build_any_table(
     if len(names) < 2:
         raise InputError(f"data.root={source.root} has only one class ({names[0]}): give another.")
     return Table(tuple(rows), names, unmapped, hash_facts(rows, source), unlabelled)
+
+
+def known_classes(
+    root: str | Sequence[str], classes: Mapping[str, str] | None
+) -> Sequence[str] | None:
+    """Returns the classes of a data set that are known without its images, else None.
+
+    Args:
+        root: `data.root`.
+        classes: `data.classes`.
+    """
+    named = named_datasets().get(root) if isinstance(root, str) and not classes else None
+    return named.class_names if named else None
+
+
+def check_crop(source: Source, crop: Crop) -> None:
+    """Raises InputError if whole photographs would be shown for each of their cells."""
+    if source.cells and crop == "none":
+        first = next(iter(source.cells.values())).file
+        raise InputError(
+            f"data.crop=none shows whole photographs, but {source.root} has boxes of several cells "
+            f"in one, e.g. in {first}. Use --data.crop cell."
+        )
 
 
 def hold_out(table: Table, test_on: Sequence[str]) -> Table:

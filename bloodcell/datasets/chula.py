@@ -108,10 +108,11 @@ def _as_boxes(text: str, photograph: Path) -> Iterator[tuple[str, ...]]:
     for line in text.splitlines():
         number, *relative = line.split()
         x, y, w, h = map(float, relative)
-        corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+        left, right = (x - w / 2) * width, (x + w / 2) * width
+        top, bottom = (y - h / 2) * height, (y + h / 2) * height
         yield (
             *(photograph.name, slide_of(photograph.name), _NUMBERED[int(number)]),
-            *(f"{corner:.1f}" for corner in corners),
+            *(f"{corner:.1f}" for corner in (left, top, right, bottom)),
         )
 
 

@@ -68,6 +68,4 @@ def check(folder: Path) -> None:
             )
 
 
-DATASET = NamedDataset(
-    PBC, "the PBC set of Barcelona", tuple(N_FILES), prepare, is_copy
-)
+DATASET = NamedDataset(PBC, "the PBC set of Barcelona", tuple(N_FILES), prepare, is_copy)
