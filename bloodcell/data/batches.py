@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from bloodcell.data.placement import Gather
 from bloodcell.errors import InputError
 
+_FURTHER_DRAW = 2**24  # above all row numbers of a set that balanced draws repeat
 NOT_COUNTED = -100  # target of padding rows, which the loss and the metrics ignore
 
 
@@ -21,11 +22,14 @@ class Batch(TypedDict):
         image: (B, 3, H, W) uint8 in channels-last memory.
         target: (B,) int64, the label; `NOT_COUNTED` for padding rows.
         row: (B,) int64, the image's row in the table.
+        draw: (B,) int64, only if an epoch can draw an image several times: different for each
+            draw, so that each is augmented differently.
     """
 
     image: Tensor
     target: Tensor
     row: Tensor
+    draw: NotRequired[Tensor]
 
 
 def as_batch(batch: Any, place: tuple[int, int, int] = (0, 1, 0)) -> Batch:
@@ -56,13 +60,21 @@ class ImageDataset(Dataset[Batch]):
         targets: (n,) int64, the label of each image.
         rows: (n,) int64, the row of each image in the table.
         pin: whether to pin the small tensors of a batch, for asynchronous copies to a GPU.
+        repeats: whether positions from `len(self)` on are further draws of the images, instead of
+            padding.
     """
 
     def __init__(
-        self, gather: Gather, places: Tensor, targets: Tensor, rows: Tensor, pin: bool = False
+        self,
+        gather: Gather,
+        places: Tensor,
+        targets: Tensor,
+        rows: Tensor,
+        pin: bool = False,
+        repeats: bool = False,
     ) -> None:
         self.gather, self.places, self.targets, self.rows = gather, places, targets, rows
-        self.pin = pin
+        self.pin, self.repeats = pin, repeats
 
     def __len__(self) -> int:
         return len(self.places)
@@ -73,14 +85,19 @@ class ImageDataset(Dataset[Batch]):
         return ImageDataset(self.gather, places, targets, rows, self.pin)
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Returns a batch; positions from `len(self)` on are padding and wrap around."""
+        """Returns a batch; positions from `len(self)` on wrap around."""
         position = torch.tensor(positions)
         inside = position % len(self)
-        place, row = self.places[inside], self.rows[inside]
-        target = self.targets[inside].where(position < len(self), NOT_COUNTED)
+        place, row, target = self.places[inside], self.rows[inside], self.targets[inside]
+        if not self.repeats:
+            target = target.where(position < len(self), NOT_COUNTED)
         if self.pin:
             place, row, target = place.pin_memory(), row.pin_memory(), target.pin_memory()
-        return {"image": self.gather(place), "target": target, "row": row}
+        batch: Batch = {"image": self.gather(place), "target": target, "row": row}
+        if self.repeats:
+            draw = row + position // len(self) * _FURTHER_DRAW
+            batch["draw"] = draw.pin_memory() if self.pin else draw
+        return batch
 
 
 class EvenSampler(Sampler[int]):

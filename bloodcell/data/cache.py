@@ -96,6 +96,7 @@ def open_cached(
 def fingerprint(source: Source, names: Sequence[str], input_format: InputFormat) -> str:
     """Returns the name of an entry: a hash of all files, the format and the decoding code."""
     lines = [f"{name} {source.sizes[name]} {source.stamps[name]}" for name in names]
+    lines += [f"{name} {source.cells[name].centre}" for name in names if name in source.cells]
     text = "\n".join([_METHOD, str(source.root), str(input_format), *lines])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

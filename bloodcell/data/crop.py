@@ -31,13 +31,18 @@ class InputFormat(NamedTuple):
     crop: Crop = "none"
 
 
-def show(image: Image.Image, input_format: InputFormat | None) -> Pixels:
+def show(
+    image: Image.Image,
+    input_format: InputFormat | None,
+    centre: tuple[float, float] | None = None,
+) -> Pixels:
     """Converts a picture into the network's input.
 
     Args:
         image: the picture in RGB.
         input_format: the format of the input. None keeps the whole picture, reduced if it is
             large, for an exported model that locates the cell itself.
+        centre: x and y of the cell that `cell` crops, in pixels of the picture; None finds it.
 
     Returns:
         (size, size, 3), or (H, W, 3) without a format.
@@ -52,9 +57,10 @@ def show(image: Image.Image, input_format: InputFormat | None) -> Pixels:
 
     from bloodcell.data.locate import cut, find_cell
 
-    picture, _ = _as_tensor(image)
+    picture, factor = _as_tensor(image)
     with torch.inference_mode():
-        square: Pixels = _as_pixels(cut(picture, find_cell(picture), input_format.size))[0]
+        place = find_cell(picture) if centre is None else torch.tensor([centre]) / factor
+        square: Pixels = _as_pixels(cut(picture, place, input_format.size))[0]
     return square
 
 

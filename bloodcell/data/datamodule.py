@@ -6,21 +6,21 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from bloodcell.data.augment import Augment, augment_batch, transform_batch
+from bloodcell.data.balance import Balance, make_order
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader, as_it_is
 from bloodcell.data.crop import Crop, InputFormat
 from bloodcell.data.decode import Unreadable, check_readable
 from bloodcell.data.describe import check_model, check_settings, describe
-from bloodcell.data.identity import check_unchanged, image_keys, pack_facts
-from bloodcell.data.images import Images, open_images
+from bloodcell.data.identity import check_unchanged, data_identity, image_keys
+from bloodcell.data.images import Images, make_datasets, open_images
+from bloodcell.data.join import build_any_table, check_crop, hold_out, known_classes
 from bloodcell.data.placement import OnDevice, check_room, place_images
 from bloodcell.data.source import Source, open_source
-from bloodcell.data.splits import Split, make_parts, spread
-from bloodcell.data.table import PARTS, Table, build_table
-from bloodcell.datasets.named import named_datasets
-from bloodcell.errors import InputError
+from bloodcell.data.splits import Split, dry_run_limit, make_parts, spread
+from bloodcell.data.table import PARTS, Table
 
 _PARTS_OF = {"validate": ("val",), "test": ("test",), "predict": ("test",)}  # stage: parts
 
@@ -34,10 +34,12 @@ class BloodCells(LightningDataModule):
     `use_distributed_sampler=False`.
 
     Args:
-        root: a folder of class folders, a .zip of one, `kaggle` or `drawn` (synthetic).
+        root: a folder of class folders, a .zip of one, `kaggle`, `pbc`, `chula` or `drawn`
+            (synthetic); or a list of these, joined under common names of the classes.
         split: `photo` keeps all files of a photograph in one part; `seed` splits files at random,
             as published, and leaks; `folds` is 5-fold cross-validation over the photographs,
-            `train_folds` the same within the training and validation parts of `photo`.
+            `train_folds` the same within the training and validation parts of `photo`; `labs`
+            tests the data sets `test_on` and trains on the others.
         fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
         val_share: share of the photographs outside the test part that are used for validation: 1/n
             with n from 2 to 20, i.e. 0.5, 0.33, 0.25 ... 0.05. `seed` ignores it.
@@ -58,6 +60,12 @@ class BloodCells(LightningDataModule):
         transforms: torchvision.transforms.v2 transforms, by class path, applied to each training
             batch (B, 3, H, W) uint8 on the device before `augment`. Random transforms draw once per
             batch and depend on seed, epoch and step.
+        test_on: name of a data set of `root`, or several, for the split `labs`: pbc, for example.
+        balance: `none` draws each training image once per epoch; `classes` draws all classes
+            equally often, and within a class all data sets; `datasets` draws all data sets equally
+            often, and within a data set all its classes.
+        draws: training images drawn per epoch with `balance`; null: as many as there are.
+        classes: other names for classes, e.g. {SNE: neutrophil}; spelling is ignored.
         seed: seed of split, order and augmentation; the command line uses seed_everything.
 
     Attributes:
@@ -67,7 +75,7 @@ class BloodCells(LightningDataModule):
 
     def __init__(
         self,
-        root: str = "kaggle",
+        root: str | list[str] = "kaggle",
         split: Split = "photo",
         fold: int = 0,
         val_share: float = 0.2,
@@ -81,6 +89,10 @@ class BloodCells(LightningDataModule):
         cache_gib: float = 20.0,
         on_device: OnDevice = "auto",
         transforms: list[nn.Module] = [],  # noqa: B006  never changed; --help shows it
+        test_on: str | list[str] | None = None,
+        balance: Balance = "none",
+        draws: int | None = None,
+        classes: dict[str, str] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -89,6 +101,7 @@ class BloodCells(LightningDataModule):
         if any(isinstance(one, nn.Module) for one in self.hparams["transforms"]):
             self.hparams["transforms"] = []  # a checkpoint contains only plain types
         self.split: Split = split
+        self.test_on = [test_on] if isinstance(test_on, str) else test_on or []
         self.image_size = image_size
         self.input_format = InputFormat(image_size, crop)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until `auto` is resolved
@@ -105,24 +118,28 @@ class BloodCells(LightningDataModule):
     @cached_property
     def source(self) -> Source:
         """The source of the images, which are downloaded or drawn if necessary."""
-        return open_source(self.hparams["root"])
+        source = open_source(self.hparams["root"])
+        check_crop(source, self.hparams["crop"])
+        return source
 
     @cached_property
     def table(self) -> Table:
         """The table of all images, with class, photograph and official part."""
-        return build_table(self.source, self.hparams["photos"], self.hparams["labels"])
+        hp = self.hparams
+        table = build_any_table(self.source, hp["photos"], hp["labels"], hp["classes"])
+        return hold_out(table, self.test_on) if self.test_on else table
 
     @cached_property
     def class_names(self) -> list[str]:
         """The classes in output order; those of a named data set are known without its images."""
-        named = named_datasets().get(self.hparams["root"])
-        return list(named.class_names if named else self.table.class_names)
+        known = known_classes(self.hparams["root"], self.hparams["classes"])
+        return list(known or self.table.class_names)
 
     @cached_property
     def parts(self) -> dict[str, list[int]]:
         """The row numbers of train, val and test."""
-        hp = self.hparams
-        return make_parts(self.table, self.split, hp["fold"], self.seed, hp["val_share"])
+        hp, given = self.hparams, (self.split, self.hparams["fold"], self.seed)
+        return make_parts(self.table, *given, hp["val_share"], self.test_on)
 
     def prepare_data(self) -> None:
         """Downloads or draws the images and decodes them into the cache, in one process."""
@@ -152,20 +169,12 @@ class BloodCells(LightningDataModule):
         images = self._open(rows, 0 if most else self.cache_gib)
         report = images.report.of(self.table.rows[i].path for i in sorted(rows))
         check_readable(report, len(rows), self.unreadable)
-        left_out = {i for i in rows if self.table.rows[i].path in report.unreadable}
-        self.left_out = len(left_out)
+        self.left_out = len(report.unreadable)
         check_room(images.pixels, device, self.on_device)
         gather = place_images(images.pixels, device, self.on_device)
-        for part, part_rows in parts.items():
-            kept = [i for i in part_rows if i not in left_out]
-            if not kept:
-                raise InputError(
-                    f"data.unreadable=skip leaves no image in the {part} part. Fix the images."
-                )
-            places = torch.tensor([images.places[i] for i in kept])
-            targets = torch.tensor([self.table.labels[i] for i in kept])
-            numbers, cuda = torch.tensor(kept), device.type == "cuda"
-            self.datasets[part] = ImageDataset(gather, places, targets, numbers, cuda)
+        pin = device.type == "cuda"
+        repeats = self.hparams["balance"] != "none"
+        self.datasets |= make_datasets(images, self.table, parts, gather, pin, repeats)
 
     def _open(self, rows: list[int], cache_gib: float) -> Images:
         return open_images(self.source, self.table, rows, self.input_format, cache_gib)
@@ -173,33 +182,17 @@ class BloodCells(LightningDataModule):
     def _drop_outdated(self) -> tuple[int, torch.device]:
         """Drops parts that were set up for another limit or device; returns the current ones."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        now = self._dry_run_limit(), device
+        now = dry_run_limit(self.trainer, self.batch_size), device
         if now != self._set_up_for:
             self.datasets, self._set_up_for = {}, now
         return now
 
-    def _dry_run_limit(self) -> int:
-        """Returns the number of images of each part for `fast_dev_run`; 0 for a normal run."""
-        trainer: Any = self.trainer  # Lightning declares few of its attributes
-        if not trainer or not trainer.fast_dev_run:
-            return 0
-        return int(trainer.limit_train_batches or 1) * self.batch_size * int(trainer.world_size)
-
     def state_dict(self) -> dict[str, Any]:
-        """Returns the identity of the data for a checkpoint.
-
-        Returns:
-            `fingerprint` of the table, `facts` (from `pack_facts`) and `trained_on` (the keys of
-            the training images, from `image_keys`).
-        """
+        """Returns the identity of the data for a checkpoint, from `data_identity`."""
         return dict(self._state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Checks that a resumed run uses the data it began with.
-
-        Raises:
-            InputError: if files, classes, photographs or cells have changed.
-        """
+        """Checks that a resumed run uses the data it began with, as `check_unchanged`."""
         if self.trainer and self.trainer.state.fn == "fit":
             self.check_unchanged(state_dict)
 
@@ -209,11 +202,7 @@ class BloodCells(LightningDataModule):
 
     @cached_property
     def _state(self) -> dict[str, Any]:
-        return {
-            "fingerprint": self.table.fingerprint,
-            "facts": pack_facts(self.table, self.source),
-            "trained_on": self.image_keys("train"),
-        }
+        return data_identity(self.table, self.source, self.parts["train"])
 
     def image_keys(self, part: str) -> Tensor:
         """Returns the key of each image of a part (train, val or test)."""
@@ -244,7 +233,8 @@ class BloodCells(LightningDataModule):
             batches = self._train_batches(world, rank)
             sampler: Any = batches.sampler
             sampler.set_epoch(epoch)
-            rows = self.datasets["train"].rows[[*batches][batch_idx]]
+            train = self.datasets["train"]
+            rows = train.rows[torch.tensor([*batches][batch_idx]) % len(train)]
             names += [self.table.rows[row].path for row in rows.tolist()]
         return names
 
@@ -253,7 +243,8 @@ class BloodCells(LightningDataModule):
         # overfit_batches needs unshuffled data, and Lightning cannot change this sampler
         shuffle = not (trainer and trainer.overfit_batches)
         train = self.datasets["train"]
-        order = DistributedSampler[Batch](train, world, rank, shuffle=shuffle, seed=self.seed)
+        chosen = self.hparams["balance"], self.hparams["draws"], shuffle
+        order = make_order(train, self.table, *chosen, world, rank, self.seed)
         return Batches(order, self.batch_size, joins=True)
 
     def val_dataloader(self) -> Loader:
@@ -283,8 +274,9 @@ class BloodCells(LightningDataModule):
                 batch["image"] = transform_batch(
                     batch["image"], self.transforms, self.seed, trainer.current_epoch, step
                 )
+            draws = batch.get("draw", batch["row"])
             batch["image"] = augment_batch(
-                batch["image"], batch["row"], self.augment, self.seed, trainer.current_epoch
+                batch["image"], draws, self.augment, self.seed, trainer.current_epoch
             )
         return batch
 

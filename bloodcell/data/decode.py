@@ -168,7 +168,7 @@ def decode_into(
         def fill_one(place: int) -> str | None:
             try:
                 image = open_rgb(read(names[place]))
-                pixels[place] = show(image, input_format)
+                pixels[place] = show(image, input_format, source.centre(names[place]))
             except READ_ERRORS as error:
                 return reason(error)
             if note := note_of(image):

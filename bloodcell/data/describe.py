@@ -1,6 +1,6 @@
 """Checks the settings of the data, and describes the data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bloodcell.data.decode import IMAGE_SIZES
@@ -19,6 +19,7 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
         for part, rows in parts.items()
     )
     lines = [f"data.root={source.root}, data.split={split}: {counts}"]
+    lines += _describe_sets(table, parts) if source.sets else []
     if table.unmapped:
         lines.append(
             f"{table.unmapped:,} of {len(table.rows):,} files are in no photo table: each "
@@ -42,6 +43,22 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
     return "\n".join(lines)
 
 
+def _describe_sets(table: Table, parts: dict[str, list[int]]) -> Iterator[str]:
+    """Yields a line for each of several data sets, and one on classes that are left out."""
+    untrained = [i for i, label in enumerate(table.labels) if label < 0]
+    for name in table.datasets:
+        rows = {part: [i for i in parts[part] if table.rows[i].dataset == name] for part in parts}
+        counts = ", ".join(f"{part} {len(some):,}" for part, some in rows.items() if some)
+        classes = {table.rows[i].class_name for some in rows.values() for i in some}
+        yield f"  {name}: {counts}; {', '.join(sorted(classes))}"
+    if untrained:
+        left = sorted({table.rows[i].class_name for i in untrained})
+        yield (
+            f"{len(untrained):,} images of {', '.join(left)} are left out: no data set with them "
+            "is trained on."
+        )
+
+
 def check_settings(hp: Any) -> None:
     """Checks the settings of the data.
 
@@ -57,6 +74,9 @@ def check_settings(hp: Any) -> None:
     rule, share = "0.05 to 0.5 and one over a whole number, e.g. 0.2, 0.25", hp["val_share"]
     whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
     require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)
+    rule = "1 or more, and data.balance not none: without it, each image is drawn once"
+    drawn = hp["draws"] is None or (hp["draws"] >= 1 and hp["balance"] != "none")
+    require(drawn, "data.draws", hp["draws"], rule)
     require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")
 
 

@@ -25,6 +25,22 @@ def pack_facts(table: Table, source: Source) -> Tensor:
     return torch.tensor([[_hash(one) for one in fact(row, source)] for row in table.rows])
 
 
+def data_identity(table: Table, source: Source, trained: Iterable[int]) -> dict[str, Any]:
+    """Returns the identity of the data for a checkpoint.
+
+    Args:
+        table: the table.
+        source: the files.
+        trained: rows of the training images.
+
+    Returns:
+        `fingerprint` of the table, `facts` (from `pack_facts`) and `trained_on` (the keys of the
+        training images, from `image_keys`).
+    """
+    facts, keys = pack_facts(table, source), image_keys(table, source, trained)
+    return {"fingerprint": table.fingerprint, "facts": facts, "trained_on": keys}
+
+
 def changed_files(table: Table, source: Source, packed: Tensor) -> tuple[list[str], int]:
     """Compares the files with those of a checkpoint.
 
@@ -59,9 +75,13 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
     keys = []
     for i in rows:
         row = table.rows[i]
-        start = f"/{row.path}".rfind(f"/{row.class_name}/")
-        # with a label table, the class is not a folder
-        tail = row.path[start:] if start >= 0 else f"{row.class_name}/{row.path}"
+        folder = row.class_name if row.folder is None else row.folder
+        path = row.path.removeprefix(f"{row.dataset}/") if source.sets else row.path
+        start = f"/{path}".rfind(f"/{folder}/")
+        # with a label table or boxes, the class is not a folder
+        tail = path[start:] if start >= 0 else f"{folder}/{path}"
+        if row.path in source.cells:
+            tail = f"{folder}/{path.split('/')[-1]}"
         line = f"{row.official} {tail} {source.sizes[row.path]}"
         keys.append(_hash(line))
     return torch.tensor(keys)

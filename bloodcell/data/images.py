@@ -6,11 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bloodcell.data.batches import ImageDataset
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import InputFormat
 from bloodcell.data.decode import Report, allocate, decode_into
+from bloodcell.data.placement import Gather
 from bloodcell.data.source import Source
 from bloodcell.data.table import Table
+from bloodcell.errors import InputError
 
 
 class Images(NamedTuple):
@@ -52,3 +55,38 @@ def open_images(
         images = torch.from_numpy(pixels)
     places = {i: place for place, i in enumerate(rows)}
     return Images(images.permute(0, 3, 1, 2), places, report)  # (n, H, W, 3) -> (n, 3, H, W)
+
+
+def make_datasets(
+    images: Images,
+    table: Table,
+    parts: dict[str, list[int]],
+    gather: Gather,
+    pin: bool,
+    repeats: bool,
+) -> dict[str, ImageDataset]:
+    """Makes the datasets of some parts, without unreadable images.
+
+    Args:
+        images: the decoded images.
+        table: the table of all images.
+        parts: the table rows of each part.
+        gather: returns images by their index.
+        pin: as for `ImageDataset`.
+        repeats: as for `ImageDataset`, of the training part.
+
+    Raises:
+        InputError: if no image of a part can be read.
+    """
+    datasets = {}
+    for part, rows in parts.items():
+        kept = [i for i in rows if table.rows[i].path not in images.report.unreadable]
+        if not kept:
+            raise InputError(
+                f"data.unreadable=skip leaves no image in the {part} part. Fix the images."
+            )
+        places = torch.tensor([images.places[i] for i in kept])
+        targets = torch.tensor([table.labels[i] for i in kept])
+        again = repeats and part == "train"
+        datasets[part] = ImageDataset(gather, places, targets, torch.tensor(kept), pin, again)
+    return datasets

@@ -1,10 +1,8 @@
 """The table of a data set, with class, official part, photograph and cell of each image."""
 
 import hashlib
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +11,10 @@ from bloodcell.data.image_files import IMAGE_SUFFIXES
 from bloodcell.data.labels import read_labels
 from bloodcell.data.source import Source
 from bloodcell.datasets import photos
-from bloodcell.datasets.named import find_shipped_photos, named_datasets
+from bloodcell.datasets.classes import plain
+from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError, listed
 
-_SHORT_NAME = 4  # letters; in names up to this length, a final s may belong to an abbreviation
 PARTS = ("train", "val", "test")
 # names of official split folders, in lower case, and their parts
 _SPLIT_FOLDERS = {
@@ -36,11 +34,14 @@ class Row:
 
     Attributes:
         path: name within the source, with forward slashes.
-        class_name: name of the class folder.
+        class_name: name of the class.
         official: part in the official split: train, val or test; empty without an official split;
             or the name of a folder of a named data set that belongs to no part.
-        photo: name of the photograph that the image was made from.
-        cell: name of the white cell in the image.
+        photo: name of the photograph that the image was made from; of a boxed cell, its own name,
+            because the cells of a photograph can have several classes.
+        cell: name of what no split divides: the white cell in the image, or a boxed cell's slide.
+        dataset: name of the data set.
+        folder: the class as the data set names it; None if it is called `class_name`.
     """
 
     path: str
@@ -48,6 +49,8 @@ class Row:
     official: str
     photo: str
     cell: str
+    dataset: str = ""
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Table:
 
     Attributes:
         rows: the rows, sorted by path.
-        class_names: the classes, sorted; the label of a class is its index.
+        class_names: the classes, sorted; the label of a class is its index. Under `test_on`, only
+            those of the other data sets.
         unmapped: number of images that no photo table contains; each counts as a photograph.
         fingerprint: hash of the `fact` of each row, 16 hexadecimal digits.
         unlabelled: number of images that are left out because no label table names them.
@@ -70,15 +74,23 @@ class Table:
 
     @cached_property
     def labels(self) -> list[int]:
-        """The label of each row, from 0."""
+        """The label of each row, from 0; -1 if its class is not in `class_names`."""
         index = {name: label for label, name in enumerate(self.class_names)}
-        return [index[row.class_name] for row in self.rows]
+        return [index.get(row.class_name, -1) for row in self.rows]
+
+    @cached_property
+    def datasets(self) -> list[str]:
+        """The names of the data sets, sorted."""
+        return sorted({row.dataset for row in self.rows})
 
 
 def build_table(
-    source: Source, photo_table: Path | str | None = None, labels: Path | str | None = None
+    source: Source,
+    photo_table: Path | str | None = None,
+    labels: Path | str | None = None,
+    rename: Callable[[str], str] = str,
 ) -> Table:
-    """Builds the table of a source.
+    """Builds the table of one data set.
 
     The expected layout is `.../[train|val|test]/CLASS/.../image`. If there is a training folder,
     images outside the split folders are ignored (the Kaggle archive's original photographs).
@@ -90,27 +102,61 @@ def build_table(
         photo_table: CSV file for `photos.read`. None: the photo table of the source or, for a copy
             of a named data set, the table shipped with the package. An image that no table
             contains counts as a photograph.
-        labels: CSV file for `read_labels`; None takes the classes from the folders.
+        labels: CSV file for `read_labels`; None takes the classes from the folders, or from the
+            table of boxes.
+        rename: returns the name of a class from its name in the data set.
 
     Raises:
         InputError: if there are no images, fewer than two classes, classes with almost the same
             name or photographs with two classes, if the given photo table does not contain every
             image once, or if the label table does not match the images.
     """
-    placed = _labelled_places(source, Path(labels)) if labels else _places(source)
-    classes = sorted({class_name for _, class_name in placed.values()})
+    rows, unmapped = list_rows(source, photo_table, labels, rename)
+    classes = sorted({row.class_name for row in rows})
     _check_classes(source, classes, labels)
+    unlabelled = len(source.sizes) - len(rows) if labels else 0
+    return Table(tuple(rows), tuple(classes), unmapped, hash_facts(rows, source), unlabelled)
+
+
+def list_rows(
+    source: Source,
+    photo_table: Path | str | None,
+    labels: Path | str | None,
+    rename: Callable[[str], str],
+) -> tuple[list[Row], int]:
+    """Lists the images of one data set, with any number of classes.
+
+    Args:
+        source: the images.
+        photo_table: as for `build_table`.
+        labels: as for `build_table`.
+        rename: as for `build_table`.
+
+    Returns:
+        The rows, sorted by path, and the number of images that no photo table contains.
+
+    Raises:
+        InputError: as `build_table`, except for the number and the names of the classes.
+    """
+    placed = _labelled_places(source, Path(labels)) if labels else _places(source)
     own = photo_table or source.photos
     origins, unmapped = _origins(source, placed, Path(own) if own else None)
+    named = {folder: rename(folder) for _, folder in placed.values()}
     rows = [
-        Row(name, class_name, official, origins[name].photo, origins[name].cell)
-        for name, (official, class_name) in sorted(placed.items())
+        Row(
+            *(name, named[folder], official, *origins[name], source.name),
+            folder if named[folder] != folder else None,
+        )
+        for name, (official, folder) in sorted(placed.items())
     ]
     _check_one_class(rows)
+    return rows, unmapped
+
+
+def hash_facts(rows: Iterable[Row], source: Source) -> str:
+    """Returns a hash of the `fact` of each row, 16 hexadecimal digits."""
     text = "\n".join(" ".join(fact(row, source)) for row in rows)
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    unlabelled = len(source.sizes) - len(placed) if labels else 0
-    return Table(tuple(rows), tuple(classes), unmapped, digest, unlabelled)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _check_classes(source: Source, classes: list[str], labels: Path | str | None) -> None:
@@ -124,7 +170,7 @@ def _check_classes(source: Source, classes: list[str], labels: Path | str | None
         )
     alike: dict[str, str] = {}
     for name in classes:
-        if (other := alike.setdefault(_plain(name), name)) != name:
+        if (other := alike.setdefault(plain(name), name)) != name:
             place = f"in data.labels={labels}" if labels else "of the folders"
             raise InputError(
                 f"data.root='{source.root}': the classes {other!r} and {name!r} have almost the "
@@ -132,20 +178,16 @@ def _check_classes(source: Source, classes: list[str], labels: Path | str | None
             )
 
 
-def _plain(class_name: str) -> str:
-    """Returns a name without differences of spelling: capitals, spaces, plural."""
-    text = unicodedata.normalize("NFKC", class_name).casefold().strip(" .")
-    text = re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", text)
-    return text.removesuffix("s") if len(text) > _SHORT_NAME else text
-
-
 def _origins(
     source: Source, names: Iterable[str], own: Path | None
 ) -> tuple[dict[str, photos.Origin], int]:
     """Returns the origin of each image, and the number of images that no photo table contains."""
+    if source.cells and own is None:
+        return {name: photos.Origin(name, source.cells[name].slide) for name in names}, 0
     # paths include the root's name, because the root may be images/TRAIN itself
     paths = {name: f"{source.root.name}/{name}" for name in names}
-    table = photos.read(own) if own else find_shipped_photos(paths.values())
+    shipped = source.dataset.photo_table() if source.dataset else {}
+    table = photos.read(own) if own else shipped
     keys = {name: photos.find(table, path) for name, path in paths.items()}
     unlisted = [name for name, key in keys.items() if key is None]
     if own and unlisted:
@@ -160,9 +202,14 @@ def _origins(
 
 
 def fact(row: Row, source: Source) -> tuple[str, str]:
-    """Returns a name (official part, class, file) and its properties (size, photograph, cell)."""
+    """Returns a name (official part, class, file) and its properties (size, photograph, cell).
+
+    With several data sets, the name begins with that of the data set.
+    """
     name = f"{row.official}/{row.class_name}/{row.path.split('/')[-1]}"
-    return name, f"{source.sizes[row.path]} {row.photo} {row.cell}"
+    centre = source.centre(row.path) or ()
+    properties = (source.sizes[row.path], row.photo, row.cell, *centre)
+    return f"{row.dataset}/{name}" if source.sets else name, " ".join(map(str, properties))
 
 
 def _check_unique(own: Path, keys: Mapping[str, str | None]) -> None:
@@ -204,7 +251,9 @@ def _folders(name: str) -> list[str]:
 
 
 def _places(source: Source) -> dict[str, tuple[str, str]]:
-    """Returns the official part and the class of each image, from its folders."""
+    """Returns the official part and the class of each image, from its folders or its box."""
+    if source.cells:
+        return {name: ("", cell.class_name) for name, cell in source.cells.items()}
     parts_of = _SPLIT_FOLDERS | {
         folder: folder for one in named_datasets().values() for folder in one.repeated
     }

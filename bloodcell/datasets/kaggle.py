@@ -8,19 +8,18 @@ number in the name of the original photograph; photographs of the same white cel
 
 import hashlib
 import lzma
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
-from filelock import FileLock
-
 from bloodcell.datasets import photos
+from bloodcell.datasets.downloads import download_kaggle
 from bloodcell.datasets.named import NamedDataset, Prepared
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import InputError
 
 KAGGLE = "kaggle"
 HANDLE = "paultimothymooney/blood-cells"
 TEST_SIMPLE = "test_simple"  # folder that repeats the photographs of TEST, without copies
-# with a fixed version, kagglehub needs the network only for the first download
 VERSION = 6
 CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 N_FILES = 12_515
@@ -39,19 +38,8 @@ def download() -> Path:
     Raises:
         InputError: if the download fails, or files are missing or changed.
     """
-    import kagglehub  # slow to import and rarely needed
-
-    cache = Path(kagglehub.config.get_cache_folder())
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(cache / "bloodcell.lock"):  # only one process downloads
-            folder = Path(kagglehub.dataset_download(f"{HANDLE}/versions/{VERSION}"))
-    except Exception as error:  # kagglehub does not wrap errors of its HTTP library
-        raise InputError(
-            f"data.root='kaggle' could not be downloaded ({reason(error)}). Without a network, "
-            f"download kaggle.com/datasets/{HANDLE} elsewhere and set data.root to the .zip; to "
-            "try bloodcell without data, use --data.root drawn."
-        ) from error
+    advice = "; to try bloodcell without data, use --data.root drawn"
+    folder = download_kaggle(KAGGLE, f"{HANDLE}/versions/{VERSION}", advice)
     check(folder)
     return folder
 
@@ -89,6 +77,12 @@ def prepare() -> Prepared:
     return Prepared(download())
 
 
+def is_copy(paths: Collection[str]) -> bool:
+    """Returns whether the photo table contains any of these images."""
+    table = read_photos()
+    return any(photos.find(table, path) for path in paths)
+
+
 DATASET = NamedDataset(
-    KAGGLE, "the Blood Cells set", CLASS_NAMES, prepare, read_photos, (TEST_SIMPLE,)
+    KAGGLE, "the Blood Cells set", CLASS_NAMES, prepare, is_copy, read_photos, (TEST_SIMPLE,)
 )

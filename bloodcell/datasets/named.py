@@ -4,7 +4,7 @@ To add a data set, add a module to this package that defines `DATASET`.
 """
 
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -36,6 +36,8 @@ class NamedDataset:
         class_names: sorted classes, known before anything is downloaded or drawn.
         prepare: downloads or draws missing files; safe to call from several processes. Raises
             InputError if the files are not available.
+        is_copy: returns whether the paths of images, with forward slashes, are those of a copy of
+            the set in any folder or archive.
         photo_table: returns the photo table in the package; empty if there is none.
         repeated: split folders, in lower case, that repeat images of another split and are
             therefore ignored.
@@ -45,6 +47,7 @@ class NamedDataset:
     title: str
     class_names: tuple[str, ...]
     prepare: Callable[[], Prepared]
+    is_copy: Callable[[Collection[str]], bool] = lambda _: False
     photo_table: Callable[[], photos.PhotoTable] = dict
     repeated: tuple[str, ...] = ()
 
@@ -59,14 +62,17 @@ def named_datasets() -> dict[str, NamedDataset]:
     return {one.name: one for one in datasets}
 
 
-def find_shipped_photos(paths: Iterable[str]) -> photos.PhotoTable:
-    """Returns the shipped photo table that contains any of these images; empty if none does.
-
-    This recognises copies of a named data set in any folder or archive.
+def recognise(paths: Iterable[str]) -> NamedDataset | None:
+    """Returns the named data set that these images are a copy of; None if there is none.
 
     Args:
         paths: paths of the images, with forward slashes.
     """
     names = list(paths)
-    tables = (dataset.photo_table() for dataset in named_datasets().values())
-    return next((one for one in tables if any(photos.find(one, name) for name in names)), {})
+    return next((one for one in named_datasets().values() if one.is_copy(names)), None)
+
+
+def find_shipped_photos(paths: Iterable[str]) -> photos.PhotoTable:
+    """Returns the shipped photo table of the data set that these images are a copy of, or {}."""
+    found = recognise(paths)
+    return found.photo_table() if found else {}

@@ -147,7 +147,10 @@ _MODEL_BEFORE = {
     "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
     "optimizer": None, "scheduler": None,
 }  # fmt: skip
-_DATA_BEFORE: dict[str, Any] = {"crop": "none", "val_share": 0.2, "transforms": [], "labels": None}
+_DATA_BEFORE: dict[str, Any] = {
+    "crop": "none", "val_share": 0.2, "transforms": [], "labels": None, "test_on": None,
+    "balance": "none", "draws": None, "classes": None,
+}  # fmt: skip
 
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, Any]:

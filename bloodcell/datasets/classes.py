@@ -1,0 +1,40 @@
+"""The names of classes: the common ones, under which data sets join, and their synonyms."""
+
+import re
+import unicodedata
+
+_SHORT_NAME = 4  # letters; in names up to this length, a final s may belong to an abbreviation
+# common names, each with the usual synonyms and abbreviations as `plain` returns them
+_NAMES: dict[str, tuple[str, ...]] = {
+    "basophil": ("ba", "bas", "baso", "basophil granulocyte"),
+    "eosinophil": ("eo", "eos", "eosino", "eosinophil granulocyte"),
+    "erythroblast": (
+        *("erb", "ebo", "nrbc", "normoblast", "nucleated red blood cell"),
+        "nucleated red cell",
+    ),
+    "immature granulocyte": (
+        *("ig", "promyelocyte", "myelocyte", "metamyelocyte", "pmy", "my", "mmy"),
+    ),
+    "lymphocyte": ("ly", "lym", "lymph", "lympho", "lyt", "lymphocyte typical"),
+    "monocyte": ("mo", "mon", "mono"),
+    "neutrophil": (
+        *("ne", "neu", "neut", "neutro", "neurotrophil", "neutrophil granulocyte", "pmn"),
+        *("sne", "seg", "segmented neutrophil", "neutrophil segmented", "segmented", "ngs"),
+        *("bne", "band", "band neutrophil", "neutrophil band", "ngb"),
+    ),
+    "platelet": ("plt", "plate", "thrombocyte"),
+}
+COMMON = tuple(_NAMES)
+_COMMON_NAME = {other: name for name, others in _NAMES.items() for other in (name, *others)}
+
+
+def plain(name: str) -> str:
+    """Returns a name without differences of spelling: capitals, spaces, plural."""
+    text = unicodedata.normalize("NFKC", name).casefold().strip(" .")
+    text = re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", text)
+    return text.removesuffix("s") if len(text) > _SHORT_NAME else text
+
+
+def common(name: str) -> str:
+    """Returns the common name of a class; of a class without one, its `plain` name."""
+    return _COMMON_NAME.get(plain(name), plain(name))

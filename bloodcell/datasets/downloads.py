@@ -1,0 +1,67 @@
+"""Downloads from Kaggle and from web addresses, one process at a time."""
+
+import shutil
+import urllib.request
+from pathlib import Path
+
+from filelock import FileLock
+
+from bloodcell.errors import InputError, reason
+from bloodcell.files import beside
+
+_SECONDS = 60  # without an answer, after which a download fails
+
+
+def download_kaggle(name: str, handle: str, advice: str = "") -> Path:
+    """Downloads a Kaggle data set; files in the cache of kagglehub are not downloaded again.
+
+    Args:
+        name: value of `data.root`, for error messages.
+        handle: OWNER/DATASET/versions/N: with a fixed version, kagglehub needs the network only
+            for the first download.
+        advice: end of the error message.
+
+    Returns:
+        The folder with the unpacked archive.
+
+    Raises:
+        InputError: if the download fails.
+    """
+    import kagglehub  # slow to import and rarely needed
+
+    cache = Path(kagglehub.config.get_cache_folder())
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(cache / "bloodcell.lock"):  # only one process downloads
+            return Path(kagglehub.dataset_download(handle))
+    except Exception as error:  # kagglehub does not wrap errors of its HTTP library
+        page = "/".join(handle.split("/")[:2])
+        raise InputError(
+            f"data.root='{name}' could not be downloaded ({reason(error)}). Without a network, "
+            f"download kaggle.com/datasets/{page} elsewhere and set data.root to the .zip{advice}."
+        ) from error
+
+
+def download_file(name: str, address: str, path: Path) -> None:
+    """Downloads a file; it appears at `path` only when it is complete.
+
+    Args:
+        name: value of `data.root`, for error messages.
+        address: web address of the file.
+        path: where to write it.
+
+    Raises:
+        InputError: if the download fails.
+    """
+    try:
+        with (
+            urllib.request.urlopen(address, timeout=_SECONDS) as answer,
+            beside(path) as partial,
+            partial.open("wb") as file,
+        ):
+            shutil.copyfileobj(answer, file)
+    except OSError as error:  # those of urllib and http, too
+        raise InputError(
+            f"data.root='{name}' could not be downloaded ({reason(error)}). Without a network, "
+            f"download {address} elsewhere and set data.root to the .zip."
+        ) from error
