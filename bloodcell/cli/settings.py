@@ -23,14 +23,15 @@ class RunOptions:
     """Options of `fit` that belong neither to the data, the model nor the Trainer.
 
     Args:
-        name: folder of the run below lightning_logs (default: the config's name).
+        name: folder of the run below lightning_logs (default: the config's name, or custom without
+            --config).
         save_every_minutes: minutes between two checkpoints within an epoch, besides the one at its
             end; null writes none.
         save_every_n_steps: steps between two checkpoints within an epoch; null writes none.
         rollbacks: how many times a NaN or infinite loss returns the run to its last checkpoint,
             each time with half the learning rate, before the run ends.
-        monitor: metric that chooses the best checkpoint; write min:NAME or max:NAME if its name
-            does not show which is better.
+        monitor: metric that selects the best checkpoint; write min:NAME or max:NAME if the name
+            does not show whether low or high values are better.
     """
 
     name: str | None = None

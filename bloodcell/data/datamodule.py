@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bloodcell.data.augment import Augment, augment_batch, transform_batch
-from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader, as_it_is
+from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, InOrder, Loader, as_is
 from bloodcell.data.crop import Crop, InputFormat
 from bloodcell.data.decode import Unreadable, check_readable
 from bloodcell.data.describe import check_model, check_settings, describe
@@ -40,8 +40,9 @@ class BloodCells(LightningDataModule):
             `train_folds` the same within the training and validation parts of `photo`.
         fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
         val_share: share of the photographs outside the test part that are used for validation: 1/n
-            with n from 2 to 20, i.e. 0.5, 0.33, 0.25 ... 0.05. `seed` ignores it.
-        photos: CSV file for your own data, with the columns file, photo and, if known, cell.
+            with n from 2 to 20, i.e. 0.5, 0.33, 0.25 ... 0.05. data.split=seed ignores it.
+        photos: CSV file, for your own data, that maps each image to its photograph: columns file,
+            photo and, if known, cell.
         labels: CSV file with the columns file and class, for images that are not in class folders.
         image_size: side of the network's square input in pixels, 32 to 1024.
         crop: `none` resizes the whole picture to a square; `cell` crops a square around the white
@@ -250,10 +251,9 @@ class BloodCells(LightningDataModule):
 
     def _train_batches(self, world: int, rank: int) -> Batches:
         trainer: Any = self.trainer
-        # overfit_batches needs unshuffled data, and Lightning cannot change this sampler
-        shuffle = not (trainer and trainer.overfit_batches)
-        train = self.datasets["train"]
-        order = DistributedSampler[Batch](train, world, rank, shuffle=shuffle, seed=self.seed)
+        if trainer and trainer.overfit_batches:  # Lightning cannot change this sampler
+            return Batches(InOrder(self.mixed("train"), world, rank), self.batch_size, True)
+        order = DistributedSampler[Batch](self.datasets["train"], world, rank, seed=self.seed)
         return Batches(order, self.batch_size, joins=True)
 
     def val_dataloader(self) -> Loader:
@@ -271,7 +271,7 @@ class BloodCells(LightningDataModule):
         """
         even = EvenSampler(torch.arange(len(self.datasets["test"])), *self._devices())
         size = self.batch_size
-        return DataLoader(self.datasets["test"], batch_size=size, sampler=even, collate_fn=as_it_is)
+        return DataLoader(self.datasets["test"], batch_size=size, sampler=even, collate_fn=as_is)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device."""

@@ -75,7 +75,8 @@ class _Images:
 
     def __init__(self, root: str, names: Iterable[str]) -> None:
         self.example = ""
-        # by each suffix of the path, and by the path in the root; the second: without extensions
+        # images by every suffix of root/path (`_ends`), and by the path within the root (`_whole`);
+        # the second dictionary of each pair has paths without file extension
         self._ends: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         self._whole: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         for name in names:

@@ -1,8 +1,8 @@
 """Splits the rows of the table into train, val and test.
 
-No photograph and no cell is in two parts, except with `seed`, which repeats the published protocol
-and leaks: without training, the nearest neighbour by colour histogram scores 99.96 % on a random
-split of the Kaggle set's TRAIN files, and 47.0 % on a split by photograph.
+No photograph and no cell is in more than one part, except with data.split=seed, which repeats the
+published protocol and leaks: without training, the nearest neighbour by colour histogram scores
+99.96 % on a random split of the Kaggle set's TRAIN files, and 47.0 % on a split by photograph.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ def make_parts(
         fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
         seed: seed of every random choice.
         val_share: share of the photographs outside the test part that are used for validation;
-            `seed` ignores it.
+            data.split=seed ignores it.
 
     Returns:
         Row numbers of each part, ascending.
@@ -55,9 +55,9 @@ def make_parts(
         if split == "train_folds":
             official = _official(table, pool, seed, n_val)
             pool = sorted(official["train"] + official["val"])
-        test = _one_part(table, pool, seed, N_FOLDS, fold)
+        test = _one_part(table, pool, seed, "test", N_FOLDS, fold)
         rest = _without(pool, test)
-        val = _one_part(table, rest, seed, n_val)
+        val = _one_part(table, rest, seed, "val", n_val)
         parts = _parts(_without(rest, val), val, test)
     else:
         parts = _official(table, pool, seed, n_val)
@@ -91,28 +91,32 @@ def _files_at_random(pool: list[int], seed: int) -> Parts:
 def _official(table: Table, pool: list[int], seed: int, n_val: int) -> Parts:
     given = {part: [i for i in pool if table.rows[i].official == part] for part in PARTS}
     given["train"] += [i for i in pool if table.rows[i].official == ""]
-    test = given["test"] or _one_part(table, given["train"], seed, N_FOLDS)
+    test = given["test"] or _one_part(table, given["train"], seed, "test")
     train = _without_cells(table, _without(given["train"], test), test)
-    val = _without_cells(table, given["val"], test) or _one_part(table, train, seed, n_val)
+    val = _without_cells(table, given["val"], test) or _one_part(table, train, seed, "val", n_val)
     return _parts(_without_cells(table, _without(train, val), val), val, test)
 
 
-def _one_part(table: Table, rows: list[int], seed: int, n_parts: int, which: int = 0) -> list[int]:
-    """Returns the rows of fold `which` of `n_parts`, grouped by cell and stratified by class."""
+def _one_part(
+    table: Table, rows: list[int], seed: int, part: str, n_folds: int = N_FOLDS, which: int = 0
+) -> list[int]:
+    """Returns fold `which` of `n_folds` for a part, grouped by cell and stratified by class."""
     first = {table.rows[i].photo: i for i in reversed(rows)}
     photos = sorted(first)
     classes = np.array([table.rows[first[photo]].class_name for photo in photos])
     cells = np.array([table.rows[first[photo]].cell for photo in photos])
     own_cells = {name: len(set(cells[classes == name])) for name in np.unique(classes)}
     rarest = min(own_cells, key=lambda name: own_cells[name], default="")
-    if own_cells.get(rarest, 0) < n_parts:
+    cells_left = own_cells.get(rarest, 0)
+    if cells_left < n_folds:
+        # the folds of the test part do not depend on val_share
+        fewer = ", or raise data.val_share: 0.5 makes 2 folds" if part == "val" else ""
         raise InputError(
-            f"Class {rarest} has photographs of only {own_cells.get(rarest, 0)} different cells; "
-            f"{n_parts} folds need {n_parts}. Add images of it, leave the class out, "
-            "divide the folders into train, val and test, or raise data.val_share: 0.5 makes 2 "
-            "folds."
+            f"Class {rarest} has photographs of only {cells_left} different cells for the {part} "
+            f"part; {n_folds} folds need {n_folds}. Add images of it, leave the class out, or "
+            f"divide the folders into train, val and test with data.split=photo{fewer}."
         )
-    folds = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     chosen = list(folds.split(photos, classes, cells))[which][1]
     taken = {photos[i] for i in chosen}
     return [i for i in rows if table.rows[i].photo in taken]

@@ -88,7 +88,7 @@ def _parse(sheet: Sheet, label: str) -> PhotoTable:
         if cell_of.setdefault(photo, origin.cell) != origin.cell:
             raise InputError(
                 f"{label}, line {number}: photo {photo!r} has another cell in a line above. "
-                "All copies of a photograph show the same cell: give them one name."
+                "All copies of a photograph show the same cell: give these lines the same cell."
             )
         if table.setdefault(plain(file), origin) != origin:
             raise InputError(

@@ -34,7 +34,7 @@ _COMPARED, _CALIBRATED = 2_500, 200  # largest numbers of images
 _HUB_FILES = {"config.json", "model.safetensors", "README.md"}
 _CELL_NOTE = (
     "timm does not crop the cell. Give the model squares that "
-    "bloodcell.data.crop.show has cropped, as README.md shows"
+    "bloodcell.data.crop.show has cropped: see README.md in that folder"
 )
 _FEWER_BITS = (
     "These are the scores of the 32-bit model. This {}-bit model predicts the same class for "
@@ -206,11 +206,12 @@ def _require_agreement(one: Exported, agreement: Agreement) -> None:
     """
     if least := LEAST_ALIKE.get(one.bits):
         kept = agreement.share >= least
-        rule = f"{1 - least:.0%} of the images"
+        rule = f"another class for {1 - least:.0%} of the images"
         hint = "Its predictions are too uncertain for fewer bits"
     else:
         kept = not agreement.other_class and agreement.difference <= LARGEST
-        rule, hint = f"{LARGEST:g}", "Try another version of PyTorch or ONNX"
+        rule = f"no other class, and differences up to {LARGEST:g}"
+        hint = "Try another version of PyTorch or ONNX"
         if one.in_folder:
             hint = "timm's model differs from this one. Give --out an .onnx file"
     if not kept:

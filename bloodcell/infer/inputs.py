@@ -27,7 +27,7 @@ from bloodcell.data.image_files import (
     read_file,
     walk_images,
 )
-from bloodcell.errors import InputError, reason, require
+from bloodcell.errors import InputError, reason
 
 STDIN = "-"
 NO_CELL = "no white cell found"
@@ -110,8 +110,11 @@ def check_given(given: Sequence[str]) -> None:
     Raises:
         InputError: if it has none.
     """
-    rule = "at least one file, folder, .zip, pattern, or - for paths"
-    require(bool(given), "IMAGES", "", rule)
+    if not given:
+        raise InputError(
+            "no images given. Give at least one file, folder, .zip file or pattern, or - to read "
+            "paths from the standard input."
+        )
 
 
 def find_images(
@@ -176,7 +179,7 @@ def decode_cells(
     def cells(name: str, image: Image.Image) -> list[Decoded]:
         found = show_cells(image, size, field)
         decoded = [Decoded(name, pixels, "", cell) for cell, pixels in found]
-        hint = f"if the field of view is wider than {field:g}, set field"
+        hint = f"if the field of view is wider than about {8 * field:g} red cells, set field"
         return decoded or [Decoded(name, None, f"{NO_CELL}; {hint}")]
 
     for together in _decode_ahead(images, cells, batch_size):

@@ -117,9 +117,9 @@ def check_knows_data(flag: str, path: Path, checkpoint: Mapping[str, Any]) -> No
     """
     if _DATA_SETTINGS not in checkpoint or TRAINED_ON not in data_state(checkpoint):
         raise InputError(
-            f"{flag} {path} does not list the images it was trained on, as its data were not "
-            "BloodCells: a score could measure memory. Use it with predict, or score it from "
-            "Python with Trainer.test and data of your own."
+            f"{flag} {path} does not list the images it was trained on, because it was not trained "
+            "with the data module BloodCells. Its training images could be among the scored ones. "
+            "Use it with predict, or score it from Python with Trainer.test and your own data."
         )
 
 
