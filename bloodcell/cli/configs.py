@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from bloodcell.cli.parsing import parse
+from bloodcell.cli.places import check_places
 from bloodcell.cli.settings import check_config, check_words, pairs
 from bloodcell.errors import InputError, listed, reason, require
 
@@ -50,11 +51,11 @@ def read_request(verb: str, words: Sequence[str]) -> Request:
     """
     given, rest = parse(verb, words)
     check_words(verb, rest)
-    name, ckpt_path, configs = "custom", None, list[str]()
+    name, ckpt_path, configs, contents = "custom", None, list[str](), list[dict[str, Any]]()
     for path in map(find_config, given.config):
-        found = read_config(path)
-        check_config(verb, path, found)
-        name, ckpt_path = run_name(path), found.get("ckpt_path") or ckpt_path
+        contents.append(read_config(path))
+        check_config(verb, path, contents[-1])
+        name, ckpt_path = run_name(path), contents[-1].get("ckpt_path") or ckpt_path
         configs += ["--config", str(path)]
     options = vars(given)
     resume, ckpt_path = options.get("resume"), options.get("ckpt_path") or ckpt_path
@@ -67,6 +68,8 @@ def read_request(verb: str, words: Sequence[str]) -> Request:
     shows = ["--help"] if given.help_all else []
     if given.print_config is not None:
         shows.append(f"--print_config={given.print_config}".rstrip("="))
+    if not shows:
+        check_places(verb, contents, rest, ckpt_path, bool(resume))
     return Request(verb, [*configs, *rest], shows, name, ckpt_path, bool(resume))
 
 

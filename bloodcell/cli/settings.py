@@ -78,7 +78,7 @@ def check_words(verb: str, words: Sequence[str]) -> None:
     for name, value in pairs(words):
         if not name.startswith("--"):
             raise InputError(f"{verb} takes options only (got: {name}).")
-        _check(verb, name[2:], value, [] if value is None else [value, _read(value)])
+        _check(verb, name[2:], value, [] if value is None else [value, read_value(value)])
 
 
 def check_config(verb: str, path: Path, found: Mapping[str, Any]) -> None:
@@ -105,6 +105,16 @@ def pairs(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         yield name, value if equals else None
 
 
+def read_value(text: str) -> Any:
+    """Returns the value of an option, which may be YAML."""
+    import yaml  # not for help pages
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
 def _check(verb: str, key: str, given: Any, readings: Sequence[Any], where: str = "") -> None:
     name = ".".join(key.removesuffix("+").split(".")[:2])  # deeper keys belong to a class path
     known: dict[str, Setting | None] = dict.fromkeys(_GROUPS)
@@ -118,12 +128,3 @@ def _check(verb: str, key: str, given: Any, readings: Sequence[Any], where: str 
     setting = known[name]
     if setting and key == name and readings:
         setting.refuse(where + key, given, readings, page)
-
-
-def _read(text: str) -> Any:
-    import yaml  # not for help pages
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text

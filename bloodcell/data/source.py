@@ -71,6 +71,17 @@ def open_source(root: str, setting: str = "data.root") -> Source:
     raise InputError(_explain_missing(root, path, setting))
 
 
+def check_root(root: str) -> None:
+    """Checks that `data.root` is a named data set or an existing path, without reading it.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    path = Path(root).expanduser()
+    if root not in named_datasets() and not path.exists():
+        raise InputError(_explain_missing(root, path, "data.root"))
+
+
 def _from_folder(root: Path, photos: Path | None = None) -> Source:
     left_out = LeftOut()
     files = {p.relative_to(root).as_posix(): p for p in walk_images(root, left_out) if p.is_file()}

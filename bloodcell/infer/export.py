@@ -24,6 +24,7 @@ from bloodcell.infer.open import find_model
 from bloodcell.infer.quantise import quantise
 from bloodcell.infer.runtime import Predictor
 from bloodcell.model.description import KEY, Description
+from bloodcell.model.find import find_checkpoint
 
 if TYPE_CHECKING:
     from bloodcell.infer.saved import Saved
@@ -87,16 +88,15 @@ def export(
         InputError: if an argument is invalid, or the predictions differ.
     """
     path = _check(images, model, out, int8)
-    from bloodcell.infer.saved import MODEL, load_saved  # imports torch: after the checks
-    from bloodcell.model.checkpoint import find_checkpoint
-
     folder = out is not None and is_folder(out)
     with ExitStack() as stack:
         sample = sample_images(images, _COMPARED, stack)
         training = sample_images([int8], _CALIBRATED, stack) if int8 else []
+        from bloodcell.infer.saved import MODEL, load_saved  # imports torch: after the checks
+
         saved = load_saved(path)
         description = saved.description
-        source = path if path.is_file() else find_checkpoint(MODEL, path, "best")
+        source = find_checkpoint(MODEL, path, "best")
         target = Path(out or f"{description.name}.onnx")
         if folder:
             original, exported = _write_folder(saved, target, stack)

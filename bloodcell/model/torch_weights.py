@@ -13,8 +13,6 @@ from torch import Tensor
 from bloodcell.errors import InputError, listed, reason
 
 State = Mapping[str, Tensor]
-OWN = ".ckpt"  # of bloodcell and of other programs that use Lightning
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", OWN)  # .tar: timm writes .pth.tar
 # names of entries with weights; EMA weights come first, as in timm
 _ENTRIES = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict"),

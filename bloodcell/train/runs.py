@@ -17,15 +17,9 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError
 from bloodcell.files import write_whole
-from bloodcell.model.checkpoint import (
-    LAST,
-    SUFFIX,
-    check_knows_data,
-    data_state,
-    find_checkpoint,
-    read_checkpoint,
-)
+from bloodcell.model.checkpoint import check_knows_data, data_state, read_checkpoint
 from bloodcell.model.description import TRAINED_ON
+from bloodcell.model.find import LAST, SUFFIX, find_checkpoint
 
 CKPT_PATH = "--ckpt_path"
 # settings that may differ from those of the checkpoint

@@ -17,9 +17,10 @@ from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
 from bloodcell.errors import InputError
 from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
+from bloodcell.model.find import NONE
 from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import Network, Pool, PretrainedConfig
-from bloodcell.model.pretrained import NONE, load_trunk, read_pretrained_config
+from bloodcell.model.pretrained import load_trunk, read_pretrained_config
 from bloodcell.train import optimizers
 from bloodcell.train.compiling import compile_for
 from bloodcell.train.metrics import Metrics
