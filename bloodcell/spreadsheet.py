@@ -53,13 +53,29 @@ def read_sheet(path: Path, label: str, needed: str) -> Sheet:
         data = path.read_bytes()
         text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
     except OSError as error:
-        raise InputError(f"{label} cannot be read ({error.strerror}). Give {needed}.") from error
+        raise InputError(_cannot_read(label, error, needed)) from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{label} is not a CSV file in UTF-8 or UTF-16 ({error}). Save it as one: in Excel, as "
             "`CSV UTF-8`."
         ) from error
     return parse_sheet(text, label)
+
+
+def check_sheet(path: Path, label: str, needed: str) -> None:
+    """Checks that a table exists, without reading it; arguments as for `read_sheet`.
+
+    Raises:
+        InputError: if the file is missing.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        raise InputError(_cannot_read(label, error, needed)) from error
+
+
+def _cannot_read(label: str, error: OSError, needed: str) -> str:
+    return f"{label} cannot be read ({error.strerror}). Give {needed}."
 
 
 def parse_sheet(text: str, label: str) -> Sheet:

@@ -300,8 +300,8 @@ def test_bad_settings_leave_nothing_behind(refused: Refused, words: list[str]) -
     for key, value, rule in (
         ("model.weight_decay", "1", "0 to under 1"),
         ("model.smoothing", "1", "0 to under 1"),
-        ("model.bn_momentum", "0", "over 0 to 1"),
-        ("data.val_share", "0.6", "0.05 to 0.5"),
+        ("model.bn_momentum", "0", "greater than 0 and at most 1"),
+        ("data.val_share", "0.6", "1/n with a whole number n from 2 to 20"),
     ):
         said = refused("fit", *words, f"--{key}", value)
         assert f"{key}={float(value)}" in said
@@ -582,6 +582,23 @@ def test_overfit_batches_are_the_same_each_epoch(
     assert seen[:2] == seen[2:4] == seen[4:]
 
 
+def test_overfit_batches_have_several_classes(
+    fit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is sorted by class, so its first rows are of one class."""
+    seen: list[set[int]] = []
+    step = Classifier.training_step
+
+    def training_step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        seen.append(set(batch["target"].tolist()))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    fit("--trainer.overfit_batches", "2", "--data.batch_size", "8", epochs=1)
+    assert len(seen) == 2
+    assert all(len(classes) >= 3 for classes in seen)
+
+
 def test_gradients_are_clipped_in_mixed_precision(fit: Callable[..., Path]) -> None:
     """Lightning clips none of a fused optimizer, so this one is not fused."""
     mixed = ["--trainer.precision", "bf16-mixed"]
@@ -628,7 +645,7 @@ def test_a_training_that_starts_from_an_own_model(
     main(["fit", *words, "--trainer.fast_dev_run", "true"])
     said = refused("fit", *words, "--data.split", "folds")
     assert "model.weights=own.safetensors were trained on" in said
-    assert "test images: the test would measure memory" in said
+    assert "test images, so the test would measure memorisation" in said
     with pytest.warns(
         UserWarning, match=r"of the \d+ validation images: scores on them will be too high"
     ):

@@ -30,7 +30,7 @@ from bloodcell.errors import InputError, reason
 from bloodcell.files import check_place, write_whole
 from bloodcell.memory import keep_memory
 
-_TOGETHER = 16  # images per task; a task for each image would take a kilobyte each
+_TOGETHER = 16  # images per task; one task per image would need a kilobyte for every image
 
 
 class ScannedFile(NamedTuple):
@@ -41,7 +41,7 @@ class ScannedFile(NamedTuple):
         size: width x height of the stored image.
         mode: colour mode, in Pillow's notation.
         reason: reason why the file is unreadable; empty otherwise.
-        note: what was left out of the image or scaled; empty if nothing.
+        note: how the image was changed when it was read, e.g. scaled; empty if it was not.
     """
 
     features: ImageFeatures | None
@@ -61,7 +61,8 @@ def audit(
     """Finds copies, leaks, label conflicts and unreadable images in a folder.
 
     Copies of a photograph are found from pixels, even if rotated, sheared or mirrored.
-    The exit status is 1 if images of one photograph or scene are in two parts.
+    The exit status is 1 if images of one photograph, scene or cell are in more than one of the
+    parts train, val and test.
 
     Args:
         folder: a folder of class folders, or a .zip of one.

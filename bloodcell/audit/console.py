@@ -14,6 +14,7 @@ from bloodcell.errors import listed
 from bloodcell.text import clock
 
 _SHOWN = 3  # items per list; the JSON file lists all
+_SEVERAL = "more than one of train, val and test"
 
 
 def print_audit(found: dict[str, Any]) -> None:
@@ -51,16 +52,16 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         )
         notes.append(("photo table", text))
     leaks = [
-        *_warn("LEAK", "photographs in two parts", found["leaks"]),
-        *_warn("LEAK", "scenes in two parts", found["scene_leaks"]),
-        *_warn("LEAK", "cells of the table in two parts", compared["leaks"] if compared else []),
+        *_warn("LEAK", f"photographs in {_SEVERAL}", found["leaks"]),
+        *_warn("LEAK", f"scenes in {_SEVERAL}", found["scene_leaks"]),
+        *_warn("LEAK", f"cells of the table in {_SEVERAL}", compared["leaks"] if compared else []),
     ]
     if leaks:
         way_out = "to separate the parts, give fit the table that --write_photos writes"
         return [*notes, *leaks, ("", way_out)]
     divided = len(set(found["parts"]) & {*PARTS}) > 1
-    text = "no photograph is in two parts" if divided else "the images are not divided"
-    return [*notes, ("leak", f"none: {text}")]
+    whole = "the images are not divided into train, val and test"
+    return [*notes, ("leak", f"none: {f'no photograph is in {_SEVERAL}' if divided else whole}")]
 
 
 def _file_notes(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -16,9 +16,11 @@ from bloodcell.audit.features import Floats, ImageFeatures, agreement
 Ints = NDArray[np.int64]
 _NEIGHBOURS = 8  # candidates per image
 _NEAR_GROUPS = 40  # candidates per group
-_COMPARISONS = 50_000  # most pairs of groups that are compared, in some minutes
+_COMPARISONS = 50_000  # maximum number of pairs of groups to compare, which takes minutes
 _PROBES = 5  # pairs of images that are compared for two groups
-_SAME = 0.85  # least ratio of agreement between to within groups; two photographs reach .76
+# minimum ratio of the agreement between two groups to that within them; different photographs
+# reach .76
+_SAME = 0.85
 _BLOCK = 1024  # images that are compared with all others at a time
 _VALUES = 2**24  # comparisons in memory at a time, if there are many images
 
@@ -106,7 +108,7 @@ class _Groups:
         return np.unique(self._group, return_inverse=True)[1].astype(np.int64)
 
     def near(self) -> list[list[int]]:
-        """Returns an image of each group for pairs of groups of similar colours, closest first."""
+        """Returns pairs of groups with similar colours, closest first, by an image of each."""
         of = np.array(list(self._members))
         colours = np.stack([self._mean_colours(members) for members in self._members.values()])
         pairs: list[list[int]] = of[_near(colours, _NEAR_GROUPS)[:_COMPARISONS]].tolist()

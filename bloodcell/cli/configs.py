@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from bloodcell.cli.parsing import parse
+from bloodcell.cli.places import check_places
 from bloodcell.cli.settings import check_config, check_words, pairs
 from bloodcell.errors import InputError, listed, reason, require
 
-# beside the modules once installed, beside the package in a checkout
-_HERE = Path(__file__).parents[1]
 _MOST_NODES = 100_000  # in one file
+_HERE = Path(__file__).parents[1]
+# the shipped configs are in the package folder when installed, and beside it in a checkout
 SHIPPED = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 
 
@@ -50,20 +51,25 @@ def read_request(verb: str, words: Sequence[str]) -> Request:
     """
     given, rest = parse(verb, words)
     check_words(verb, rest)
-    name, ckpt_path, configs = "custom", None, list[str]()
+    name, ckpt_path, configs, contents = "custom", None, list[str](), list[dict[str, Any]]()
     for path in map(find_config, given.config):
-        found = read_config(path)
-        check_config(verb, path, found)
-        name, ckpt_path = run_name(path), found.get("ckpt_path") or ckpt_path
+        contents.append(read_config(path))
+        check_config(verb, path, contents[-1])
+        name, ckpt_path = run_name(path), contents[-1].get("ckpt_path") or ckpt_path
         configs += ["--config", str(path)]
     options = vars(given)
     resume, ckpt_path = options.get("resume"), options.get("ckpt_path") or ckpt_path
     require(resume in (None, "auto"), "--resume", resume, "auto")
-    rule = "used without --ckpt_path"
-    require(not (resume and ckpt_path), "--resume", resume, rule)
+    if resume and ckpt_path:
+        raise InputError(
+            "--resume auto and --ckpt_path (or ckpt_path in a config) both choose the run to "
+            "continue. Leave one of them out."
+        )
     shows = ["--help"] if given.help_all else []
     if given.print_config is not None:
         shows.append(f"--print_config={given.print_config}".rstrip("="))
+    if not shows:
+        check_places(verb, contents, rest, ckpt_path, bool(resume))
     return Request(verb, [*configs, *rest], shows, name, ckpt_path, bool(resume))
 
 
@@ -115,7 +121,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def without_repeated(words: Sequence[str], begun: dict[str, Any]) -> list[str]:
-    """Removes options that would append an entry that the list of the run already contains.
+    """Removes options such as `--trainer.callbacks+` if the run has their entry already.
 
     A run that is continued with its original command must not get a callback twice.
 

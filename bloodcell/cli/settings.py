@@ -23,14 +23,15 @@ class RunOptions:
     """Options of `fit` that belong neither to the data, the model nor the Trainer.
 
     Args:
-        name: folder of the run below lightning_logs (default: the config's name).
+        name: folder of the run below lightning_logs (default: the config's name, or custom without
+            --config).
         save_every_minutes: minutes between two checkpoints within an epoch, besides the one at its
             end; null writes none.
         save_every_n_steps: steps between two checkpoints within an epoch; null writes none.
         rollbacks: how many times a NaN or infinite loss returns the run to its last checkpoint,
             each time with half the learning rate, before the run ends.
-        monitor: metric that chooses the best checkpoint; write min:NAME or max:NAME if its name
-            does not show which is better.
+        monitor: metric that selects the best checkpoint; write min:NAME or max:NAME if the name
+            does not show whether low or high values are better.
     """
 
     name: str | None = None
@@ -77,7 +78,7 @@ def check_words(verb: str, words: Sequence[str]) -> None:
     for name, value in pairs(words):
         if not name.startswith("--"):
             raise InputError(f"{verb} takes options only (got: {name}).")
-        _check(verb, name[2:], value, [] if value is None else [value, _read(value)])
+        _check(verb, name[2:], value, [] if value is None else [value, read_value(value)])
 
 
 def check_config(verb: str, path: Path, found: Mapping[str, Any]) -> None:
@@ -104,6 +105,16 @@ def pairs(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         yield name, value if equals else None
 
 
+def read_value(text: str) -> Any:
+    """Returns the value of an option, which may be YAML."""
+    import yaml  # not for help pages
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
 def _check(verb: str, key: str, given: Any, readings: Sequence[Any], where: str = "") -> None:
     name = ".".join(key.removesuffix("+").split(".")[:2])  # deeper keys belong to a class path
     known: dict[str, Setting | None] = dict.fromkeys(_GROUPS)
@@ -117,12 +128,3 @@ def _check(verb: str, key: str, given: Any, readings: Sequence[Any], where: str 
     setting = known[name]
     if setting and key == name and readings:
         setting.refuse(where + key, given, readings, page)
-
-
-def _read(text: str) -> Any:
-    import yaml  # not for help pages
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text

@@ -22,7 +22,8 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import InputError, reason, require
 from bloodcell.model.checkpoint import data_state, network_state, refusing
-from bloodcell.model.pretrained import IMAGENET, NONE, reach_hub, read_trained_on
+from bloodcell.model.find import IMAGENET, NONE
+from bloodcell.model.pretrained import reach_hub, read_trained_on
 from bloodcell.train import resume, runs
 from bloodcell.train.batch_size import settle
 from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer, check_benchmark

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 Augment = Literal["none", "flips", "full"]
 
-_TRANSFORMS = 2**41  # above all row numbers and dropout, so that transforms draw independently
+# greater than every row number and than the offset of dropout in task.py, so that the random
+# numbers are independent
+_TRANSFORMS = 2**41
 _GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as int64
 # ranges of `full`; shift, shear and black fill are as in the augmented copies of the Kaggle set
 _SHIFT, _SHEAR, _SCALE = 0.1, 0.2, 0.15  # share of the side; tangent; relative change

@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from bloodcell.data.placement import Gather
 from bloodcell.errors import InputError
@@ -123,6 +123,23 @@ class EvenSampler(Sampler[int]):
         return iter(torch.cat([self.order, padding])[self.rank :: self.world].tolist())
 
 
+class InOrder(DistributedSampler[Batch]):
+    """A DistributedSampler with the same order in every epoch, for `overfit_batches`.
+
+    Args:
+        order: (n,) the position of each image.
+        world: number of devices.
+        rank: rank of this device.
+    """
+
+    def __init__(self, order: Tensor, world: int, rank: int) -> None:
+        super().__init__(cast(Any, order), world, rank, shuffle=False)  # uses only its length
+        self.order = order
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order[list(super().__iter__())].tolist())
+
+
 class Batches(BatchSampler):
     """A BatchSampler that can start in the middle of an epoch.
 
@@ -165,7 +182,7 @@ class Loader(DataLoader[Batch]):
     """
 
     def __init__(self, dataset: ImageDataset, batches: Batches) -> None:
-        super().__init__(dataset, batch_sampler=batches, collate_fn=as_it_is)
+        super().__init__(dataset, batch_sampler=batches, collate_fn=as_is)
         self._batches = batches
 
     def state_dict(self) -> dict[str, int]:
@@ -181,9 +198,10 @@ class Loader(DataLoader[Batch]):
         now, then = self._sizes(), {key: state[key] for key in self._sizes()}
         if now != then:
             raise InputError(
-                f"data.batch_size={now['batch_size']} on {now['devices']} devices, but the "
-                f"checkpoint is within an epoch with {then['batch_size']} on {then['devices']}. "
-                "Keep both until that epoch ends; then they may change."
+                f"data.batch_size={now['batch_size']} with {now['devices']} device(s), but the "
+                "checkpoint was written in the middle of an epoch with "
+                f"data.batch_size={then['batch_size']} and {then['devices']} device(s). Use those "
+                "values until that epoch ends; both may change afterwards."
             )
         self._batches.skip = state["batches"]
 
@@ -192,6 +210,6 @@ class Loader(DataLoader[Batch]):
         return {"batch_size": self._batches.batch_size, "devices": devices}
 
 
-def as_it_is(batch: Any) -> Any:
+def as_is(batch: Any) -> Any:
     """Returns a batch unchanged, because the dataset has already collated it."""
     return batch

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from bloodcell.data.augment import Augment, augment_batch, transform_batch
 from bloodcell.data.balance import Balance, make_order
-from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, Loader, as_it_is
+from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, InOrder, Loader, as_is
 from bloodcell.data.crop import Crop, InputFormat
 from bloodcell.data.decode import Unreadable, check_readable
 from bloodcell.data.describe import check_model, check_settings, describe
@@ -42,8 +42,9 @@ class BloodCells(LightningDataModule):
             tests the data sets `test_on` and trains on the others.
         fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
         val_share: share of the photographs outside the test part that are used for validation: 1/n
-            with n from 2 to 20, i.e. 0.5, 0.33, 0.25 ... 0.05. `seed` ignores it.
-        photos: CSV file for your own data, with the columns file, photo and, if known, cell.
+            with n from 2 to 20, i.e. 0.5, 0.33, 0.25 ... 0.05. data.split=seed ignores it.
+        photos: CSV file, for your own data, that maps each image to its photograph: columns file,
+            photo and, if known, cell.
         labels: CSV file with the columns file and class, for images that are not in class folders.
         image_size: side of the network's square input in pixels, 32 to 1024.
         crop: `none` resizes the whole picture to a square; `cell` crops a square around the white
@@ -240,11 +241,10 @@ class BloodCells(LightningDataModule):
 
     def _train_batches(self, world: int, rank: int) -> Batches:
         trainer: Any = self.trainer
-        # overfit_batches needs unshuffled data, and Lightning cannot change this sampler
-        shuffle = not (trainer and trainer.overfit_batches)
-        train = self.datasets["train"]
-        chosen = self.hparams["balance"], self.hparams["draws"], shuffle
-        order = make_order(train, self.table, *chosen, world, rank, self.seed)
+        if trainer and trainer.overfit_batches:  # Lightning cannot change this sampler
+            return Batches(InOrder(self.mixed("train"), world, rank), self.batch_size, True)
+        chosen = self.hparams["balance"], self.hparams["draws"]
+        order = make_order(self.datasets["train"], self.table, *chosen, world, rank, self.seed)
         return Batches(order, self.batch_size, joins=True)
 
     def val_dataloader(self) -> Loader:
@@ -262,7 +262,7 @@ class BloodCells(LightningDataModule):
         """
         even = EvenSampler(torch.arange(len(self.datasets["test"])), *self._devices())
         size = self.batch_size
-        return DataLoader(self.datasets["test"], batch_size=size, sampler=even, collate_fn=as_it_is)
+        return DataLoader(self.datasets["test"], batch_size=size, sampler=even, collate_fn=as_is)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device."""

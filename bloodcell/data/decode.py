@@ -44,7 +44,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _PAGED = ("PNG", "WEBP", "GIF")  # further pages of a JPEG are previews
 _NOTE = "bloodcell"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_TOGETHER = 64  # images per task; a task for each image would take a kilobyte each
+_TOGETHER = 64  # images per task; one task per image would need a kilobyte for every image
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
 
 

@@ -13,7 +13,8 @@ from bloodcell.errors import reason
 
 FIRST_PAGE = "only the first page is read"
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of a pixel that cameras and programs use
-_LEAST_FLOAT = 16  # a maximum between 1 and this does not show the scale of floats
+# if the maximum of floats is above 1 and at most this, their white level is unknown
+_LEAST_FLOAT = 16
 _MOST_BYTES = 16  # of a decoded pixel: 32 bits in four channels
 _TIFF, _PNG = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x89PNG\r\n\x1a\n"
 _ORIENTATION, _MAX_SAMPLE_VALUE = 274, 281  # tags
@@ -146,7 +147,7 @@ def _decode_cv2(data: bytes, number: int) -> NDArray[Any]:
 
 
 def _stated_white(tiff: Any) -> float | None:
-    """Returns the largest possible value that a file states; None if it does not."""
+    """Returns the maximum possible pixel value in a file's metadata; None if they lack it."""
     if stated := re.search(r'SignificantBits="(\d{1,2})"', tiff.ome_metadata or ""):
         return float(2 ** int(stated[1]) - 1)
     tag = tiff.pages[0].tags.get(_MAX_SAMPLE_VALUE)
@@ -173,7 +174,7 @@ def _as_image(pixels: NDArray[Any], stated: float | None, photometric: int) -> D
 
 
 def _white(pixels: NDArray[Any], stated: float | None) -> float:
-    """Returns the value of white."""
+    """Returns the white level, i.e. the value that becomes 255."""
     low, high = float(pixels.min()), float(pixels.max())
     ranges = [float(2**bits - 1) for bits in _DEPTHS]
     if pixels.dtype.kind == "f":
@@ -184,7 +185,7 @@ def _white(pixels: NDArray[Any], stated: float | None) -> float:
     fitting = [white for white in ranges if white >= high] if low >= 0 else []
     if not fitting:
         raise ValueError(
-            f"its values range from {low:g} to {high:g}, and the value of white is unknown: "
-            f"{_ADVICE}, or with values from 0 to 1"
+            f"its values range from {low:g} to {high:g}, so the white level (the value to show as "
+            f"white) is unknown: {_ADVICE}, or as floats from 0 to 1"
         )
     return fitting[0]

@@ -38,7 +38,7 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
         tested = count_photos(table, parts["test"])
         lines.append(
             f"this split LEAKS: {shared} of {tested} test photographs are also in train. Its "
-            "scores measure memory; data.split=photo measures skill."
+            "scores measure memorisation; data.split=photo measures generalisation."
         )
     return "\n".join(lines)
 
@@ -65,13 +65,13 @@ def check_settings(hp: Any) -> None:
     Raises:
         InputError: if a setting is out of range.
     """
-    rule = "32 to 1024 pixels for a MobileNet; the published runs use 224"
+    rule = "32 to 1024 pixels; the published runs use 224"
     require(hp["image_size"] in IMAGE_SIZES, "data.image_size", hp["image_size"], rule)
     size = 1 if hp["batch_size"] == AUTO else hp["batch_size"]
     require_number("data.batch_size", size, "1 or more, e.g. 32, or auto", 1, whole=True)
     for name in ("val_share", "cache_gib"):
         require_number(f"data.{name}", hp[name], "a number, e.g. 0.2")
-    rule, share = "0.05 to 0.5 and one over a whole number, e.g. 0.2, 0.25", hp["val_share"]
+    rule, share = "1/n with a whole number n from 2 to 20, e.g. 0.2 or 0.25", hp["val_share"]
     whole = abs(share * round(1 / max(share, 0.01)) - 1) < 0.02
     require(0.05 <= share <= 0.5 and whole, "data.val_share", share, rule)
     rule = "1 or more, and data.balance not none: without it, each image is drawn once"
@@ -96,5 +96,5 @@ def check_model(model: Mapping[str, Any], class_names: Sequence[str], image_size
     rule += "module's class_names"
     require(list(given) == list(class_names), "class_names", list(given), rule)
     size = model.get("image_size", image_size)
-    rule = f"{image_size}, as data.image_size. Give both the same"
+    rule = f"{image_size}, like data.image_size. Give both the same value"
     require(size == image_size, "model.image_size", size, rule)

@@ -133,8 +133,8 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     """Reads an image file of an archive.
 
     Raises:
-        ValueError: if the file is too large for an image, which a small archive can contain, or
-            compressed by a method other than deflate.
+        ValueError: if the file is too large for an image (a small archive can contain a huge
+            file), or is compressed by a method other than deflate.
     """
     _check_size(entry.file_size)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

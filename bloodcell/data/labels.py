@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from bloodcell.data.image_files import IMAGE_SUFFIXES
 from bloodcell.datasets.photos import plain
 from bloodcell.errors import InputError, listed
-from bloodcell.spreadsheet import find_column, read_sheet
+from bloodcell.spreadsheet import check_sheet, find_column, read_sheet
 
 # the usual names of the columns, the preferred ones first
 _FILE = (
@@ -15,6 +15,7 @@ _FILE = (
     *("image_path", "filepath", "img", "id"),
 )
 _CLASS = ("class", "label", "target", "category", "class_name", "diagnosis", "dx")
+_NEEDED = "a CSV file with the columns file and class"
 
 
 def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
@@ -33,8 +34,8 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
         InputError: if the table cannot be read, lacks a column or a value, or if a line matches
             no image, several images, or an image that another line puts into another class.
     """
-    label = f"data.labels='{path}'"
-    sheet = read_sheet(path, label, "a CSV file with the columns file and class")
+    label = _label(path)
+    sheet = read_sheet(path, label, _NEEDED)
     file, kind = find_column(sheet, _FILE, label), find_column(sheet, _CLASS, label)
     images = _Images(root, names)
     classes: dict[str, str] = {}
@@ -70,12 +71,26 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
     return classes
 
 
+def check_labels(path: Path) -> None:
+    """Checks that a label table exists, without reading it.
+
+    Raises:
+        InputError: if the file is missing.
+    """
+    check_sheet(path, _label(path), _NEEDED)
+
+
+def _label(path: Path) -> str:
+    return f"data.labels='{path}'"
+
+
 class _Images:
     """Finds images by names that people give them."""
 
     def __init__(self, root: str, names: Iterable[str]) -> None:
         self.example = ""
-        # by each suffix of the path, and by the path in the root; the second: without extensions
+        # images by every suffix of root/path (`_ends`), and by the path within the root (`_whole`);
+        # the second dictionary of each pair has paths without file extension
         self._ends: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         self._whole: tuple[dict[str, list[str]], ...] = (defaultdict(list), defaultdict(list))
         for name in names:

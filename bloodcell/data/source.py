@@ -136,6 +136,17 @@ def _open_one(root: str, setting: str) -> Source:
     raise InputError(_explain_missing(root, path, setting))
 
 
+def check_root(root: str) -> None:
+    """Checks that `data.root` is a named data set or an existing path, without reading it.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    path = Path(root).expanduser()
+    if root not in named_datasets() and not path.exists():
+        raise InputError(_explain_missing(root, path, "data.root"))
+
+
 def _from_folder(
     root: Path, photos: Path | None = None, given: NamedDataset | None = None
 ) -> Source:

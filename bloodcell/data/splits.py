@@ -1,8 +1,8 @@
 """Splits the rows of the table into train, val and test.
 
-No photograph and no cell is in two parts, except with `seed`, which repeats the published protocol
-and leaks: without training, the nearest neighbour by colour histogram scores 99.96 % on a random
-split of the Kaggle set's TRAIN files, and 47.0 % on a split by photograph.
+No photograph and no cell is in more than one part, except with data.split=seed, which repeats the
+published protocol and leaks: without training, the nearest neighbour by colour histogram scores
+99.96 % on a random split of the Kaggle set's TRAIN files, and 47.0 % on a split by photograph.
 """
 
 import warnings
@@ -48,7 +48,7 @@ def make_parts(
         fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
         seed: seed of every random choice.
         val_share: share of the photographs outside the test part that are used for validation;
-            `seed` ignores it.
+            data.split=seed ignores it.
         test_on: names of data sets, for `labs`.
 
     Returns:
@@ -95,7 +95,7 @@ def _split_one(
     if split == "train_folds":
         official = _official(table, pool, seed, n_val, several)
         pool = sorted(official["train"] + official["val"])
-    test = _one_part(table, pool, seed, N_FOLDS, fold, several)
+    test = _one_part(table, pool, seed, "test", which=fold, several=several)
     rest = _without(pool, test)
     val = _validation(table, rest, seed, n_val, several)
     return _parts(_without(rest, val), val, test)
@@ -146,7 +146,7 @@ def _files_at_random(pool: list[int], seed: int) -> Parts:
 def _official(table: Table, pool: list[int], seed: int, n_val: int, several: bool) -> Parts:
     given = {part: [i for i in pool if table.rows[i].official == part] for part in PARTS}
     given["train"] += [i for i in pool if table.rows[i].official == ""]
-    test = given["test"] or _one_part(table, given["train"], seed, N_FOLDS, None, several)
+    test = given["test"] or _one_part(table, given["train"], seed, "test", several=several)
     train = _without_cells(table, _without(given["train"], test), test)
     given_val = _without_cells(table, given["val"], test)
     val = given_val or _validation(table, train, seed, n_val, several)
@@ -157,17 +157,19 @@ def _one_part(
     table: Table,
     rows: list[int],
     seed: int,
-    n_parts: int,
+    part: str,
+    n_folds: int = N_FOLDS,
     which: int | None = None,
     several: bool = False,
 ) -> list[int]:
-    """Returns the rows of one of `n_parts` folds, grouped by cell and stratified by class.
+    """Returns the rows of one of `n_folds` folds, grouped by cell and stratified by class.
 
     Args:
         table: the table.
         rows: the rows to be divided.
         seed: seed of the folds.
-        n_parts: number of folds.
+        part: the part that gets the fold, for error messages.
+        n_folds: number of folds.
         which: the fold; None for the first one or, with `several`, as `_fold` chooses it.
         several: whether there are other data sets. Then there are fewer folds if a class has fewer
             cells, and classes of a single cell are left out.
@@ -179,31 +181,33 @@ def _one_part(
         kept = ~np.isin(cells, single)
         photos, classes, cells = photos[kept], classes[kept], cells[kept]
         own_cells = {name: len(set(cells[classes == name])) for name in np.unique(classes)}
-        n_parts = min([n_parts, *own_cells.values()])
-        if n_parts < 2 or not own_cells:
+        n_folds = min([n_folds, *own_cells.values()])
+        if n_folds < 2 or not own_cells:
             return []
     rarest = min(own_cells, key=lambda name: own_cells[name], default="")
-    if own_cells.get(rarest, 0) < n_parts:
+    cells_left = own_cells.get(rarest, 0)
+    if cells_left < n_folds:
+        # the folds of the test part do not depend on val_share
+        fewer = ", or raise data.val_share: 0.5 makes 2 folds" if part == "val" else ""
         raise InputError(
-            f"Class {rarest} has photographs of only {own_cells.get(rarest, 0)} different cells; "
-            f"{n_parts} folds need {n_parts}. Add images of it, leave the class out, "
-            "divide the folders into train, val and test, or raise data.val_share: 0.5 makes 2 "
-            "folds."
+            f"Class {rarest} has photographs of only {cells_left} different cells for the {part} "
+            f"part; {n_folds} folds need {n_folds}. Add images of it, leave the class out, or "
+            f"divide the folders into train, val and test with data.split=photo{fewer}."
         )
-    fold = which if which is None else which % n_parts
+    fold = which if which is None else which % n_folds
     fold = fold if several else fold or 0
-    return _fold(table, rows, (photos, classes, cells), seed, n_parts, fold)
+    return _fold(table, rows, (photos, classes, cells), seed, n_folds, fold)
 
 
-def _validation(table: Table, rows: list[int], seed: int, n_parts: int, several: bool) -> list[int]:
+def _validation(table: Table, rows: list[int], seed: int, n_folds: int, several: bool) -> list[int]:
     """Returns the validation part: one fold, which may lack rare classes with `several`."""
     if not several:
-        return _one_part(table, rows, seed, n_parts)
+        return _one_part(table, rows, seed, "val", n_folds)
     photos, classes, cells = _photographs(table, rows)
-    n_parts = min(n_parts, len(set(cells)), len(photos))
-    if n_parts < 2:
+    n_folds = min(n_folds, len(set(cells)), len(photos))
+    if n_folds < 2:
         return []
-    return _fold(table, rows, (photos, classes, cells), seed, n_parts, None)
+    return _fold(table, rows, (photos, classes, cells), seed, n_folds, None)
 
 
 def _photographs(table: Table, rows: list[int]) -> tuple[Names, Names, Names]:
@@ -220,7 +224,7 @@ def _fold(
     rows: list[int],
     photographs: tuple[Names, Names, Names],
     seed: int,
-    n_parts: int,
+    n_folds: int,
     which: int | None,
 ) -> list[int]:
     """Returns the rows of a fold.
@@ -229,7 +233,7 @@ def _fold(
     large slide may have most of a class, which then stays in training.
     """
     photos, classes, cells = photographs
-    folds = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # only of several data sets, a class may be that rare
         warnings.filterwarnings("ignore", "The least populated class")
         found = [chosen for _, chosen in folds.split(photos, classes, cells)]

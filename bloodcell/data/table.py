@@ -174,7 +174,7 @@ def _check_classes(source: Source, classes: list[str], labels: Path | str | None
             place = f"in data.labels={labels}" if labels else "of the folders"
             raise InputError(
                 f"data.root='{source.root}': the classes {other!r} and {name!r} have almost the "
-                f"same name, and are one folder on some systems. Correct the names {place}."
+                f"same name, so they are probably one class. Correct the names {place}."
             )
 
 

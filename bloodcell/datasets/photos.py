@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bloodcell.errors import InputError
-from bloodcell.spreadsheet import Sheet, find_column, parse_sheet, read_sheet
+from bloodcell.spreadsheet import Sheet, check_sheet, find_column, parse_sheet, read_sheet
 
 COLUMNS = ("file", "photo")
+_NEEDED = f"a CSV file with the columns {', '.join(COLUMNS)} and, if known, cell"
 
 
 class Origin(NamedTuple):
@@ -36,9 +37,21 @@ def read(path: Path) -> PhotoTable:
     Raises:
         InputError: if the file is missing, is not CSV, lacks a column or contradicts itself.
     """
-    label = f"data.photos='{path}'"
-    needed = f"a CSV file with the columns {', '.join(COLUMNS)} and, if known, cell"
-    return _parse(read_sheet(path, label, needed), label)
+    label = _label(path)
+    return _parse(read_sheet(path, label, _NEEDED), label)
+
+
+def check(path: Path) -> None:
+    """Checks that a photo table exists, without reading it.
+
+    Raises:
+        InputError: if the file is missing.
+    """
+    check_sheet(path, _label(path), _NEEDED)
+
+
+def _label(path: Path) -> str:
+    return f"data.photos='{path}'"
 
 
 def find(table: PhotoTable, path: str) -> str | None:
@@ -88,7 +101,7 @@ def _parse(sheet: Sheet, label: str) -> PhotoTable:
         if cell_of.setdefault(photo, origin.cell) != origin.cell:
             raise InputError(
                 f"{label}, line {number}: photo {photo!r} has another cell in a line above. "
-                "All copies of a photograph show the same cell: give them one name."
+                "All copies of a photograph show the same cell: give these lines the same cell."
             )
         if table.setdefault(plain(file), origin) != origin:
             raise InputError(

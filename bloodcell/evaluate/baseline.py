@@ -1,7 +1,7 @@
 """A baseline without training: the label of the training image with the most similar colours.
 
-If copies of one photograph are in two parts, their colours suffice to match them. A model that is
-not clearly better than this baseline has shown no skill.
+If copies of one photograph are in both the training and the test part, their colours suffice to
+match them. A model that is not clearly better than this baseline has shown no skill.
 """
 
 from collections.abc import Iterator

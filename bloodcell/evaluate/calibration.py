@@ -8,7 +8,9 @@ from scipy.special import log_softmax, softmax
 from bloodcell.evaluate.metrics import Floats, Sample, compute
 
 _RANGE = (0.05, 20.0)  # of temperatures
-_SPREAD = 0.2  # spread of the logarithms of the best temperatures of 13 runs (RESULTS.md)
+# standard deviation of the prior of the log temperature, from the best temperatures of 13 runs
+# (RESULTS.md)
+_SPREAD = 0.2
 
 
 def fit_temperature(true: NDArray[np.int64], logits: Floats, n_photos: int) -> float:

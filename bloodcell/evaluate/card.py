@@ -25,7 +25,8 @@ _METRICS = {
     "brier": "Brier score",
     "ece": "expected calibration error",
 }
-_SHOWN = {"none": "resized to", "cell": "cut around the white cell and resized to"}
+_SHOWN = {"none": "resized to", "cell": "cropped to a square around the white cell and resized to"}
+_POOLS = {"avg": "average pooling", "flatten": "flattened feature map"}
 _UNITS = {"by_file": "by file", "by_photo": "by photograph"}
 
 
@@ -70,6 +71,7 @@ def make_card(
         model=description,
         scores=description.scores,
         shown=_SHOWN[description.crop],
+        pool=_POOLS[description.pool],
         remark=remark,
         usage=usage,
         file_name=model.name,

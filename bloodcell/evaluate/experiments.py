@@ -153,7 +153,8 @@ def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
 class _Photos(NamedTuple):
     """Test photographs, and the results of each run of an experiment on them.
 
-    The tested files depend on the seed with split `seed`; the photographs, in undivided folders.
+    With split `seed`, the tested files depend on the seed. If the folders are not divided into
+    parts, so do the tested photographs.
     """
 
     name: tuple[str, ...]

@@ -156,7 +156,9 @@ def compute(sample: Sample, weights: Floats) -> dict[str, Floats]:
 
 
 def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, list[Estimate]]:
-    """Computes each metric with its 95 % interval, the middle of its bootstrap distribution.
+    """Computes each metric with its 95 % interval.
+
+    The interval is from the 2.5th to the 97.5th percentile of the bootstrap distribution.
 
     Args:
         sample: the predictions.

@@ -60,7 +60,7 @@ def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
     table.add_column("images per second")
     for found in speeds:
         table.add_column(f"batch {found.batch_size}", justify="right")
-    table.add_row("cache build, once, 2,000 images at most", f"{cache_build:,.0f}")
+    table.add_row("decoding into the cache (up to 2,000 images)", f"{cache_build:,.0f}")
     for field, (name, form) in _ROWS.items():
         values = [getattr(found, field) for found in speeds]
         if any(value is not None for value in values):

@@ -11,7 +11,7 @@ import numpy as np
 
 from bloodcell.data.crop import Pixels
 from bloodcell.data.decode import READ_ERRORS, open_rgb
-from bloodcell.errors import InputError, reason, require
+from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.tables import print_wide
 from bloodcell.infer.inputs import Named, find_images
 from bloodcell.infer.runtime import Predictor, Probabilities
@@ -20,10 +20,11 @@ _BATCH, _ROUNDS = 32, 5  # used to measure the speed
 _HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
 _LEGEND = (
     "Same class: share of {n:,} images for which the file and the 32-bit model predict the same "
-    "class. Difference: the largest difference of a probability. Accuracy: on the {labelled:,} "
-    "images in a folder named after their class. One image: median time, including resizing. "
+    "class. Difference: the largest difference of a probability. {accuracy}One image: median time, "
+    "including resizing. "
     f"Images/s: in batches of {_BATCH} images that already have the model's input size."
 )
+_LABELLED = "Accuracy: on the {:,} images in a folder named after their class. "
 
 
 class Measurement(NamedTuple):
@@ -71,7 +72,8 @@ def sample_images(given: Sequence[str], most: int, archives: ExitStack) -> list[
         InputError: if no image is found.
     """
     images = list(find_images(given, archives))
-    require(bool(images), "IMAGES", " ".join(given), "at least one image")
+    if not images:
+        raise InputError(f"{' '.join(given)}: no images found. Give at least one.")
     places = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
     return [images[place] for place in places]
 
@@ -172,5 +174,6 @@ def print_agreement(
                 f"{measured.per_second:,.0f}",
             ]
         )
-    legend = _LEGEND.format(n=len(folders), labelled=int(labelled.sum()))
+    accuracy = _LABELLED.format(len(true)) if len(true) else ""
+    legend = _LEGEND.format(n=len(folders), accuracy=accuracy)
     print_wide(_HEADINGS, rows, legend, words=("",))

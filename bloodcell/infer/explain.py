@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bloodcell.errors import require
+from bloodcell.errors import InputError, require
 from bloodcell.evaluate.figures.explained import Explained, draw_explained
 from bloodcell.evaluate.figures.style import save
 from bloodcell.files import check_place
@@ -64,8 +64,11 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
             print(f"{count:,} figures in {path}")
         else:
             drawn = list(islice(maps, MOST + 1))
-            rule = f"at most {MOST} in one figure. For a figure per image, give --out a folder"
-            require(len(drawn) <= MOST, "IMAGES", f"more than {MOST}", rule)
+            if len(drawn) > MOST:
+                raise InputError(
+                    f"one figure holds at most {MOST} images. Give fewer images, or give --out a "
+                    "folder for one figure per image."
+                )
             if drawn:
                 save(draw_explained(name, drawn), path)
                 print(path)

@@ -24,6 +24,7 @@ from bloodcell.infer.open import find_model
 from bloodcell.infer.quantise import quantise
 from bloodcell.infer.runtime import Predictor
 from bloodcell.model.description import KEY, Description
+from bloodcell.model.find import find_checkpoint
 
 if TYPE_CHECKING:
     from bloodcell.infer.saved import Saved
@@ -34,7 +35,7 @@ _COMPARED, _CALIBRATED = 2_500, 200  # largest numbers of images
 _HUB_FILES = {"config.json", "model.safetensors", "README.md"}
 _CELL_NOTE = (
     "timm does not crop the cell. Give the model squares that "
-    "bloodcell.data.crop.show has cropped, as README.md shows"
+    "bloodcell.data.crop.show has cropped: see README.md in that folder"
 )
 _FEWER_BITS = (
     "These are the scores of the 32-bit model. This {}-bit model predicts the same class for "
@@ -87,16 +88,15 @@ def export(
         InputError: if an argument is invalid, or the predictions differ.
     """
     path = _check(images, model, out, int8)
-    from bloodcell.infer.saved import MODEL, load_saved  # imports torch: after the checks
-    from bloodcell.model.checkpoint import find_checkpoint
-
     folder = out is not None and is_folder(out)
     with ExitStack() as stack:
         sample = sample_images(images, _COMPARED, stack)
         training = sample_images([int8], _CALIBRATED, stack) if int8 else []
+        from bloodcell.infer.saved import MODEL, load_saved  # imports torch: after the checks
+
         saved = load_saved(path)
         description = saved.description
-        source = path if path.is_file() else find_checkpoint(MODEL, path, "best")
+        source = find_checkpoint(MODEL, path, "best")
         target = Path(out or f"{description.name}.onnx")
         if folder:
             original, exported = _write_folder(saved, target, stack)
@@ -206,11 +206,12 @@ def _require_agreement(one: Exported, agreement: Agreement) -> None:
     """
     if least := LEAST_ALIKE.get(one.bits):
         kept = agreement.share >= least
-        rule = f"{1 - least:.0%} of the images"
+        rule = f"another class for {1 - least:.0%} of the images"
         hint = "Its predictions are too uncertain for fewer bits"
     else:
         kept = not agreement.other_class and agreement.difference <= LARGEST
-        rule, hint = f"{LARGEST:g}", "Try another version of PyTorch or ONNX"
+        rule = f"no other class, and differences up to {LARGEST:g}"
+        hint = "Try another version of PyTorch or ONNX"
         if one.in_folder:
             hint = "timm's model differs from this one. Give --out an .onnx file"
     if not kept:

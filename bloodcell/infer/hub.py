@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from bloodcell.data.crop import InputFormat, Pixels, show
-from bloodcell.errors import InputError, require
+from bloodcell.errors import InputError
 from bloodcell.evaluate.card import make_card
 from bloodcell.infer.runtime import Predictor, Probabilities
 from bloodcell.infer.saved import Saved
@@ -154,10 +154,12 @@ def _as_timm_model(saved: Saved) -> Any:
     """
     description = saved.description
     *_, last = saved.network.head.children()
-    head = f"pool {description.pool}, hidden {description.hidden}"
-    rule = f"for a model with pool avg and no hidden layers, as in timm. {_OTHER_FORMATS}"
-    linear = description.pool == "avg" and not description.hidden
-    require(linear, "--out", f"a folder for a model with {head}", rule)
+    if description.pool != "avg" or description.hidden:
+        raise InputError(
+            "--out: a folder for timm needs a model with model.pool=avg and no hidden layers; this "
+            f"one has model.pool={description.pool}, model.hidden={description.hidden}. "
+            f"{_OTHER_FORMATS}."
+        )
     options: dict[str, Any] = dict(description.recipe["options"])
     options["num_classes"] = len(description.class_names)
     model: Any = timm.create_model(description.backbone, **options)

@@ -27,7 +27,7 @@ from bloodcell.data.image_files import (
     read_file,
     walk_images,
 )
-from bloodcell.errors import InputError, reason, require
+from bloodcell.errors import InputError, reason
 
 STDIN = "-"
 NO_CELL = "no white cell found"
@@ -105,13 +105,20 @@ class Decoded(NamedTuple):
 
 
 def check_given(given: Sequence[str]) -> None:
-    """Checks that the command line has at least one path.
+    """Checks that the command line has at least one path, and that all exist.
 
     Raises:
-        InputError: if it has none.
+        InputError: if it has none, or one does not exist.
     """
-    rule = "at least one file, folder, .zip, pattern, or - for paths"
-    require(bool(given), "IMAGES", "", rule)
+    if not given:
+        raise InputError(
+            "no images given. Give at least one file, folder, .zip file or pattern, or - to read "
+            "paths from the standard input."
+        )
+    for word in given:
+        path = Path(word).expanduser()
+        if not (word == STDIN or path.exists() or glob.has_magic(word) or _archive_above(path)):
+            raise InputError(_missing(word))
 
 
 def find_images(
@@ -176,7 +183,7 @@ def decode_cells(
     def cells(name: str, image: Image.Image) -> list[Decoded]:
         found = show_cells(image, size, field)
         decoded = [Decoded(name, pixels, "", cell) for cell, pixels in found]
-        hint = f"if the field of view is wider than {field:g}, set field"
+        hint = f"if the field of view is wider than about {8 * field:g} red cells, set field"
         return decoded or [Decoded(name, None, f"{NO_CELL}; {hint}")]
 
     for together in _decode_ahead(images, cells, batch_size):
@@ -221,15 +228,23 @@ def _find(word: str, archives: ExitStack, left_out: LeftOut) -> Iterator[Named]:
     path = Path(word).expanduser()
     if path.is_dir():
         return _folder(path, left_out)
-    archive = next((p for p in (path, *path.parents) if p.suffix == ".zip" and p.is_file()), None)
-    if archive:
+    if archive := _archive_above(path):
         return _archive(archive, path.relative_to(archive).as_posix(), archives, left_out)
     if path.is_file():
         return iter([_file(str(path))])
     if glob.has_magic(word):
         matches = glob.iglob(str(path), recursive=True)  # noqa: PTH207  may be absolute
         return (one for match in matches for one in _matched(Path(match), left_out))
-    raise InputError(f"{word}: no such file or folder.")
+    raise InputError(_missing(word))
+
+
+def _archive_above(path: Path) -> Path | None:
+    """Returns the archive that a path is, or is inside of."""
+    return next((p for p in (path, *path.parents) if p.suffix == ".zip" and p.is_file()), None)
+
+
+def _missing(word: str) -> str:
+    return f"{word}: no such file or folder."
 
 
 def _matched(path: Path, left_out: LeftOut) -> Iterator[Named]:

@@ -179,5 +179,6 @@ def _sort(images: Place | Array | Iterable[Place | Array]) -> tuple[list[str], l
             paths.append(os.fspath(each))
         else:
             require(False, "images", type(each).__name__, rule)
-    require(not (arrays and paths), "images", "paths and arrays", "one kind at a time")
+    if arrays and paths:
+        raise InputError("images contains paths and arrays. Give either paths or arrays.")
     return paths, arrays

@@ -77,7 +77,10 @@ class OnnxSquares:
         model = onnx.load(path)
         squares = [node.output[0] for node in model.graph.node if node.op_type == "GridSample"]
         if len(squares) != 1:
-            raise InputError(f"--model {path} does not crop exactly one cell. Export it again.")
+            raise InputError(
+                f"--model {path} has {len(squares)} crop steps (GridSample) instead of one, so "
+                "--cells cannot use it. Export it again."
+            )
         self._square = squares[0]
         # `pixels` only supplies the batch size
         part = Extractor(model).extract_model(["pixels", self._square], ["probability"])

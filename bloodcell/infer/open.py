@@ -5,6 +5,7 @@ from pathlib import Path
 from bloodcell.errors import InputError
 from bloodcell.infer.runtime import AUTO, Runtime
 from bloodcell.model.bundled import find_bundled
+from bloodcell.model.find import BEST, find_checkpoint
 
 
 def open_model(given: str | None, devices: str = AUTO) -> Runtime:
@@ -51,7 +52,7 @@ def find_model(given: str | None) -> Path:
     """Returns the path of the model; None stands for the bundled model.
 
     Raises:
-        InputError: if the path does not exist or is a .pt2 file.
+        InputError: if the path does not exist, is a .pt2 file or a folder without a checkpoint.
     """
     if given is None:
         return find_bundled()
@@ -62,4 +63,5 @@ def find_model(given: str | None) -> Path:
         raise InputError(
             f"--model {given}: a .pt2 file is for torch.export.load. Give the run folder."
         )
+    find_checkpoint("--model", path, BEST)  # before torch is imported
     return path

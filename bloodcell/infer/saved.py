@@ -14,14 +14,9 @@ from torch import Tensor
 from bloodcell.errors import InputError, listed, reason
 from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import write_whole_bytes
-from bloodcell.model.checkpoint import (
-    data_state,
-    find_checkpoint,
-    network_state,
-    read_checkpoint,
-    refusing,
-)
+from bloodcell.model.checkpoint import data_state, network_state, read_checkpoint, refusing
 from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
+from bloodcell.model.find import find_checkpoint
 from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import Network, PretrainedConfig
 

@@ -17,7 +17,7 @@ def find_bundled() -> Path:
     path = FOLDER / FILE_NAME
     if not path.is_file():
         raise InputError(
-            f"the bundled model is missing ({path}). Install bloodcell again, or give --model a "
-            "run folder and model.weights a file."
+            f"the bundled model is missing ({path}). Install bloodcell again, or use another "
+            "model: a run folder for --model, or a file for model.weights."
         )
     return path

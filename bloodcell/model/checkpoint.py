@@ -1,4 +1,4 @@
-"""Finds checkpoints and reads them without executing code that they may contain."""
+"""Reads checkpoints without executing code that they may contain."""
 
 import pickle
 import zipfile
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from bloodcell.errors import InputError, listed, reason, require
+from bloodcell.errors import InputError, listed, reason
 from bloodcell.model.description import NETWORK, RECIPE, TRAINED_ON
 
 _DATA_SETTINGS = "datamodule_hyper_parameters"
@@ -31,32 +31,6 @@ _DATA_BEFORE = {
     "data_facts": "facts",
     TRAINED_ON: TRAINED_ON,
 }
-LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
-
-
-def find_checkpoint(flag: str, path: Path, name: str) -> Path:
-    """Returns the path of a checkpoint.
-
-    Args:
-        flag: option that names the file, for error messages.
-        path: run folder or .ckpt file.
-        name: checkpoint in the run folder, `best` or `last`.
-
-    Raises:
-        InputError: if the checkpoint does not exist.
-    """
-    if path.is_file():
-        return path
-    inside = path / "checkpoints" / f"{name}.ckpt"
-    if inside.is_file():
-        return inside
-    parent = path if path.is_dir() else path.parent
-    require(parent.is_dir(), flag, path, "in a folder that exists")
-    found = sorted(p.name for p in parent.iterdir())
-    raise InputError(
-        f"{flag} {path}: no checkpoint there (looked for {inside}; {parent} contains: "
-        f"{listed(found)}). Give a run folder, e.g. lightning_logs/d8/version_0, or a .ckpt file."
-    )
 
 
 def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
@@ -117,9 +91,9 @@ def check_knows_data(flag: str, path: Path, checkpoint: Mapping[str, Any]) -> No
     """
     if _DATA_SETTINGS not in checkpoint or TRAINED_ON not in data_state(checkpoint):
         raise InputError(
-            f"{flag} {path} does not list the images it was trained on, as its data were not "
-            "BloodCells: a score could measure memory. Use it with predict, or score it from "
-            "Python with Trainer.test and data of your own."
+            f"{flag} {path} does not list the images it was trained on, because it was not trained "
+            "with the data module BloodCells. Its training images could be among the scored ones. "
+            "Use it with predict, or score it from Python with Trainer.test and your own data."
         )
 
 

@@ -15,28 +15,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bloodcell.errors import InputError, listed, reason
-from bloodcell.model.bundled import find_bundled
 from bloodcell.model.checkpoint import data_state, refusing
 from bloodcell.model.description import KEY, NETWORK, RECIPE, TRAINED_ON, Description
+from bloodcell.model.find import BUNDLED, IMAGENET, NONE, OWN, WAYS_OUT, find_weights
 from bloodcell.model.keras_weights import read_keras
 from bloodcell.model.network import PretrainedConfig
-from bloodcell.model.torch_weights import (
-    OWN,
-    TORCH_SUFFIXES,
-    State,
-    choose,
-    read_torch,
-    without_prefix,
-)
+from bloodcell.model.torch_weights import State, choose, read_torch, without_prefix
 
-IMAGENET = "imagenet"
-NONE = "none"
-BUNDLED = "bundled"
-_WAYS_OUT = (
-    "Give model.weights a file (.safetensors, .pth, .pt, .bin, .ckpt, .pth.tar, or Keras' "
-    "mobilenet_1_0_224_tf_no_top.h5), "
-    "or 'none' to start from random weights."
-)
 # Keras' MobileNet: TensorFlow's padding and BatchNorm epsilon; momentum .99 is .01 in PyTorch
 KERAS = PretrainedConfig(options={"pad_type": "same", "bn_eps": 1e-3, "bn_momentum": 0.01})
 
@@ -63,7 +48,7 @@ def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
     )
     if weights in (IMAGENET, NONE):
         return standard
-    path, _ = _existing(weights)
+    path, _ = find_weights(weights)
     if path.suffix == ".h5":
         return PretrainedConfig(path.name, KERAS.mean, KERAS.std, KERAS.options)
     if path.suffix == OWN and (recipe := read_torch(path).get(RECIPE)):
@@ -107,7 +92,7 @@ def read_trained_on(weights: str) -> Tensor | None:
     """
     if weights in (IMAGENET, NONE):
         return None
-    path, _ = _existing(weights)
+    path, _ = find_weights(weights)
     if path.suffix == OWN:
         with refusing("model.weights", path):
             return data_state(read_torch(path)).get(TRAINED_ON)
@@ -139,7 +124,7 @@ def load_trunk(trunk: nn.Module, backbone: str, weights: str) -> str:
     if weights == IMAGENET:
         state = _from_hub(backbone, trunk)
     else:
-        state, taken = _from_file(*_existing(weights))
+        state, taken = _from_file(*find_weights(weights))
         state = without_prefix(state, wanted)
     # the trunk has no classifier, but a file may have one
     left_out = ("classifier", "fc", "head")
@@ -177,7 +162,7 @@ def reach_hub(backbone: str) -> None:
     if config is None or not (config.hf_hub_id or config.url):
         raise InputError(
             f"model.weights=imagenet: timm has no pretrained weights for model.backbone="
-            f"'{backbone}'. {_WAYS_OUT}"
+            f"'{backbone}'. {WAYS_OUT}"
         )
     cached = (
         huggingface_hub.try_to_load_from_cache(config.hf_hub_id or "none/none", file)
@@ -223,7 +208,7 @@ def _timm_config(backbone: str) -> Any:
 def _not_downloaded(backbone: str, error: Exception) -> str:
     return (
         f"model.weights=imagenet: the weights of '{backbone}' could not be downloaded "
-        f"({reason(error)}). {_WAYS_OUT}"
+        f"({reason(error)}). {WAYS_OUT}"
     )
 
 
@@ -266,26 +251,8 @@ def _shown(weights: str, path: Path) -> str:
     return BUNDLED if weights == BUNDLED else path.name
 
 
-def _existing(weights: str) -> tuple[Path, str]:
-    """Returns the file, and the entry that is named after `#`."""
-    if weights == BUNDLED:
-        return find_bundled(), ""
-    path, entry = Path(weights).expanduser(), ""
-    if "#" in weights and not path.is_file():
-        name, _, entry = weights.rpartition("#")
-        path = Path(name).expanduser()
-    if not path.is_file():
-        raise InputError(
-            f"model.weights='{weights}' is neither a file nor 'imagenet', 'bundled' or 'none'. "
-            f"{_WAYS_OUT}"
-        )
-    if path.suffix not in (".safetensors", ".h5", *TORCH_SUFFIXES):
-        raise InputError(f"model.weights='{weights}' has an unknown file type. {_WAYS_OUT}")
-    return path, entry
-
-
 def _damaged(path: Path, error: object) -> str:
-    return f"model.weights='{path}' cannot be read as weights ({reason(error)}). {_WAYS_OUT}"
+    return f"model.weights='{path}' cannot be read as weights ({reason(error)}). {WAYS_OUT}"
 
 
 def _channels(text: str) -> tuple[float, ...]:

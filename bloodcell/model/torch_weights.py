@@ -13,9 +13,7 @@ from torch import Tensor
 from bloodcell.errors import InputError, listed, reason
 
 State = Mapping[str, Tensor]
-OWN = ".ckpt"  # of bloodcell and of other programs that use Lightning
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", OWN)  # .tar: timm writes .pth.tar
-# names of the entry with the weights; averages over training come first, as in timm
+# names of entries with weights; EMA weights come first, as in timm
 _ENTRIES = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict"),
     *("model_state_dict", "model", "module", "network", "net", "weights"),
@@ -52,7 +50,8 @@ def choose(path: Path, content: dict[str, Any], entry: str) -> tuple[State, str]
     Args:
         path: the file, for error messages.
         content: the content of the file: weights, or entries by name.
-        entry: name of the entry to take; empty takes the first usual name; averages come first.
+        entry: name of the entry to take; empty takes the first of `_ENTRIES` in the file, so EMA
+            weights are preferred.
 
     Raises:
         InputError: if there are no weights, or none in this entry.

@@ -1,4 +1,4 @@
-"""`bloodcell reproduce`: repeats the published experiments, each also split by photograph.
+"""`bloodcell reproduce`: the published experiments with a random split and one by photograph.
 
 Each run is a separate process, so a failure does not end the others. Finished runs are kept, and
 the others continue from their last checkpoints: after a kill, at most one epoch is repeated.
@@ -111,7 +111,7 @@ def reproduce(
     fast: bool = False,
     out: str | None = None,
 ) -> None:
-    """Trains the seven published experiments, each also split by photograph.
+    """Trains the seven published experiments with a random split and with a split by photograph.
 
     Any other option of fit applies to all runs, e.g. --data.root blood-cells.zip.
     Finished runs are kept; after an interruption the same command continues.
@@ -150,8 +150,9 @@ def reproduce(
             failed = _run_all(request, descriptors)
     except Timeout:
         raise InputError(
-            f"--out {place}: another reproduce is running there, or a run of a killed one is "
-            "finishing its epoch. Wait for it, or give --out another folder."
+            f"--out {place}: another `bloodcell reproduce` is running there, or a training that a "
+            "killed one had started is finishing its epoch. Wait for it, or give --out another "
+            "folder."
         ) from None
     if failed:
         names = listed([f"{name} ({why})" for name, why in failed.items()])

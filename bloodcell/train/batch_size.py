@@ -26,7 +26,7 @@ def settle(trainer: Trainer, model: Classifier, data: BloodCells) -> None:
     """
     if data.hparams["batch_size"] != AUTO:
         return
-    rule = "a number on several devices: find it with --trainer.devices 1"
+    rule = "a number if several devices train. To find one, run auto with --trainer.devices 1"
     require(trainer.world_size == 1, "data.batch_size", AUTO, rule)
     size = largest(trainer, model, data, MOST) if is_gpu(trainer) else ON_CPU
     data.batch_size = data.hparams["batch_size"] = size

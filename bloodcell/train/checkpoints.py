@@ -16,7 +16,7 @@ from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError, listed, require
 from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import beside
-from bloodcell.model.checkpoint import BEFORE
+from bloodcell.model.find import BEFORE
 from bloodcell.text import command
 from bloodcell.train.finite import Finite
 from bloodcell.train.runs import last_of, run_folder_of
@@ -45,7 +45,8 @@ def read_monitor(text: str) -> tuple[str, Literal["min", "max"]]:
     words = set(re.split(r"[/_]", text.lower()))
     low, high = bool(words & _LOWER), bool(words & _HIGHER)
     rule = (
-        f"preceded by min: or max:, e.g. min:{text}, because its name does not show which is better"
+        f"min:{text} or max:{text}, because the name does not show whether low or high values are "
+        "better"
     )
     require(low != high, "--monitor", text, rule)
     return text, "min" if low else "max"

@@ -193,7 +193,7 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
 
 
 def _classify_by_colours(data: BloodCells, tested: Predictions) -> Predictions:
-    """Returns the baseline: each image gets the class of the nearest training image in colour."""
+    """Returns the baseline: the class of the training image with the most similar colours."""
     test, train = data.datasets["test"], data.datasets["train"]
     sample = train.only(data.mixed("train")[:MOST].sort().values)
     nearest = nearest_labels(sample, test).tolist()

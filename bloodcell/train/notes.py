@@ -54,7 +54,7 @@ def baseline(scores: dict[str, Any]) -> list[Note]:
     text = f"{files:.3f} by file, {photos:.3f} by photograph, from colours alone without training"
     used, trained = scores["baseline_training_images"], scores["files"]["train"]
     if used < trained:
-        text += f", of {used:,} of the {trained:,} training images"
+        text += f", compared with {used:,} of the {trained:,} training images"
     notes = [("baseline", text)]
     if scores["test"]["by_file"]["accuracy"]["low"] <= files:
         notes.append(("NO SKILL SHOWN", "the interval by file is not entirely above the baseline"))

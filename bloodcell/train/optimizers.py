@@ -78,7 +78,10 @@ def keep_rate(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> Non
 
 def check_ends(trainer: Trainer, schedule: Schedule) -> None:
     """Raises InputError if the schedule needs a last step and the run has none."""
-    rule = "constant without a last step: for cosine, set trainer.max_epochs"
+    rule = (
+        "constant if training has no end (trainer.max_epochs=-1): for cosine, set "
+        "trainer.max_epochs or trainer.max_steps"
+    )
     ends = trainer.max_epochs != -1 or trainer.max_steps != -1
     require(ends or schedule == "constant", "model.schedule", schedule, rule)
 
@@ -154,13 +157,13 @@ def check_settings(hp: Any) -> None:
     decay, smoothing, momentum = hp["weight_decay"], hp["smoothing"], hp["bn_momentum"]
     require(0 <= decay < 1, "model.weight_decay", decay, "0 to under 1, e.g. 0.02")
     require(0 <= smoothing < 1, "model.smoothing", smoothing, "0 to under 1, e.g. 0.1")
-    rule = "over 0 to 1, e.g. 0.1, or null"
+    rule = "greater than 0 and at most 1, e.g. 0.1, or null"
     require(momentum is None or 0 < momentum <= 1, "model.bn_momentum", momentum, rule)
-    rule = "{} with model.optimizer: set model.optimizer.{} instead"
+    rule = "left at its default ({}) if model.optimizer is given: set model.optimizer.{} instead"
     own = hp["optimizer"] is not None
     require(not own or lr == DEFAULT_LR, "model.lr", lr, rule.format(DEFAULT_LR, "lr"))
     require(not own or decay == 0, "model.weight_decay", decay, rule.format(0, "weight_decay"))
-    rule = "constant with model.scheduler, which replaces it: leave one of them out"
+    rule = "constant if model.scheduler is given, which replaces it. Leave one of them out"
     free = hp["scheduler"] is None or hp["schedule"] == "constant"
     require(free, "model.schedule", hp["schedule"], rule)
 

@@ -11,15 +11,8 @@ import yaml
 from bloodcell.errors import InputError, listed
 from bloodcell.evaluate.experiments import CONFIG
 from bloodcell.evaluate.scores import SCORES
-from bloodcell.model.checkpoint import (
-    BEFORE,
-    BEST,
-    LAST,
-    SUFFIX,
-    check_complete,
-    find_checkpoint,
-    read_checkpoint,
-)
+from bloodcell.model.checkpoint import check_complete, read_checkpoint
+from bloodcell.model.find import LAST, find_resumable, resumable
 from bloodcell.train.checkpoints import read_monitor
 from bloodcell.train.runs import CKPT_PATH, list_versions
 
@@ -43,7 +36,7 @@ def find(given: str, root: Path, name: str) -> tuple[Path, dict[str, Any]] | Non
     """
     if given == AUTO:
         runs = list_versions(root / "lightning_logs" / name)
-        if not runs or not any(file.is_file() for file in _checkpoints(runs[-1])):
+        if not runs or not resumable(runs[-1]):
             return None
         given = str(runs[-1])
     return _read_first(last_checkpoints(given, root, name))
@@ -64,8 +57,7 @@ def last_checkpoints(path: str, root: Path, name: str) -> list[Path]:
         InputError: if there is no checkpoint.
     """
     folder = _newest(root, name) if path == LAST else Path(path)
-    found = [file for file in _checkpoints(folder) if file.is_file()]
-    return found or [find_checkpoint(CKPT_PATH, folder, LAST)]
+    return find_resumable(CKPT_PATH, folder)
 
 
 def _read_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
@@ -89,24 +81,19 @@ def _read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Returns the paths of the checkpoints that can resume a run, latest first."""
-    return [folder / "checkpoints" / f"{name}{SUFFIX}" for name in (LAST, BEFORE, BEST)]
-
-
 def _newest(root: Path, name: str) -> Path:
     """Returns the folder of the newest run of a name that has a checkpoint."""
     folder = root / "lightning_logs" / name
     runs = list_versions(folder)
-    resumable = [run for run in runs if any(p.is_file() for p in _checkpoints(run))]
-    if not resumable:
+    begun = [run for run in runs if resumable(run)]
+    if not begun:
         others = sorted(p.name for p in folder.parent.glob("*/") if p != folder)
         raise InputError(
             f"--ckpt_path last: no run in {folder} has a checkpoint (found: "
             f"{listed([run.name for run in runs])}; other names: {listed(others)}). Give --name or "
             "a run folder, or leave --ckpt_path out to start a new run."
         )
-    return resumable[-1]
+    return begun[-1]
 
 
 def run_folder(checkpoint: Path) -> Path:

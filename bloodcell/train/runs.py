@@ -17,15 +17,9 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError
 from bloodcell.files import write_whole
-from bloodcell.model.checkpoint import (
-    LAST,
-    SUFFIX,
-    check_knows_data,
-    data_state,
-    find_checkpoint,
-    read_checkpoint,
-)
+from bloodcell.model.checkpoint import check_knows_data, data_state, read_checkpoint
 from bloodcell.model.description import TRAINED_ON
+from bloodcell.model.find import LAST, SUFFIX, find_checkpoint
 
 CKPT_PATH = "--ckpt_path"
 # settings that may differ from those of the checkpoint
@@ -126,7 +120,7 @@ def read_best(verb: str, path: str | None) -> tuple[Path, dict[str, Any]]:
     """Returns path and content of the checkpoint for `--ckpt_path` of `validate` and `test`.
 
     Raises:
-        InputError: if there is none, or it does not contain which images it was trained on.
+        InputError: if there is none, or it does not list the images it was trained on.
     """
     if not path:
         raise InputError(f"{verb} needs --ckpt_path: a run folder or a .ckpt file.")
@@ -171,7 +165,7 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
     Args:
         checkpoint: content of the checkpoint.
         config: the parsed settings.
-        also_data: whether all data settings must be the same, as for a resumed run.
+        also_data: whether a run is resumed, so that all data settings must be the same.
 
     Raises:
         InputError: if a setting differs; it names the first one.
@@ -180,9 +174,10 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
         if also_data and _lowers_rate(key, now, then):
             continue
         if also_data or key.startswith("model.") or key in ("data.image_size", "data.crop"):
+            others = ", or start a new run without --ckpt_path" if also_data else ""
             raise InputError(
                 f"{key}={now}, but the checkpoint was made with {then}, which cannot change now. "
-                "Leave it out, or start a new run without --ckpt_path."
+                f"Leave it out{others}."
             )
 
 
@@ -217,9 +212,9 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
     if seen["test"]:
         raise InputError(
             f"model.weights={weights} were trained on {seen['test']:,} of the "
-            f"{len(data.parts['test']):,} test images: the test would measure memory. Use "
-            "the split of their run (data.split, data.fold, seed_everything; for the bundled ones: "
-            "photo, val_share 0.1, seed 0), or other weights."
+            f"{len(data.parts['test']):,} test images, so the test would measure memorisation. "
+            "Use the split of their run (data.split, data.fold, seed_everything; for the bundled "
+            "ones: photo, val_share 0.1, seed 0), or other weights."
         )
     if seen["val"]:
         warnings.warn(

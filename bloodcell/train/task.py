@@ -17,9 +17,10 @@ from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
 from bloodcell.errors import InputError
 from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
+from bloodcell.model.find import NONE
 from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import Network, Pool, PretrainedConfig
-from bloodcell.model.pretrained import NONE, load_trunk, read_pretrained_config
+from bloodcell.model.pretrained import load_trunk, read_pretrained_config
 from bloodcell.train import optimizers
 from bloodcell.train.compiling import compile_for
 from bloodcell.train.metrics import Metrics
@@ -27,7 +28,7 @@ from bloodcell.train.optimizers import Schedule
 from bloodcell.train.outputs import Outputs
 
 SO_FAR = "epoch_so_far"  # key in a checkpoint
-_DROPOUT = 2**40  # above all row numbers, so that augmentation draws independently
+_DROPOUT = 2**40  # greater than every row number: independent of the augmentation
 
 
 class Classifier(LightningModule):
@@ -41,8 +42,8 @@ class Classifier(LightningModule):
         image_size: side of the images in pixels; the command line uses that of the data.
         backbone: name of a timm model, used as the trunk.
         weights: initial weights: `imagenet` (from timm), `bundled` (of the model shipped with
-            bloodcell), `none`, or a file (.safetensors, .pth, .pth.tar, .ckpt, Keras' .h5). A
-            file with several sets gives the average over training, or FILE#ENTRY the named one.
+            bloodcell), `none`, or a file (.safetensors, .pth, .pth.tar, .ckpt, Keras' .h5). Of
+            several sets of weights in a file, EMA weights are preferred; FILE#ENTRY selects one.
         hidden: widths of the hidden dense layers; [] for a linear head.
         dropout: dropout probability after each hidden dense layer, 0 to under 1.
         pool: `flatten` flattens the trunk's feature map, as published; `avg` averages it.

@@ -12,6 +12,7 @@ from bloodcell.cli.arguments import TRAINER, VERBS, Function
 from bloodcell.cli.configs import SHIPPED, find_config
 from bloodcell.cli.main import main
 from bloodcell.cli.parsing import parse, verb_page
+from bloodcell.cli.places import check_places
 from bloodcell.cli.schema import REQUIRED, read_signature
 from bloodcell.cli.settings import check_words, settings
 from bloodcell.data.datamodule import BloodCells
@@ -166,11 +167,22 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("predict a.png --field 99 --cells", "--field=99 cannot be used: it must be a number fr"),
         ("predict a.png --out", "--out needs a value"),
         ("reproduce --seeds 0", "--seeds=0 cannot be used: it must be a whole number, 1 or more"),
+        ("fit --data.root nowhere", "data.root='nowhere' does not exist (looked for "),
+        ("fit --config away.yaml", "data.photos='nowhere.csv' cannot be read (No such file or"),
+        ("test --data.labels no.csv", "data.labels='no.csv' cannot be read (No such file or dir"),
+        ("fit --model.weights no.pth", "model.weights='no.pth' is neither a file nor 'imagenet'"),
+        ("fit --ckpt_path hollow", "--ckpt_path hollow: no checkpoint there (looked for hollow/"),
+        ("test --ckpt_path hollow", "--ckpt_path hollow: no checkpoint there (looked for hollow/"),
+        ("predict bad.yaml --model hollow", "--model hollow: no checkpoint there (looked for"),
+        ("explain nothing.png", "nothing.png: no such file or folder."),
+        ("export nothing.png", "nothing.png: no such file or folder."),
+        ("audit nowhere", "data.root='nowhere' does not exist (looked for "),
     ],
 )
 def test_refusals_before_torch_is_imported(words: str, message: str) -> None:
     Path("bad.yaml").write_text("model: {lr: fast}\n")
     Path("none.yaml").write_text("data: {photo: null}\n")
+    Path("away.yaml").write_text("data: {root: ., photos: nowhere.csv}\n")
     code = (
         "import sys\nfrom bloodcell.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
@@ -181,6 +193,17 @@ def test_refusals_before_torch_is_imported(words: str, message: str) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("bloodcell: ")
     assert message in done.stderr
+
+
+def test_paths_that_are_not_used_need_not_exist() -> None:
+    config = {"data": {"photos": "no.csv", "root": "nowhere"}, "model": {"weights": "no.pth"}}
+    words = ["--data.photos", "null", "--data.root", "drawn"]
+    check_places("fit", [config], words, None, resume=True)
+    check_places("fit", [config], [*words, "--model.weights=none"], "last", resume=False)
+    with pytest.raises(InputError, match=r"data\.photos='no\.csv' cannot be read"):
+        check_places("fit", [config], words[2:], None, resume=True)
+    with pytest.raises(InputError, match=r"model\.weights='no\.pth' is neither a file"):
+        check_places("fit", [config], words, None, resume=False)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import SequentialSampler
 
-from bloodcell.data.batches import NOT_COUNTED, Batches, EvenSampler, ImageDataset
+from bloodcell.data.batches import NOT_COUNTED, Batches, EvenSampler, ImageDataset, InOrder, Loader
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.identity import changed_files
 from bloodcell.data.splits import spread
@@ -69,6 +69,28 @@ def test_a_single_image_joins_the_batch_before_it(n: int, size: int, lengths: li
     assert list(batches) == found[-1:]
     apart = list(Batches(SequentialSampler(range(n)), size))
     assert max(len(one) for one in apart) <= size
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_an_order_is_the_same_on_all_devices_in_every_epoch(world: int) -> None:
+    order = torch.randperm(44)
+    samplers = [InOrder(order, world, rank) for rank in range(world)]
+    first = [list(one) for one in samplers]
+    for one in samplers:
+        one.set_epoch(1)
+    assert [list(one) for one in samplers] == first
+    assert {len(one) for one in first} == {-(-44 // world)}
+    together = [place for places in zip(*first, strict=True) for place in places]
+    assert together[:44] == order.tolist()
+
+
+def test_another_batch_size_within_an_epoch_is_refused() -> None:
+    numbers = torch.arange(9)
+    dataset = ImageDataset(torch.zeros(9, 3, 1, 1).__getitem__, numbers, numbers, numbers)
+    loader = Loader(dataset, Batches(InOrder(numbers, 1, 0), 4))
+    rule = r"data\.batch_size=4 with 1 device\(s\).* with data\.batch_size=2 and 3 device"
+    with pytest.raises(InputError, match=rule):
+        loader.load_state_dict({"batches": 1, "batch_size": 2, "devices": 3})
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -134,8 +134,17 @@ def test_a_missing_class_is_named() -> None:
 
 def test_too_few_photographs_of_a_class() -> None:
     rows = [Row(f"{i}", "ab"[i < 4], "", str(i), str(i)) for i in range(40)]
-    with pytest.raises(InputError, match=r"Class b has photographs of only 4 dif.* 5 folds need 5"):
+    with pytest.raises(
+        InputError, match=r"Class b has photographs of only 4 dif.* 5 folds need 5"
+    ) as said:
         make_parts(table_of(rows), "photo")
+    assert "for the test part" in str(said.value)
+    assert "val_share" not in str(said.value), "it does not change the test part"
+    rows += [Row(f"t{i}", "ab"[i % 2], "test", f"t{i}", f"t{i}") for i in range(4)]
+    rule = r"only 4 different cells for the val part; 5 folds.* or raise data\.val_share: 0\.5"
+    with pytest.raises(InputError, match=rule):
+        make_parts(table_of(rows), "photo")
+    assert make_parts(table_of(rows), "photo", val_share=0.5)["val"]
 
 
 def test_fold_out_of_range(smears: Path) -> None:

@@ -38,8 +38,8 @@ def test_memory_and_drawings_are_named(run: Path) -> None:
     def card(**changed: object) -> str:
         return str(make_card(Description.from_checkpoint(checkpoint, "m", scores | changed), model))
 
-    assert "its scores measure memory" not in card()
-    assert "its scores measure memory" in card(test_photos_also_in_training=20)
+    assert "its scores measure memorisation" not in card()
+    assert "its scores measure memorisation" in card(test_photos_also_in_training=20)
     assert "DRAWN smears only" in card(drawn=True)
     assert "PARTIAL: 7 test files were not scored" in card(test_files_not_scored=7)
     assert "unreadable files left out: 3" in card(unreadable_files_left_out=3)

@@ -74,7 +74,7 @@ def test_a_row_a_cell_and_the_differential_count(
 ) -> None:
     main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.csv"])
     rows = rows_of("cells.csv")
-    hint = "no white cell found; if the field of view is wider than 1, set field"
+    hint = "no white cell found; if the field of view is wider than about 8 red cells, set field"
     assert [(Path(row["file"]).name, row["error"]) for row in rows] == [
         ("a.png", ""), ("b.png", ""), ("c.png", hint), ("a.png", ""),
     ]  # fmt: skip
@@ -235,7 +235,7 @@ def test_training_on_cells(words: list[str]) -> None:
           "--model.schedule", "cosine", "--model.smoothing", "0.1",
           "--model.weight_decay", "0.02"])  # fmt: skip
     folder = Path("lightning_logs/cells/version_0")
-    assert "cut around the white cell" in (folder / "MODEL_CARD.md").read_text()
+    assert "cropped to a square around the white cell" in (folder / "MODEL_CARD.md").read_text()
     description = bloodcell.load(folder).description
     assert description.input_format == InputFormat(32, "cell")
     assert description.training["model.schedule"] == "cosine"

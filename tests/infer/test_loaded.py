@@ -55,7 +55,7 @@ def test_what_is_no_image_is_refused(run: Path) -> None:
     model = bloodcell.load(run)
     with pytest.raises(InputError, match=r"images=array of float64 \(2, 2\) cannot be used"):
         model.predict(np.zeros((2, 2)))
-    with pytest.raises(InputError, match="images=paths and arrays cannot be used"):
+    with pytest.raises(InputError, match=r"images contains paths and arrays\. Give either"):
         model.predict(["a.png", np.zeros((2, 2, 3), np.uint8)])
     with pytest.raises(InputError, match="nothing: no such file or folder"):
         model.predict("nothing")

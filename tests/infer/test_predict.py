@@ -155,7 +155,7 @@ def test_a_model_in_one_file_says_the_same(run: Path) -> None:
 
 
 def test_what_cannot_be_asked(run: Path, refused: Refused) -> None:
-    assert "IMAGES= cannot be used: it must be at least one file" in refused("predict")
+    assert "no images given. Give at least one file" in refused("predict")
     assert "nothing.png: no such file or folder" in refused("predict", "nothing.png")
     Path("hollow").mkdir()
     assert "hollow: contains no images. Looked for .jpeg" in refused("predict", "hollow")
@@ -181,7 +181,7 @@ def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
     main(["explain", folder, "--model", str(run), "--out", "each"])
     assert len(list(Path("each").glob("*.png"))) == 10
     many = str(smears / "images")
-    assert "at most 60 in one figure" in refused("explain", many, "--model", str(run))
+    assert "one figure holds at most 60 images" in refused("explain", many, "--model", str(run))
 
 
 def test_the_heat_follows_the_weights() -> None:
@@ -244,7 +244,7 @@ def test_images_to_export_with_are_refused(
 ) -> None:
     model = ("--model", str(run), "--out", "m.onnx")
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert "at least one image" in refused("export", "-", *model)
+    assert "-: no images found. Give at least one" in refused("export", "-", *model)
     Path("bad").mkdir()
     Path("bad/a.png").write_bytes(b"no image")
     said = refused("export", "bad", *model)

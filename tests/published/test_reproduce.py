@@ -213,9 +213,11 @@ def test_a_killed_reproduce_leaves_no_second_run_beside_its_own(
     checkpoint = Path("reproduced/lightning_logs/d8-seed/version_0/checkpoints/last.ckpt")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as child:
         wait_for(checkpoint)
-        assert "another reproduce is running there" in refused(*words)
+        assert "another `bloodcell reproduce` is running there" in refused(*words)
         child.kill()
-    assert "another reproduce is running there" in refused(*words), "its run is still there"
+    assert "another `bloodcell reproduce` is running there" in refused(*words), (
+        "its run is still there"
+    )
     Path("stop").touch()
     Path("hang").unlink()
     for _ in range(100):

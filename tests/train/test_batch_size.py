@@ -122,6 +122,6 @@ def test_memory_of_a_cpu(
 def test_several_devices_are_told_the_number(words: list[str], refused: Refused) -> None:
     several = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     said = refused("fit", *words, "--data.batch_size", "auto", *several)
-    assert "data.batch_size=auto cannot be used: it must be a number on several devices" in said
+    assert "data.batch_size=auto cannot be used: it must be a number if several devices" in said
     said = refused("fit", *words, "--data.batch_size", "0")
     assert "data.batch_size=0 cannot be used: it must be 1 or more, e.g. 32, or auto." in said

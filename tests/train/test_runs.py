@@ -7,7 +7,7 @@ import pytest
 
 from bloodcell.errors import InputError
 from bloodcell.train.resume import last_checkpoints, run_folder
-from bloodcell.train.runs import RunLogger
+from bloodcell.train.runs import RunLogger, check_same, settings
 
 
 def test_runs_started_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -47,3 +47,18 @@ def test_last_is_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
     assert run_folder(found) == runs / "version_10"
     with pytest.raises(InputError, match=r"version_11: no checkpoint there \(looked for .*last"):
         last_checkpoints(str(runs / "version_11"), tmp_path, "d8")
+
+
+def test_only_a_run_that_goes_on_can_be_started_again() -> None:
+    checkpoint = {"hyper_parameters": {"dropout": 0.5}, "datamodule_hyper_parameters": {"seed": 0}}
+    config: dict[str, Any] = {"model": {}, "data": {}}
+    for key, value in settings(checkpoint).items():
+        group, _, name = key.rpartition(".")
+        (config[group] if group else config)[name] = value
+    check_same(checkpoint, config, also_data=True)
+    config["model"]["dropout"] = 0.3
+    rule = r"model\.dropout=0\.3, but .* 0\.5, which cannot change now\. Leave it out"
+    with pytest.raises(InputError, match=rf"{rule}, or start a new run without --ckpt_path\.$"):
+        check_same(checkpoint, config, also_data=True)
+    with pytest.raises(InputError, match=rf"{rule}\.$"):
+        check_same(checkpoint, config, also_data=False)

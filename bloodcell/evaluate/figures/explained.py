@@ -32,7 +32,7 @@ class Explained(NamedTuple):
 
 @styled
 def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
-    """Draws each image, and beside it the image with its heat and a line around the hotter half."""
+    """Draws each image, and beside it its heat map with a contour at half of the maximum heat."""
     pairs = min(_PAIRS, len(images))
     rows = -(-len(images) // pairs)
     figure = Figure(figsize=(4.6 * pairs, 3.0 * rows + 0.6), layout="constrained")

@@ -1,0 +1,86 @@
+"""Finds the files of models, without importing torch, which takes seconds."""
+
+from pathlib import Path
+
+from bloodcell.errors import InputError, listed, require
+from bloodcell.model.bundled import find_bundled
+
+LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
+IMAGENET, NONE, BUNDLED = "imagenet", "none", "bundled"  # values of model.weights
+OWN = SUFFIX  # of bloodcell and of other programs that use Lightning
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", OWN)  # .tar: timm writes .pth.tar
+WAYS_OUT = (
+    "Give model.weights a file (.safetensors, .pth, .pt, .bin, .ckpt, .pth.tar, or Keras' "
+    "mobilenet_1_0_224_tf_no_top.h5), "
+    "or 'none' to start from random weights."
+)
+
+
+def find_checkpoint(flag: str, path: Path, name: str) -> Path:
+    """Returns the path of a checkpoint.
+
+    Args:
+        flag: option that names the file, for error messages.
+        path: run folder or .ckpt file.
+        name: checkpoint in the run folder, `best` or `last`.
+
+    Raises:
+        InputError: if the checkpoint does not exist.
+    """
+    if path.is_file():
+        return path
+    inside = path / "checkpoints" / f"{name}{SUFFIX}"
+    if inside.is_file():
+        return inside
+    parent = path if path.is_dir() else path.parent
+    require(parent.is_dir(), flag, path, "in a folder that exists")
+    found = sorted(p.name for p in parent.iterdir())
+    raise InputError(
+        f"{flag} {path}: no checkpoint there (looked for {inside}; {parent} contains: "
+        f"{listed(found)}). Give a run folder, e.g. lightning_logs/d8/version_0, or a .ckpt file."
+    )
+
+
+def resumable(folder: Path) -> list[Path]:
+    """Returns the checkpoints that can resume a run, latest first; empty if there are none."""
+    paths = (folder / "checkpoints" / f"{name}{SUFFIX}" for name in (LAST, BEFORE, BEST))
+    return [path for path in paths if path.is_file()]
+
+
+def find_resumable(flag: str, path: Path) -> list[Path]:
+    """Returns the checkpoints that can resume a run, latest first.
+
+    Args:
+        flag: option that names the run, for error messages.
+        path: run folder or .ckpt file.
+
+    Raises:
+        InputError: if there is none.
+    """
+    return resumable(path) or [find_checkpoint(flag, path, LAST)]
+
+
+def find_weights(weights: str) -> tuple[Path, str]:
+    """Returns the file of `model.weights`, and the entry that is named after `#`.
+
+    Args:
+        weights: `bundled` or a path; `PATH#ENTRY` names an entry of a file that contains several
+            weights.
+
+    Raises:
+        InputError: if there is no such file, or its type is unknown.
+    """
+    if weights == BUNDLED:
+        return find_bundled(), ""
+    path, entry = Path(weights).expanduser(), ""
+    if "#" in weights and not path.is_file():
+        name, _, entry = weights.rpartition("#")
+        path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"model.weights='{weights}' is neither a file nor 'imagenet', 'bundled' or 'none'. "
+            f"{WAYS_OUT}"
+        )
+    if path.suffix not in (".safetensors", ".h5", *TORCH_SUFFIXES):
+        raise InputError(f"model.weights='{weights}' has an unknown file type. {WAYS_OUT}")
+    return path, entry
