@@ -23,8 +23,8 @@ from bloodcell.data.illumination import find_density
 from bloodcell.data.sampling import sample
 
 WEIGHTS = Path(__file__).parent.parent / "bundled" / "finder.safetensors"
-RED = 20.0  # pixels; width of a red cell at the scale at which cells are found
-ACROSS = 8  # red cells along the longer side of a picture of field 1
+RED = 25.0  # pixels; width of a red cell at the scale at which cells are found
+ACROSS = 6.4  # red cells along the longer side of a picture of field 1
 STRIDE = 4  # pixels of the input for one of the maps
 WHOLE, NEAR = 192, 160  # sides of the two looks in pixels, multiples of 32
 LEAST_FIELD, MOST_FIELD = 0.2, 16.0

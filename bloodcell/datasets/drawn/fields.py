@@ -31,7 +31,7 @@ from bloodcell.datasets.drawn.smears import Box
 from bloodcell.datasets.kaggle import CLASS_NAMES
 
 RED_UM = 7.5  # diameter of a red cell
-ACROSS = 8  # red cells along the longer side of a picture of field 1
+ACROSS = 6.4  # red cells along the longer side of a picture of field 1
 _FIELD = 4
 _TOUCHING = 0.35  # share of white cells with a neighbour that they touch
 _Rng = np.random.Generator
@@ -88,7 +88,7 @@ def _place_whites(
 ) -> list[tuple[str, Floats, float]]:
     """Returns class, centre (pixels) and radius (um) of white cells, some of which touch."""
     placed: list[tuple[str, Floats, float]] = []
-    count = int(rng.poisson(0.9 * max(field, 0.5) ** 1.3))
+    count = int(rng.poisson(1.2 * max(field, 0.6) ** 1.3))
     for _ in range(count):
         name = str(rng.choice(CLASS_NAMES))
         radius = float(rng.uniform(*ATLAS[name].diameter_um)) / 2
@@ -97,7 +97,7 @@ def _place_whites(
             _, other, its = placed[-1]
             turn, far = rng.uniform(0, 2 * np.pi), (its + radius) * scale * rng.uniform(0.95, 1.05)
             spot = (other + far * np.array([np.cos(turn), np.sin(turn)])).astype(np.float32)
-        inside = (spot > 0.3 * radius * scale).all() and (spot < size - 0.3 * radius * scale).all()
+        inside = (spot > 0.3 * radius * scale).all() and (spot < np.array(size) - 0.3 * radius * scale).all()
         apart = all(
             np.hypot(*(spot - other)) > 0.94 * (its + radius) * scale for _, other, its in placed
         )
@@ -114,7 +114,7 @@ def _draw_background(
     area = size[0] * size[1] / (np.pi * red**2)
     apart, clumping = rng.choice([0.5, 1.15, 1.8]), rng.uniform(0.1, 0.9)
     centres: list[Floats] = []
-    for _ in range(int(area * rng.uniform(0.05, 1.3))):
+    for _ in range(int(area * rng.uniform(0.15, 1.3))):
         spot = rng.uniform(-red, np.array(size) + red).astype(np.float32)
         if centres and rng.random() < clumping:
             turn, far = rng.uniform(0, 2 * np.pi), red * rng.uniform(apart, 2.1)
