@@ -20,6 +20,7 @@ from bloodcell.datasets.kaggle import CLASS_NAMES
 WIDTH, HEIGHT = 320, 240
 # pixels of the scene beyond each side of the picture: a turned view has no empty corners
 MARGIN = 32
+CANVAS = (WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN)
 
 Floats = NDArray[np.float32]
 _Rng = np.random.Generator
@@ -27,8 +28,8 @@ _Span = tuple[float, float]
 _Colour = tuple[float, float, float]
 
 _SCENE = 1
-_RED: _Colour = (0.13, 0.42, 0.46)
-_PLATELET: _Colour = (0.62, 0.80, 0.18)
+HAEMOGLOBIN: _Colour = (0.13, 0.42, 0.46)
+AZURE: _Colour = (0.62, 0.80, 0.18)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class _Anatomy:
     vacuoles: float  # largest share of grid cells with a vacuole, 0 to 1
 
 
-_ATLAS = {
+ATLAS = {
     "EOSINOPHIL": _Anatomy(
         diameter_um=(12, 15.5), wobble=0.03, lobes=(2, 2, 2, 2, 3), lobe=(0.37, 0.45),
         crowding=0.0, orbit=(0.43, 0.53), step_rad=(1.7, 2.3), strand=0.09, blend_um=0.3,
@@ -88,7 +89,7 @@ def seeded_rng(seed: int | Sequence[int], *stream: int) -> _Rng:
     return np.random.default_rng(np.random.SeedSequence(key, spawn_key=stream))
 
 
-def _noise(rng: _Rng, shape: tuple[int, int], step: float) -> Floats:
+def noise(rng: _Rng, shape: tuple[int, int], step: float) -> Floats:
     """Returns smooth noise (rows, columns) of unit strength with spots `step` pixels wide."""
     rows, columns = (int(np.ceil(side / step)) + 2 for side in shape)
     grid = Image.fromarray(rng.standard_normal((rows, columns), dtype=np.float32))
@@ -96,15 +97,16 @@ def _noise(rng: _Rng, shape: tuple[int, int], step: float) -> Floats:
     return np.asarray(smooth, dtype=np.float32)
 
 
-def _inside(distance: Floats, edge: float) -> Floats:
+def covered(distance: Floats, edge: float) -> Floats:
     """Returns the coverage, 0 (outside) to 1, at signed distances; the edge is `edge` wide."""
     ramp: Floats = np.clip(0.5 - distance / np.float32(edge), 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def _grid(centre: Floats, reach: float) -> tuple[tuple[slice, slice], Floats, Floats]:
+def around(
+    centre: Floats, reach: float, limits: tuple[int, int] = CANVAS
+) -> tuple[tuple[slice, slice], Floats, Floats]:
     """Returns the canvas within `reach` pixels of `centre`, and its offsets x and y from there."""
-    limits = (WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN)
     low = [max(0, int(c - reach)) for c in centre]
     high = [max(0, min(size, int(c + reach) + 2)) for c, size in zip(centre, limits, strict=True)]
     x, y = (
@@ -115,7 +117,7 @@ def _grid(centre: Floats, reach: float) -> tuple[tuple[slice, slice], Floats, Fl
     return where, columns, rows
 
 
-def _rim(rng: _Rng, angle: Floats, wobble: float) -> Floats:
+def rim_of(rng: _Rng, angle: Floats, wobble: float) -> Floats:
     """Returns the radius of a cell, 1 +- 3.6 `wobble`, in each direction `angle` (radians)."""
     radius = np.ones_like(angle)
     for order in range(2, 8):
@@ -163,27 +165,27 @@ def _nucleus(rng: _Rng, cell: _Anatomy, radius: float, x: Floats, y: Floats) -> 
     return np.asarray(-cell.blend_um * np.log(total + 1e-30), dtype=np.float32)
 
 
-def _white_cell(
+def white_cell(
     rng: _Rng, cell: _Anatomy, radius: float, x: Floats, y: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Returns coverage, absorbance (rows, columns, 3) at x, y (um), and the outline (n, 2)."""
     ring = np.linspace(0, 2 * np.pi, 181, dtype=np.float32)
-    rim = radius * _rim(rng, ring, cell.wobble)
+    rim = radius * rim_of(rng, ring, cell.wobble)
     edge = np.interp(np.arctan2(y, x) % (2 * np.pi), ring, rim)
     wall: Floats = np.hypot(x, y) - edge.astype(np.float32)
     grain = cell.grain_um / float(x[0, 1] - x[0, 0])
-    coarse, middle, fine, fold = (_noise(rng, x.shape, grain * k) for k in (2.5, 1, 0.5, 4))
-    cover = _inside(wall, 0.45)
+    coarse, middle, fine, fold = (noise(rng, x.shape, grain * k) for k in (2.5, 1, 0.5, 4))
+    cover = covered(wall, 0.45)
     bent = (x + 0.16 * coarse, y + 0.16 * fold)
     deep = np.maximum(_nucleus(rng, cell, radius, *bent), wall + 0.3)
-    core = _inside(deep, 0.4)[..., None]
+    core = covered(deep, 0.4)[..., None]
     lace = np.abs(middle + 0.5 * fine) - 0.7
     chromatin = 1 + cell.contrast * np.tanh(1.6 * middle + 0.8 * fine) - cell.lacy * lace
-    chromatin += 0.08 * fold + 0.12 * _inside(deep + 0.4, 0.8) - 0.1
+    chromatin += 0.08 * fold + 0.12 * covered(deep + 0.4, 0.8) - 0.1
     plasma = 1 + 0.16 * coarse + 0.12 * fine + 0.25 * np.exp(-((wall + 0.5) ** 2))
-    full = 1 - _inside(0.35 - _specks(rng, x, y, 1.7, cell.vacuoles * rng.random()), 0.5)
+    full = 1 - covered(0.35 - _specks(rng, x, y, 1.7, cell.vacuoles * rng.random()), 0.5)
     specks = np.clip(1.7 * _specks(rng, x, y, cell.granule_um, 0.96), 0, 1)
-    specks = specks * _inside(wall + 0.25, 0.5) * (0.9 + 0.1 * fine)
+    specks = specks * covered(wall + 0.25, 0.5) * (0.9 + 0.1 * fine)
     body = (plasma * (0.25 + 0.75 * full))[..., None] * np.array(cell.cytoplasm)
     grains = specks[..., None] * np.array(cell.granule)
     heart = np.maximum(chromatin, 0.3)[..., None] * np.array(cell.nucleus)
@@ -212,22 +214,24 @@ def _place(rng: _Rng, white: Floats, reach: float, red: float) -> list[Floats]:
     return centres
 
 
-def _red_layer(rng: _Rng, centres: list[Floats], red: float) -> Floats:
+def red_layer(
+    rng: _Rng, centres: list[Floats], red: float, limits: tuple[int, int] = CANVAS
+) -> Floats:
     """Returns the thickness, about 0 to 1.5, of biconcave red cells over the whole canvas."""
-    layer = np.zeros((HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN), dtype=np.float32)
+    layer = np.zeros(limits[::-1], dtype=np.float32)
     dimple, edge = rng.uniform(0.2, 0.8), rng.uniform(0.09, 0.18)
     for centre in centres:
-        where, x, y = _grid(centre, 1.75 * red)
+        where, x, y = around(centre, 1.75 * red, limits)
         turn, squeeze = rng.uniform(0, 2 * np.pi), (1 + min(0.4, abs(rng.normal(0, 0.16)))) ** 0.5
         size = red * float(np.clip(rng.normal(1, 0.09), 0.78, 1.2))
         sine, cosine = float(np.sin(turn)) / size, float(np.cos(turn)) / size
         x, y = (cosine * x - sine * y) * squeeze, (sine * x + cosine * y) / squeeze
-        far = np.hypot(x, y) / _rim(rng, np.arctan2(y, x), 0.035)
+        far = np.hypot(x, y) / rim_of(rng, np.arctan2(y, x), 0.035)
         middle = np.hypot(x - rng.normal(0, 0.1), y - rng.normal(0, 0.1)) / rng.uniform(0.36, 0.6)
         pale = min(max(0.0, rng.normal(dimple, 0.22)), 0.85) * np.exp(-(middle**4))
         brim = 0.14 * np.exp(-(((far - 0.9) / 0.08) ** 2))
         halo = 0.07 * np.exp(-(((far - 1.1) / 0.06) ** 2))
-        disc = _inside(far - 1, edge) * (0.86 - pale + brim) * rng.uniform(0.85, 1.12) - halo
+        disc = covered(far - 1, edge) * (0.86 - pale + brim) * rng.uniform(0.85, 1.12) - halo
         under = layer[where]
         layer[where] = np.maximum(under, disc) + 0.25 * np.minimum(under, disc)
     return layer
@@ -239,31 +243,31 @@ def _platelet_layer(rng: _Rng, scale: float) -> Floats:
     for _ in range(rng.integers(3, 13)):
         centre = rng.uniform(0, [WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN]).astype(np.float32)
         size = scale * rng.uniform(0.7, 1.5)
-        where, x, y = _grid(centre, 2 * size)
-        far = (np.hypot(x, y) / size / _rim(rng, np.arctan2(y, x), 0.1)).astype(np.float32)
-        grain = 0.7 + 0.22 * _noise(rng, x.shape, 0.5 * scale)
-        layer[where] = np.maximum(layer[where], _inside(far - 0.85, 0.7) * grain)
+        where, x, y = around(centre, 2 * size)
+        far = (np.hypot(x, y) / size / rim_of(rng, np.arctan2(y, x), 0.1)).astype(np.float32)
+        grain = 0.7 + 0.22 * noise(rng, x.shape, 0.5 * scale)
+        layer[where] = np.maximum(layer[where], covered(far - 0.85, 0.7) * grain)
     return layer
 
 
 def draw_scene(class_name: str, seed: int | Sequence[int]) -> tuple[Floats, Floats]:
     """Returns the light (0 to 1, with margin) through a smear, and the white cell's outline."""
     rng = seeded_rng(seed, CLASS_NAMES.index(class_name), _SCENE)
-    cell, scale = _ATLAS[class_name], rng.uniform(5.3, 6.5)
+    cell, scale = ATLAS[class_name], rng.uniform(5.3, 6.5)
     radius = rng.uniform(*cell.diameter_um) / 2
     reach = (1 + 3.6 * cell.wobble) * radius * scale
     low = np.array([MARGIN + reach + 8, MARGIN + reach + 8])
     white = rng.uniform(low, np.array([WIDTH, HEIGHT]) + 2 * MARGIN - low).astype(np.float32)
-    red = _red_layer(rng, _place(rng, white, radius * scale, 3.75 * scale), 3.75 * scale)
+    red = red_layer(rng, _place(rng, white, radius * scale, 3.75 * scale), 3.75 * scale)
     specks = _platelet_layer(rng, scale)
-    where, x, y = _grid(white, reach + 6)
-    cover, body, outline = _white_cell(rng, cell, radius, x / scale, y / scale)
+    where, x, y = around(white, reach + 6)
+    cover, body, outline = white_cell(rng, cell, radius, x / scale, y / scale)
     for layer in (red, specks):
         layer[where] *= 1 - 0.94 * cover
     eosin, azure = rng.uniform(0.75, 1.2), rng.uniform(0.8, 1.15)
     tint = rng.normal(1, 0.07, (2, 3))
-    absorbance = red[..., None] * (eosin * tint[0] * _RED).astype(np.float32)
-    absorbance += specks[..., None] * (azure * tint[1] * _PLATELET).astype(np.float32)
+    absorbance = red[..., None] * (eosin * tint[0] * HAEMOGLOBIN).astype(np.float32)
+    absorbance += specks[..., None] * (azure * tint[1] * AZURE).astype(np.float32)
     absorbance[where] += body * (azure * tint[1]).astype(np.float32)
-    absorbance += 0.012 * _noise(rng, (red.shape[0], red.shape[1]), 14)[..., None]
+    absorbance += 0.012 * noise(rng, (red.shape[0], red.shape[1]), 14)[..., None]
     return np.exp(-absorbance), white + np.float32(scale) * outline

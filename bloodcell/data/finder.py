@@ -1,0 +1,178 @@
+"""A small network that finds white cells and measures the scale of a picture, in any light.
+
+Its input is the optical density relative to the clear slide around. Its outputs are a map of the
+centres of white cells, and the size of red cells in pixels. A picture is seen twice: as a whole,
+and around a cell at the scale that the first look measured, at which a red cell is `RED` pixels
+wide. All operations exist in ONNX, so exported models contain the same network.
+
+A field of view is relative to the Kaggle set's, in which 8 red cells are as long as the longer
+side: 2 is twice as wide.
+"""
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bloodcell.data.illumination import find_density
+from bloodcell.data.sampling import sample
+
+WEIGHTS = Path(__file__).parent.parent / "bundled" / "finder.safetensors"
+RED = 25.0  # pixels; width of a red cell at the scale at which cells are found
+ACROSS = 6.4  # red cells along the longer side of a picture of field 1
+STRIDE = 4  # pixels of the input for one of the maps
+WHOLE, NEAR = 192, 160  # sides of the two looks in pixels, multiples of 32
+LEAST_FIELD, MOST_FIELD = 0.2, 16.0
+_CHANNELS = (16, 24, 32, 48, 64)
+_LEAST = 0.3  # least height of a peak that is a white cell
+_MIDDLE = 0.5  # how much peaks near the middle are preferred, of several of one height
+
+
+class Seen(NamedTuple):
+    """What the network sees.
+
+    Attributes:
+        heat: (B, 1, H / 4, W / 4), 0 to 1, high at the centres of white cells.
+        scale: (B,), binary logarithm of the width of red cells relative to `RED`.
+    """
+
+    heat: Tensor
+    scale: Tensor
+
+
+def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Finder(nn.Module):
+    """A convolutional network whose layers see from 3 to 200 pixels around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, *others = _CHANNELS
+        self.stem = _layer(4, first, 2)
+        pairs = list(zip(_CHANNELS, others, strict=False))
+        self.down = nn.ModuleList(nn.Sequential(_layer(a, b, 2), _layer(b, b)) for a, b in pairs)
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs[1:])
+        self.join = nn.ModuleList(_layer(a, a) for a, _ in pairs[1:])
+        self.heat = nn.Conv2d(others[0], 1, 1)
+        self.scale = nn.Conv2d(others[0], 2, 1)
+        nn.init.constant_(self.heat.bias, -4.0)  # type: ignore[arg-type]  # few pixels are centres
+
+    def forward(self, density: Tensor) -> Seen:
+        """Returns the maps of pictures (B, 4, H, W) from `find_density`; see `Seen`."""
+        maps = [self.down[0](self.stem(density))]
+        for layer in self.down[1:]:
+            maps.append(layer(maps[-1]))
+        x = maps.pop()
+        for up, join in zip(self.up[::-1], self.join[::-1], strict=True):
+            x = join(F.interpolate(up(x), scale_factor=2.0) + maps.pop())
+        size, doubt = self.scale(x).flatten(2).unbind(1)
+        slide = F.avg_pool2d(density[:, 3:], STRIDE).flatten(1)
+        weight = (doubt + (slide - 1) * 20).softmax(1)  # only where there is a picture
+        return Seen(self.heat(x).sigmoid(), (weight * size).sum(1))
+
+    def locate(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Finds the most prominent white cell of each picture, and measures the field of view.
+
+        Args:
+            images: (B, 3, H, W), 0 to 255, float.
+
+        Returns:
+            (B, 2), x and y of the cell's centre in pixels, or the picture's centre if there is no
+            white cell; and (B, 1), the field of view.
+        """
+        height, width = images.shape[2:]
+        longer = torch.sym_max(height, width)
+        ones = torch.ones_like(images[:, 0, :1, 0])  # (B, 1)
+        middle = torch.cat([ones * (width / 2), ones * (height / 2)], 1)
+        field, place, high = ones, middle, ones
+        for number, size in enumerate((WHOLE, NEAR)):
+            side = longer * ones if number == 0 else longer / field
+            part, inside = sample(images, place, side, size, size)
+            seen = self(find_density(part, inside))
+            ratio = size / (ACROSS * RED) * (-seen.scale[:, None]).exp2()  # field of the part
+            field = (side / longer * ratio).clamp(LEAST_FIELD, MOST_FIELD)
+            at, height_of_peak = _highest(seen.heat)
+            high = height_of_peak if number == 0 else torch.maximum(high, height_of_peak)
+            found = place + (at - size / 2) * (side / size)
+            place = torch.where(height_of_peak > _LEAST / 3, found, place)
+        return torch.where(high > _LEAST, place, middle), field
+
+    def measure_field(self, image: Tensor) -> float:
+        """Returns the field of view of one picture (3, H, W), 0 to 255."""
+        return float(self.locate(image[None])[1])
+
+    def find(self, image: Tensor, field: float) -> list[tuple[float, float]]:
+        """Returns the centres of all white cells of a picture, the most prominent one first.
+
+        Args:
+            image: (3, H, W), 0 to 255, float.
+            field: the field of view.
+        """
+        height, width = image.shape[1:]
+        step = max(height, width) / (ACROSS * RED * field)  # pixels of the picture for one
+        rows, columns = (32 * math.ceil(length / step / 32) for length in (height, width))
+        middle = torch.tensor([[width / 2, height / 2]])
+        side = torch.tensor([[columns * step]])
+        part, inside = sample(image[None], middle, side, rows, columns)
+        heat = self(find_density(part, inside)).heat[0, 0]
+        centres = []
+        for row, column in _peaks(heat):
+            at = torch.tensor([column, row]) * STRIDE - torch.tensor([columns, rows]) / 2
+            x, y = (middle[0] + at * step).tolist()
+            if 0 <= x <= width and 0 <= y <= height:
+                centres.append((x, y))
+        return centres
+
+
+def _highest(heat: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x and y of the highest peak in pixels of the input, (B, 2), and its height (B, 1).
+
+    Of several peaks, those in the middle are preferred: pictures of single cells show it there.
+    """
+    size = heat.shape[3]
+    line = (torch.arange(size, device=heat.device) + 0.5) / size - 0.5
+    far = line[:, None] ** 2 + line**2
+    preferred = heat[:, 0] * (-_MIDDLE * far).exp()  # (B, h, w)
+    # column and row of the maximum separately, because ONNX cannot divide by the width
+    x, y = preferred.amax(1).argmax(1, keepdim=True), preferred.amax(2).argmax(1, keepdim=True)
+    steps = torch.arange(size, device=heat.device)
+    near = ((steps - x).abs() <= 1).to(heat.dtype)[:, None, :]
+    near = near * ((steps - y).abs() <= 1).to(heat.dtype)[:, :, None] * heat[:, 0]
+    total = near.sum((1, 2)).clamp(min=1e-6)
+    at_x, at_y = (near.sum(1) * (steps + 0.5)).sum(1), (near.sum(2) * (steps + 0.5)).sum(1)
+    at = torch.stack([at_x, at_y], 1) / total[:, None] * STRIDE
+    return at, heat.amax((2, 3))
+
+
+def _peaks(heat: Tensor) -> list[tuple[float, float]]:
+    """Returns row and column of the peaks of a map (h, w), in steps of the map, highest first."""
+    top = F.max_pool2d(heat[None, None], 5, 1, 2)[0, 0]
+    places = ((heat == top) & (heat >= _LEAST)).nonzero()
+    order = heat[places[:, 0], places[:, 1]].argsort(descending=True, stable=True)
+    kept: list[tuple[float, float]] = []
+    for row, column in places[order].tolist():
+        around = heat[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+        rows = torch.arange(max(0, row - 1), max(0, row - 1) + around.shape[0]) + 0.5
+        columns = torch.arange(max(0, column - 1), max(0, column - 1) + around.shape[1]) + 0.5
+        y = float((around.sum(1) * rows).sum() / around.sum())
+        x = float((around.sum(0) * columns).sum() / around.sum())
+        if all(math.dist((y, x), other) > 2 for other in kept):
+            kept.append((y, x))
+    return kept
+
+
+@lru_cache(1)
+def load_finder() -> Finder:
+    """Returns the trained network, with half-precision weights read as float32."""
+    finder = Finder()
+    state: dict[str, Any] = load_file(WEIGHTS)
+    finder.load_state_dict({key: value.float() for key, value in state.items()})
+    return finder.eval().requires_grad_(False)
