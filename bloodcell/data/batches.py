@@ -123,7 +123,7 @@ class EvenSampler(Sampler[int]):
         return iter(torch.cat([self.order, padding])[self.rank :: self.world].tolist())
 
 
-class InOrder(DistributedSampler[Batch]):
+class InOrder(DistributedSampler[int]):
     """A DistributedSampler with the same order in every epoch, for `overfit_batches`.
 
     Args:
