@@ -6,6 +6,7 @@ split of the Kaggle set's TRAIN files, and 47.0 % on a split by photograph.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -200,7 +201,8 @@ def _validation(table: Table, rows: list[int], seed: int, n_parts: int, several:
     if not several:
         return _one_part(table, rows, seed, n_parts)
     photos, classes, cells = _photographs(table, rows)
-    n_parts = min(n_parts, len(set(cells)), len(photos))
+    most = max(Counter(classes).values(), default=0)  # scikit-learn needs as many of one class
+    n_parts = min(n_parts, len(set(cells)), most)
     if n_parts < 2:
         return []
     return _fold(table, rows, (photos, classes, cells), seed, n_parts, None)
