@@ -6,6 +6,7 @@ published protocol and leaks: without training, the nearest neighbour by colour 
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -204,7 +205,8 @@ def _validation(table: Table, rows: list[int], seed: int, n_folds: int, several:
     if not several:
         return _one_part(table, rows, seed, "val", n_folds)
     photos, classes, cells = _photographs(table, rows)
-    n_folds = min(n_folds, len(set(cells)), len(photos))
+    most = max(Counter(classes).values(), default=0)  # scikit-learn needs as many of one class
+    n_folds = min(n_folds, len(set(cells)), most)
     if n_folds < 2:
         return []
     return _fold(table, rows, (photos, classes, cells), seed, n_folds, None)

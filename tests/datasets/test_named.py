@@ -11,7 +11,8 @@ import bloodcell.datasets
 from bloodcell.data.source import open_source
 from bloodcell.data.splits import make_parts
 from bloodcell.data.table import build_table
-from bloodcell.datasets import drawn, kaggle
+from bloodcell.datasets import chula, drawn, kaggle, pbc
+from bloodcell.datasets.classes import COMMON, common
 from bloodcell.datasets.named import find_shipped_photos, named_datasets
 from bloodcell.errors import InputError
 
@@ -28,9 +29,11 @@ DATASET = NamedDataset("own", "my cells", ("a", "b"), prepare, repeated=("origin
 
 def test_the_classes_are_known_without_files() -> None:
     found = named_datasets()
-    assert found == {"drawn": drawn.DATASET, "kaggle": kaggle.DATASET}
-    for dataset in found.values():
+    own = [chula.DATASET, drawn.DATASET, kaggle.DATASET, pbc.DATASET]
+    assert found == {one.name: one for one in own}
+    for dataset in (drawn.DATASET, kaggle.DATASET):
         assert dataset.class_names == ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
+    assert {common(name) for one in own for name in one.class_names} == set(COMMON)
 
 
 @pytest.fixture
