@@ -113,7 +113,7 @@ def show_cells(image: Image.Image, size: int, field: Field = 1.0) -> list[tuple[
 
     from bloodcell.data.finder import load_finder
     from bloodcell.data.locate import SHARE
-    from bloodcell.data.sampling import sample
+    from bloodcell.data.sampling import sample_near
 
     finder = load_finder()
     with torch.inference_mode():
@@ -127,10 +127,7 @@ def show_cells(image: Image.Image, size: int, field: Field = 1.0) -> list[tuple[
         side = SHARE * max(picture.shape[2:]) / field
         found = []
         for x, y in finder.find(picture[0], field):
-            left, top = max(0, int(x - side)), max(0, int(y - side))  # only what is around
-            near = picture[:, :, top : int(y + side) + 2, left : int(x + side) + 2]
-            centre, width = torch.tensor([[x - left, y - top]]), torch.tensor([[side]])
-            square, _ = sample(near, centre, width, size, size)
+            square, _ = sample_near(picture[0], x, y, side, size)
             cell = Cell(x * factor, y * factor, side * factor)
             found.append((cell, _as_pixels(square)[0]))
     return found

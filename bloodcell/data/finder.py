@@ -21,14 +21,17 @@ from torch.nn import functional as F
 from bloodcell.data.cell import WEIGHTS
 from bloodcell.data.illumination import find_density
 from bloodcell.data.locate import SHARE
-from bloodcell.data.sampling import sample
+from bloodcell.data.sampling import sample, sample_near
 
 RED = 25.0  # pixels; width of a red cell at the scale at which cells are found, for a field of 1
 STRIDE = 4  # pixels of the input for one of the maps
 SIDE = 160  # side of each look in pixels, a multiple of 32
+_MAP = SIDE // STRIDE
+_OVERLAP = 64  # pixels; two looks at neighbouring places share at least these
+_EDGE = 10  # steps of the map; results nearer to the edge of a look count less
 LEAST_FIELD, MOST_FIELD = 0.2, 16.0
 _CHANNELS = (16, 24, 32, 48, 64)
-_LEAST = 0.3  # least height of a peak that is a white cell
+_LEAST = 0.45  # least height of a peak that is a white cell
 _MIDDLE = 0.5  # how much peaks near the middle are preferred, of several of one height
 
 
@@ -96,11 +99,11 @@ class Finder(nn.Module):
         ones = torch.ones_like(images[:, 0, :1, 0])  # (B, 1)
         middle = torch.cat([ones * (width / 2), ones * (height / 2)], 1)
         field, place, high = ones, middle, 0 * ones
-        for _ in range(2):
-            side = longer / field
+        for share in (1.0, 0.5):  # the field is the geometric mean of both looks
+            side = ones * longer / field
             part, inside = sample(images, place, side, SIDE, SIDE)
             seen = self(find_density(part, inside))
-            field = (field * (-seen.scale[:, None]).exp2()).clamp(LEAST_FIELD, MOST_FIELD)
+            field = (field * (-share * seen.scale[:, None]).exp2()).clamp(LEAST_FIELD, MOST_FIELD)
             at, height_of_peak = _highest(seen.heat)
             high = torch.maximum(high, height_of_peak)
             found = place + (at - SIDE / 2) * (side / SIDE)
@@ -124,7 +127,7 @@ class Finder(nn.Module):
             (B, 3, size, size), whole numbers from 0 to 255, black outside of the picture.
         """
         place, field = self.locate(images, centres)
-        side = SHARE * torch.sym_max(*images.shape[2:]) / field
+        side = SHARE / field * torch.sym_max(*images.shape[2:])
         square, _ = sample(images, place, side, size, size)
         return square.round()
 
@@ -140,19 +143,33 @@ class Finder(nn.Module):
             field: the field of view.
         """
         height, width = image.shape[1:]
-        step = max(height, width) / (SIDE * field)  # pixels of the picture for one
-        rows, columns = (32 * math.ceil(length / step / 32) for length in (height, width))
-        middle = torch.tensor([[width / 2, height / 2]])
-        side = torch.tensor([[columns * step]])
-        part, inside = sample(image[None], middle, side, rows, columns)
-        heat = self(find_density(part, inside)).heat[0, 0]
-        centres = []
-        for row, column in _peaks(heat):
-            at = torch.tensor([column, row]) * STRIDE - torch.tensor([columns, rows]) / 2
-            x, y = (middle[0] + at * step).tolist()
-            if 0 <= x <= width and 0 <= y <= height:
-                centres.append((x, y))
-        return centres
+        step = max(height, width) / (SIDE * field)  # pixels of the picture for one of a look
+        tops, lefts = _offsets(height / step), _offsets(width / step)
+        corner = torch.tensor([lefts[0], tops[0]])
+        total = torch.zeros(2, *((ends[-1] - ends[0] + SIDE) // STRIDE for ends in (tops, lefts)))
+        ramp = torch.arange(1, _MAP + 1).clamp(max=_EDGE)
+        ramp = torch.minimum(ramp, ramp.flip(0)) / _EDGE
+        weight = ramp[:, None] * ramp  # less at the edges of a look, which hide what is around
+        for top in tops:
+            for left in lefts:
+                x, y = (left + SIDE / 2) * step, (top + SIDE / 2) * step
+                look = find_density(*sample_near(image, x, y, SIDE * step, SIDE))
+                row, column = (top - tops[0]) // STRIDE, (left - lefts[0]) // STRIDE
+                part = total[:, row : row + _MAP, column : column + _MAP]
+                part += torch.stack([self(look).heat[0, 0] * weight, weight])
+        centres = [
+            ((torch.tensor(at) * STRIDE + corner) * step).tolist()
+            for at in _peaks(total[0] / total[1])
+        ]
+        return [(x, y) for x, y in centres if 0 <= x <= width and 0 <= y <= height]
+
+
+def _offsets(length: float) -> list[int]:
+    """Returns the first pixels of overlapping looks at a line, in steps of the map."""
+    if length <= SIDE:
+        return [round((length - SIDE) / 2 / STRIDE) * STRIDE]
+    count = 1 + math.ceil((length - SIDE) / (SIDE - _OVERLAP))
+    return [round(n * (length - SIDE) / (count - 1) / STRIDE) * STRIDE for n in range(count)]
 
 
 def _highest(heat: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +193,7 @@ def _highest(heat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _peaks(heat: Tensor) -> list[tuple[float, float]]:
-    """Returns row and column of the peaks of a map (h, w), in steps of the map, highest first."""
+    """Returns x and y of the peaks of a map (h, w), in steps of the map, highest first."""
     top = F.max_pool2d(heat[None, None], 5, 1, 2)[0, 0]
     places = ((heat == top) & (heat >= _LEAST)).nonzero()
     order = heat[places[:, 0], places[:, 1]].argsort(descending=True, stable=True)
@@ -187,8 +204,8 @@ def _peaks(heat: Tensor) -> list[tuple[float, float]]:
         columns = torch.arange(max(0, column - 1), max(0, column - 1) + around.shape[1]) + 0.5
         y = float((around.sum(1) * rows).sum() / around.sum())
         x = float((around.sum(0) * columns).sum() / around.sum())
-        if all(math.dist((y, x), other) > 2 for other in kept):
-            kept.append((y, x))
+        if all(math.dist((x, y), other) > 2 for other in kept):
+            kept.append((x, y))
     return kept
 
 
