@@ -16,8 +16,9 @@ import math
 import time
 import zipfile
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,17 +26,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bloodcell.data.finder import ACROSS, RED, STRIDE, WHOLE, Finder
+from bloodcell.data.finder import RED, SIDE, STRIDE, Finder
 from bloodcell.data.illumination import find_density
 from bloodcell.data.sampling import sample
 from bloodcell.datasets.drawn.fields import draw_field
 
 # widths of the fields of view, measured by the sizes of the red cells in each set
 FIELDS = {"kaggle": 1.0, "pbc": 0.75, "chula": 2.75}
-SHARES = {"kaggle": 0.25, "pbc": 0.25, "chula": 0.25, "drawn": 0.25}
+SHARES = {"kaggle": 0.2, "pbc": 0.25, "chula": 0.3, "drawn": 0.25}
 LARGEST = 480  # pixels of the longer side of the pictures in memory
 BATCH = 16
+UNBOXED = 0.4  # height of the map
 
 
 class Photo(NamedTuple):
@@ -52,7 +55,7 @@ def as_photo(image: Image.Image, field: float, centres: list[tuple[float, float]
     size = (round(image.width * factor), round(image.height * factor))
     pixels = torch.from_numpy(np.array(image.convert("RGB").resize(size, Image.Resampling.BOX)))
     places = torch.tensor(centres).reshape(-1, 2) * factor
-    return Photo(pixels.permute(2, 0, 1), factor * longer / (ACROSS * field), places)
+    return Photo(pixels.permute(2, 0, 1), factor * longer / field * RED / SIDE, places)
 
 
 def read_kaggle(archive: Path, boxes: Path) -> list[Photo]:
@@ -121,34 +124,38 @@ def _open(archive: zipfile.ZipFile, name: str) -> Image.Image:
 
 
 def view(photo: Photo, rng: np.random.Generator) -> tuple[Tensor, Tensor, float, Tensor]:
-    """A random view: pixels and coverage (C, WHOLE, WHOLE), pixels of a red cell, centres."""
+    """A random view: pixels and coverage (C, SIDE, SIDE), pixels of a red cell, centres."""
     pixels, red, centres = photo
     if rng.random() < 0.25:  # mirrored copies beside the picture make a wider field
         pixels, centres = _mirror(pixels, centres)
     if rng.random() < 0.5:
-        pixels, centres = pixels.flip(2), centres * torch.tensor([-1, 1.0]) + torch.tensor(
-            [pixels.shape[2], 0.0]
+        pixels, centres = (
+            pixels.flip(2),
+            centres * torch.tensor([-1, 1.0]) + torch.tensor([pixels.shape[2], 0.0]),
         )
     if rng.random() < 0.5:
         pixels, centres = pixels.transpose(1, 2), centres.flip(1)
     height, width = pixels.shape[1:]
     longer = max(height, width)
-    whole = red * WHOLE / longer  # pixels of a red cell if the picture fills the view
+    whole = red * SIDE / longer  # pixels of a red cell if the picture fills the view
     ways = (whole, whole * 2 ** rng.uniform(-1, 0), whole * 2 ** rng.uniform(0, 1.6))
     shown = ways[rng.integers(3)] if rng.random() < 0.7 else RED * 2 ** rng.uniform(-0.6, 0.6)
     shown = float(np.clip(shown, 3, 100))
-    side = WHOLE * red / shown  # pixels of the picture across the view
+    side = SIDE * red / shown  # pixels of the picture across the view
     centre = [
         length / 2 + rng.uniform(-0.5, 0.5) * abs(length - side) for length in (width, height)
     ]
     if len(centres) and rng.random() < 0.3:  # around a white cell
         centre = (centres[rng.integers(len(centres))] + rng.normal(0, 0.1 * side)).tolist()
     low = [max(0, int(c - side / 2 - red / 4)) for c in centre]
-    high = [min(n, int(c + side / 2 + red / 4) + 1) for c, n in zip(centre, (width, height))]
+    high = [
+        min(n, int(c + side / 2 + red / 4) + 1)
+        for c, n in zip(centre, (width, height), strict=True)
+    ]
     part = pixels[:, low[1] : high[1], low[0] : high[0]].float()
     at = torch.tensor([[centre[0] - low[0], centre[1] - low[1]]])
-    seen, inside = sample(part[None], at, torch.tensor([[side]]), WHOLE, WHOLE)
-    moved = (centres - torch.tensor(centre)) / side * WHOLE + WHOLE / 2
+    seen, inside = sample(part[None], at, torch.tensor([[side]]), SIDE, SIDE)
+    moved = (centres - torch.tensor(centre)) / side * SIDE + SIDE / 2
     return seen[0], inside[0], shown, moved
 
 
@@ -158,7 +165,9 @@ def _mirror(pixels: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     sides = torch.tensor([2.0 * width, 2.0 * height])
     places = torch.cat([centres, centres * torch.tensor([-1, 1.0]) + sides * torch.tensor([1, 0])])
     tall = torch.cat([wide, wide.flip(1)], 1)
-    return tall, torch.cat([places, places * torch.tensor([1, -1.0]) + sides * torch.tensor([0, 1])])
+    return tall, torch.cat(
+        [places, places * torch.tensor([1, -1.0]) + sides * torch.tensor([0, 1])]
+    )
 
 
 def recolour(images: Tensor, inside: Tensor, rng: np.random.Generator) -> Tensor:
@@ -175,7 +184,7 @@ def recolour(images: Tensor, inside: Tensor, rng: np.random.Generator) -> Tensor
     density = (mixed @ density.flatten(2)).view_as(density)
     density = density * draws(1, 1, 1, spread=0.3).exp()
     line = torch.linspace(-1, 1, images.shape[3])
-    x, y = line[None, :].expand(WHOLE, -1), line[:, None].expand(-1, WHOLE)
+    x, y = line[None, :].expand(SIDE, -1), line[:, None].expand(-1, SIDE)
     shapes = torch.stack([x, y, x * y, x**2, y**2]).flatten(1)
     strength = torch.from_numpy(rng.choice([0.02, 0.15, 0.35], (count, 1, 1)).astype(np.float32))
     shade = (draws(1, 5, spread=1) + 0.5 * draws(3, 5, spread=1)) * strength @ shapes
@@ -210,7 +219,7 @@ def _as_jpeg(image: Tensor, quality: int) -> Tensor:
 
 def target_of(centres: Tensor, red: float) -> Tensor:
     """The map of centres (1, h, w): a Gaussian with the height 1 for each white cell."""
-    size = WHOLE // STRIDE
+    size = SIDE // STRIDE
     line = (torch.arange(size) + 0.5) * STRIDE
     spread = max(0.28 * red, 0.6 * STRIDE)
     heat = torch.zeros(size, size)
@@ -220,18 +229,28 @@ def target_of(centres: Tensor, red: float) -> Tensor:
     return heat[None]
 
 
-def loss_of(finder: Finder, density: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+def loss_of(
+    finder: Finder, density: Tensor, target: Tensor, scale: Tensor, certain: Tensor
+) -> tuple[Tensor, ...]:
     seen = finder(density)
     heat = seen.heat.clamp(1e-5, 1 - 1e-5)
     # binary cross-entropy with soft targets, weighted by the error as in focal losses
-    error = (heat - target).abs() ** 2
+    error = (heat - target).abs() ** 2 * (1 + 2 * target)
+    # Chula's boxes leave out some white cells: what looks like one there counts neither way
+    likely = (heat.detach() > UNBOXED) & (target < 0.05) & ~certain[:, None, None, None]
+    error = error * (~likely).float()
     cross = -(target * heat.log() + (1 - target) * (1 - heat).log())
     mass = target.sum((1, 2, 3)).clamp(min=4)
     found = ((error * cross).sum((1, 2, 3)) / mass).mean()
-    return found, F.smooth_l1_loss(seen.scale, scale, beta=0.1)
+    slide = F.avg_pool2d(density[:, 3], STRIDE)
+    around = F.smooth_l1_loss(
+        seen.scales, scale[:, None, None].expand_as(slide), reduction="none", beta=0.1
+    )
+    sized = F.smooth_l1_loss(seen.scale, scale, beta=0.1)
+    return found, sized, (around * slide).sum() / slide.sum()
 
 
-def train(sets: dict[str, list[Photo]], steps: int, seed: int, rate: float) -> Finder:
+def train(sets: dict[str, list[Photo]], steps: int, seed: int, rate: float, out: Path) -> None:
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     finder = Finder().train()
@@ -239,7 +258,9 @@ def train(sets: dict[str, list[Photo]], steps: int, seed: int, rate: float) -> F
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     names = list(sets)
     shares = np.array([SHARES[name] for name in names])
-    start, sums = time.perf_counter(), np.zeros(2)
+    ema: Any = get_ema_multi_avg_fn  # untyped
+    averaged: Any = AveragedModel(finder, multi_avg_fn=ema(0.99), use_buffers=True)
+    start, sums = time.perf_counter(), np.zeros(3)
     for step in range(1, steps + 1):
         chosen = rng.choice(len(names), BATCH, p=shares / shares.sum())
         photos = [sets[names[n]][rng.integers(len(sets[names[n]]))] for n in chosen]
@@ -248,18 +269,31 @@ def train(sets: dict[str, list[Photo]], steps: int, seed: int, rate: float) -> F
         images = recolour(torch.stack([one[0] for one in views]), inside, rng)
         target = torch.stack([target_of(one[3], one[2]) for one in views])
         scale = torch.tensor([math.log2(one[2] / RED) for one in views])
-        found, sized = loss_of(finder, find_density(images, inside), target, scale)
+        certain = torch.tensor([names[n] != "chula" for n in chosen])
+        losses = loss_of(finder, find_density(images, inside), target, scale, certain)
         optimizer.zero_grad()
-        (found + sized).backward()
+        loss: Any = losses[0] + losses[1] + 0.5 * losses[2]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(finder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        sums += [found.item(), sized.item()]
+        averaged.update_parameters(finder)
+        sums += [one.item() for one in losses]
         if step % 100 == 0:
             gone = time.perf_counter() - start
-            print(f"{step} heat {sums[0] / 100:.3f} scale {sums[1] / 100:.3f} {gone:.0f} s", flush=True)
+            heat, sized, around = sums / 100
+            scales = f"{sized:.3f} ({around:.3f})"
+            print(f"{step} heat {heat:.3f} scale {scales} {gone:.0f} s", flush=True)
+            write(averaged.module, out)
             sums[:] = 0
-    return finder.eval()
+
+
+def write(finder: Finder, out: Path) -> None:
+    state = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in finder.state_dict().items()
+    }
+    save_file(state, out)
 
 
 def main() -> None:
@@ -272,7 +306,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=4e-3)
     given = parser.parse_args()
-    sets = {
+    sets: dict[str, Callable[[], list[Photo]]] = {
         "kaggle": lambda: read_kaggle(given.kaggle, given.boxes),
         "pbc": lambda: read_pbc(given.pbc, each=60),
         "chula": lambda: read_chula(given.chula),
@@ -280,10 +314,7 @@ def main() -> None:
     }
     photos = {name: read() for name, read in sets.items() if name != given.hold}
     print({name: len(some) for name, some in photos.items()}, flush=True)
-    finder = train(photos, given.steps, given.seed, given.rate)
-    state = {key: value.half() if value.is_floating_point() else value
-             for key, value in finder.state_dict().items()}
-    save_file(state, given.out)
+    train(photos, given.steps, given.seed, given.rate, given.out)
     print(f"{given.out}: {given.out.stat().st_size / 1e3:.0f} kB")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import PIL
 from filelock import FileLock, Timeout
 
+from bloodcell.data.cell import WEIGHTS
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.data.decode import Report, decode_into
 from bloodcell.data.source import Source
@@ -27,11 +28,15 @@ from bloodcell.errors import InputError
 from bloodcell.files import cache_folder
 
 _PIXELS, _ENTRY, _PARTIAL = "pixels.npy", "entry.json", ".partial"
-_DECODING = ("decode.py", "deep.py", "crop.py", "locate.py")
+_DECODING = (
+    *("decode.py", "deep.py", "crop.py", "locate.py"),
+    *("finder.py", "illumination.py", "sampling.py"),
+)
 # everything that determines the pixels, besides the files and the format
 _METHOD = "\n".join(
     [
         *(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _DECODING),
+        hashlib.sha256(WEIGHTS.read_bytes()).hexdigest(),
         f"Pillow {PIL.__version__} torch {version('torch')} tifffile {version('tifffile')}",
     ]
 )

@@ -1,6 +1,9 @@
-"""The position of a white cell in a picture."""
+"""The position of a white cell in a picture, and the file of the network that finds it."""
 
+from pathlib import Path
 from typing import NamedTuple
+
+WEIGHTS = Path(__file__).parent.parent / "bundled" / "finder.safetensors"
 
 
 class Cell(NamedTuple):

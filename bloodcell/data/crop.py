@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Crop = Literal["none", "cell"]
+Field = float | Literal["auto"]
+AUTO: Literal["auto"] = "auto"
 Pixels = NDArray[np.uint8]
 
 _LARGEST = 2048  # pixels of the longer side; larger pictures are reduced before cells are detected
+_LEAST_PIXELS = 40  # of the longer side, for each unit of the field; fewer show too little detail
 
 
 class InputFormat(NamedTuple):
@@ -25,10 +28,14 @@ class InputFormat(NamedTuple):
         size: side of the square in pixels.
         crop: `none` resizes the whole picture to the square; `cell` crops a square around the white
             cell.
+        field: field of view relative to the Kaggle set's: 2 means twice as wide. With a number, the
+            cell is found by its colour; `auto` measures the field and finds the cell with a
+            network, which also works in uneven light.
     """
 
     size: int
     crop: Crop = "none"
+    field: Field = 1.0
 
 
 def show(
@@ -42,7 +49,8 @@ def show(
         image: the picture in RGB.
         input_format: the format of the input. None keeps the whole picture, reduced if it is
             large, for an exported model that locates the cell itself.
-        centre: x and y of the cell that `cell` crops, in pixels of the picture; None finds it.
+        centre: x and y of the cell's centre in pixels of the picture, if it is known; `crop: cell`
+            crops the square around it.
 
     Returns:
         (size, size, 3), or (H, W, 3) without a format.
@@ -55,22 +63,44 @@ def show(
         )
     import torch  # imported here because exported models run without it
 
-    from bloodcell.data.locate import cut, find_cell
-
     picture, factor = _as_tensor(image)
+    given = None if centre is None else torch.tensor([centre]) / factor
     with torch.inference_mode():
-        place = find_cell(picture) if centre is None else torch.tensor([centre]) / factor
-        square: Pixels = _as_pixels(cut(picture, place, input_format.size))[0]
+        square: Pixels = _as_pixels(crop_cell(picture, input_format, given))[0]
     return square
 
 
-def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[Cell, Pixels]]:
+def crop_cell(
+    images: "Tensor", input_format: InputFormat, centres: "Tensor | None" = None
+) -> "Tensor":
+    """Crops a square around the white cell of each picture.
+
+    Args:
+        images: (B, 3, H, W), 0 to 255, float.
+        input_format: with `crop: cell`.
+        centres: (B, 2), x and y of the cells' centres in pixels; None finds them.
+
+    Returns:
+        (B, 3, size, size), 0 to 255, black outside of the picture.
+    """
+    size, _, field = input_format
+    if field == AUTO:
+        from bloodcell.data.finder import load_finder
+
+        return load_finder().cut(images, size, centres)
+    from bloodcell.data.locate import cut, find_cell
+
+    return cut(images, find_cell(images, field) if centres is None else centres, size, field)
+
+
+def show_cells(image: Image.Image, size: int, field: Field = 1.0) -> list[tuple[Cell, Pixels]]:
     """Finds the white cells of a picture and crops a square around each.
 
     Args:
         image: the picture in RGB.
         size: side of the squares in pixels.
-        field: field of view relative to the Kaggle set's: 2 means twice as wide.
+        field: field of view relative to the Kaggle set's: 2 means twice as wide; `auto` measures
+            it.
 
     Returns:
         For each cell its position, in pixels of the picture, and its square (size, size, 3); the
@@ -81,20 +111,26 @@ def show_cells(image: Image.Image, size: int, field: float = 1.0) -> list[tuple[
     """
     import torch
 
-    from bloodcell.data.locate import cut_all, find_cells
+    from bloodcell.data.finder import load_finder
+    from bloodcell.data.locate import SHARE
+    from bloodcell.data.sampling import sample_near
 
-    picture, factor = _as_tensor(image, _LARGEST * max(1.0, field))
+    finder = load_finder()
     with torch.inference_mode():
-        cells = find_cells(picture[0], field)
-        if not cells:
-            return []
-        centres = torch.tensor([cell[:2] for cell in cells])
-        squares = _as_pixels(cut_all(picture[0], centres, size, field))
-    places = [
-        cell._replace(x=cell.x * factor, y=cell.y * factor, side=cell.side * factor)
-        for cell in cells
-    ]
-    return list(zip(places, squares, strict=True))
+        if field == AUTO:
+            field = finder.measure_field(_as_tensor(image)[0][0])
+        if max(image.size) < _LEAST_PIXELS * field:
+            raise ValueError(
+                f"{max(image.size)} pixels are too few to show cells in a field of {field:g}"
+            )
+        picture, factor = _as_tensor(image, _LARGEST * max(1.0, field))
+        side = SHARE * max(picture.shape[2:]) / field
+        found = []
+        for x, y in finder.find(picture[0], field):
+            square, _ = sample_near(picture[0], x, y, side, size)
+            cell = Cell(x * factor, y * factor, side * factor)
+            found.append((cell, _as_pixels(square)[0]))
+    return found
 
 
 def _reduce(image: Image.Image, most: float = _LARGEST) -> tuple[Image.Image, int]:

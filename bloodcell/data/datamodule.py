@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from bloodcell.data.augment import Augment, augment_batch, transform_batch
 from bloodcell.data.balance import Balance, make_order
 from bloodcell.data.batches import Batch, Batches, EvenSampler, ImageDataset, InOrder, Loader, as_is
-from bloodcell.data.crop import Crop, InputFormat
+from bloodcell.data.crop import Crop, Field, InputFormat
 from bloodcell.data.decode import Unreadable, check_readable
 from bloodcell.data.describe import check_model, check_settings, describe
 from bloodcell.data.identity import check_unchanged, data_identity, image_keys
@@ -48,7 +48,9 @@ class BloodCells(LightningDataModule):
         labels: CSV file with the columns file and class, for images that are not in class folders.
         image_size: side of the network's square input in pixels, 32 to 1024.
         crop: `none` resizes the whole picture to a square; `cell` crops a square around the white
-            cell, whose side is 0.4 times the picture's longer side.
+            cell, whose side is 0.4 times the picture's longer side / `field`.
+        field: width of the field of view relative to the Kaggle set's, 0.1 to 50, for `crop: cell`;
+            `auto` measures it in each picture, and also finds the cell in uneven light.
         batch_size: batch size on each device; `auto`: the largest power of two up to 512 that fits
             into the GPU's memory, or 32 on a CPU.
         augment: `none`; `flips`: random horizontal and vertical flips; or `full`: also random
@@ -84,6 +86,7 @@ class BloodCells(LightningDataModule):
         labels: str | None = None,
         image_size: int = 224,
         crop: Crop = "none",
+        field: Field = 1.0,
         batch_size: int | Literal["auto"] = 32,
         augment: Augment = "none",
         unreadable: Unreadable = "stop",
@@ -103,17 +106,14 @@ class BloodCells(LightningDataModule):
             self.hparams["transforms"] = []  # a checkpoint contains only plain types
         self.split: Split = split
         self.test_on = [test_on] if isinstance(test_on, str) else test_on or []
-        self.image_size = image_size
-        self.input_format = InputFormat(image_size, crop)
+        self.image_size, self.input_format = image_size, InputFormat(image_size, crop, field)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until `auto` is resolved
         self.augment: Augment = augment
         self.unreadable: Unreadable = unreadable
-        self.cache_gib = cache_gib
         self.on_device: OnDevice = on_device
         self.transforms = nn.Sequential(*transforms)
-        self.seed = seed
         self.datasets: dict[str, ImageDataset] = {}
-        self.left_out = 0
+        self.cache_gib, self.seed, self.left_out = cache_gib, seed, 0
         self._set_up_for = (0, torch.device("cpu"))  # limit of a dry run, and device
 
     @cached_property

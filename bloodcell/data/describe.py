@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bloodcell.data.crop import Field
 from bloodcell.data.decode import IMAGE_SIZES
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.data.table import Table
 from bloodcell.errors import require, require_number
 
-AUTO = "auto"  # value of data.batch_size
+AUTO = "auto"  # value of data.batch_size and data.field
 
 
 def describe(table: Table, source: Source, split: str, parts: dict[str, list[int]]) -> str:
@@ -69,6 +70,9 @@ def check_settings(hp: Any) -> None:
     require(hp["image_size"] in IMAGE_SIZES, "data.image_size", hp["image_size"], rule)
     size = 1 if hp["batch_size"] == AUTO else hp["batch_size"]
     require_number("data.batch_size", size, "1 or more, e.g. 32, or auto", 1, whole=True)
+    check_field("data.field", hp["field"])
+    rule = "1, or used with data.crop=cell"
+    require(hp["crop"] == "cell" or hp["field"] == 1.0, "data.field", hp["field"], rule)
     for name in ("val_share", "cache_gib"):
         require_number(f"data.{name}", hp[name], "a number, e.g. 0.2")
     rule, share = "1/n with a whole number n from 2 to 20, e.g. 0.2 or 0.25", hp["val_share"]
@@ -78,6 +82,16 @@ def check_settings(hp: Any) -> None:
     drawn = hp["draws"] is None or (hp["draws"] >= 1 and hp["balance"] != "none")
     require(drawn, "data.draws", hp["draws"], rule)
     require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")
+
+
+def check_field(name: str, field: Field) -> None:
+    """Checks a field of view.
+
+    Raises:
+        InputError: if it is neither `auto` nor a number from 0.1 to 50.
+    """
+    if field != AUTO:
+        require_number(name, field, "auto, or a number from 0.1 to 50, e.g. 3", 0.1, 50)
 
 
 def check_model(model: Mapping[str, Any], class_names: Sequence[str], image_size: int) -> None:

@@ -5,13 +5,12 @@ centres of white cells, and the size of red cells in pixels. A picture is seen t
 and around a cell at the scale that the first look measured, at which a red cell is `RED` pixels
 wide. All operations exist in ONNX, so exported models contain the same network.
 
-A field of view is relative to the Kaggle set's, in which 8 red cells are as long as the longer
+A field of view is relative to the Kaggle set's, in which 6.4 red cells are as long as the longer
 side: 2 is twice as wide.
 """
 
 import math
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,17 +18,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bloodcell.data.cell import WEIGHTS
 from bloodcell.data.illumination import find_density
-from bloodcell.data.sampling import sample
+from bloodcell.data.locate import SHARE
+from bloodcell.data.sampling import sample, sample_near
 
-WEIGHTS = Path(__file__).parent.parent / "bundled" / "finder.safetensors"
-RED = 25.0  # pixels; width of a red cell at the scale at which cells are found
-ACROSS = 6.4  # red cells along the longer side of a picture of field 1
+RED = 25.0  # pixels; width of a red cell at the scale at which cells are found, for a field of 1
 STRIDE = 4  # pixels of the input for one of the maps
-WHOLE, NEAR = 192, 160  # sides of the two looks in pixels, multiples of 32
+SIDE = 160  # side of each look in pixels, a multiple of 32
+_MAP = SIDE // STRIDE
+_OVERLAP = 64  # pixels; two looks at neighbouring places share at least these
+_EDGE = 10  # steps of the map; results nearer to the edge of a look count less
 LEAST_FIELD, MOST_FIELD = 0.2, 16.0
 _CHANNELS = (16, 24, 32, 48, 64)
-_LEAST = 0.3  # least height of a peak that is a white cell
+_LEAST = 0.45  # least height of a peak that is a white cell
 _MIDDLE = 0.5  # how much peaks near the middle are preferred, of several of one height
 
 
@@ -39,10 +41,12 @@ class Seen(NamedTuple):
     Attributes:
         heat: (B, 1, H / 4, W / 4), 0 to 1, high at the centres of white cells.
         scale: (B,), binary logarithm of the width of red cells relative to `RED`.
+        scales: (B, H / 4, W / 4), the same as measured around each place.
     """
 
     heat: Tensor
     scale: Tensor
+    scales: Tensor
 
 
 def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -73,16 +77,18 @@ class Finder(nn.Module):
         x = maps.pop()
         for up, join in zip(self.up[::-1], self.join[::-1], strict=True):
             x = join(F.interpolate(up(x), scale_factor=2.0) + maps.pop())
-        size, doubt = self.scale(x).flatten(2).unbind(1)
-        slide = F.avg_pool2d(density[:, 3:], STRIDE).flatten(1)
-        weight = (doubt + (slide - 1) * 20).softmax(1)  # only where there is a picture
-        return Seen(self.heat(x).sigmoid(), (weight * size).sum(1))
+        scales, trust = self.scale(x).unbind(1)
+        slide = F.avg_pool2d(density[:, 3], STRIDE)
+        weight = (trust + (slide - 1) * 20).flatten(1).softmax(1)  # only where there is a picture
+        scale = (weight * scales.flatten(1)).sum(1)
+        return Seen(self.heat(x).sigmoid(), scale, scales)
 
-    def locate(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def locate(self, images: Tensor, centres: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Finds the most prominent white cell of each picture, and measures the field of view.
 
         Args:
             images: (B, 3, H, W), 0 to 255, float.
+            centres: (B, 2), x and y of the cells' centres in pixels; None finds them.
 
         Returns:
             (B, 2), x and y of the cell's centre in pixels, or the picture's centre if there is no
@@ -92,18 +98,38 @@ class Finder(nn.Module):
         longer = torch.sym_max(height, width)
         ones = torch.ones_like(images[:, 0, :1, 0])  # (B, 1)
         middle = torch.cat([ones * (width / 2), ones * (height / 2)], 1)
-        field, place, high = ones, middle, ones
-        for number, size in enumerate((WHOLE, NEAR)):
-            side = longer * ones if number == 0 else longer / field
-            part, inside = sample(images, place, side, size, size)
+        field, place, high = ones, middle, 0 * ones
+        for share in (1.0, 0.5):  # the field is the geometric mean of both looks
+            side = ones * longer / field
+            part, inside = sample(images, place, side, SIDE, SIDE)
             seen = self(find_density(part, inside))
-            ratio = size / (ACROSS * RED) * (-seen.scale[:, None]).exp2()  # field of the part
-            field = (side / longer * ratio).clamp(LEAST_FIELD, MOST_FIELD)
+            field = (field * (-share * seen.scale[:, None]).exp2()).clamp(LEAST_FIELD, MOST_FIELD)
             at, height_of_peak = _highest(seen.heat)
-            high = height_of_peak if number == 0 else torch.maximum(high, height_of_peak)
-            found = place + (at - size / 2) * (side / size)
+            high = torch.maximum(high, height_of_peak)
+            found = place + (at - SIDE / 2) * (side / SIDE)
             place = torch.where(height_of_peak > _LEAST / 3, found, place)
+            if centres is not None:
+                place, high = centres, ones
         return torch.where(high > _LEAST, place, middle), field
+
+    def cut(self, images: Tensor, size: int, centres: Tensor | None = None) -> Tensor:
+        """Crops a square around the most prominent white cell of each picture.
+
+        The square is as wide as `SHARE` of the longer side of a picture of field 1, so cells of
+        one size have one size in it.
+
+        Args:
+            images: (B, 3, H, W), 0 to 255, float.
+            size: side of the returned squares in pixels.
+            centres: as for `locate`.
+
+        Returns:
+            (B, 3, size, size), whole numbers from 0 to 255, black outside of the picture.
+        """
+        place, field = self.locate(images, centres)
+        side = SHARE / field * torch.sym_max(*images.shape[2:])
+        square, _ = sample(images, place, side, size, size)
+        return square.round()
 
     def measure_field(self, image: Tensor) -> float:
         """Returns the field of view of one picture (3, H, W), 0 to 255."""
@@ -117,19 +143,33 @@ class Finder(nn.Module):
             field: the field of view.
         """
         height, width = image.shape[1:]
-        step = max(height, width) / (ACROSS * RED * field)  # pixels of the picture for one
-        rows, columns = (32 * math.ceil(length / step / 32) for length in (height, width))
-        middle = torch.tensor([[width / 2, height / 2]])
-        side = torch.tensor([[columns * step]])
-        part, inside = sample(image[None], middle, side, rows, columns)
-        heat = self(find_density(part, inside)).heat[0, 0]
-        centres = []
-        for row, column in _peaks(heat):
-            at = torch.tensor([column, row]) * STRIDE - torch.tensor([columns, rows]) / 2
-            x, y = (middle[0] + at * step).tolist()
-            if 0 <= x <= width and 0 <= y <= height:
-                centres.append((x, y))
-        return centres
+        step = max(height, width) / (SIDE * field)  # pixels of the picture for one of a look
+        tops, lefts = _offsets(height / step), _offsets(width / step)
+        corner = torch.tensor([lefts[0], tops[0]])
+        total = torch.zeros(2, *((ends[-1] - ends[0] + SIDE) // STRIDE for ends in (tops, lefts)))
+        ramp = torch.arange(1, _MAP + 1).clamp(max=_EDGE)
+        ramp = torch.minimum(ramp, ramp.flip(0)) / _EDGE
+        weight = ramp[:, None] * ramp  # less at the edges of a look, which hide what is around
+        for top in tops:
+            for left in lefts:
+                x, y = (left + SIDE / 2) * step, (top + SIDE / 2) * step
+                look = find_density(*sample_near(image, x, y, SIDE * step, SIDE))
+                row, column = (top - tops[0]) // STRIDE, (left - lefts[0]) // STRIDE
+                part = total[:, row : row + _MAP, column : column + _MAP]
+                part += torch.stack([self(look).heat[0, 0] * weight, weight])
+        centres = [
+            ((torch.tensor(at) * STRIDE + corner) * step).tolist()
+            for at in _peaks(total[0] / total[1])
+        ]
+        return [(x, y) for x, y in centres if 0 <= x <= width and 0 <= y <= height]
+
+
+def _offsets(length: float) -> list[int]:
+    """Returns the first pixels of overlapping looks at a line, in steps of the map."""
+    if length <= SIDE:
+        return [round((length - SIDE) / 2 / STRIDE) * STRIDE]
+    count = 1 + math.ceil((length - SIDE) / (SIDE - _OVERLAP))
+    return [round(n * (length - SIDE) / (count - 1) / STRIDE) * STRIDE for n in range(count)]
 
 
 def _highest(heat: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +193,7 @@ def _highest(heat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _peaks(heat: Tensor) -> list[tuple[float, float]]:
-    """Returns row and column of the peaks of a map (h, w), in steps of the map, highest first."""
+    """Returns x and y of the peaks of a map (h, w), in steps of the map, highest first."""
     top = F.max_pool2d(heat[None, None], 5, 1, 2)[0, 0]
     places = ((heat == top) & (heat >= _LEAST)).nonzero()
     order = heat[places[:, 0], places[:, 1]].argsort(descending=True, stable=True)
@@ -164,8 +204,8 @@ def _peaks(heat: Tensor) -> list[tuple[float, float]]:
         columns = torch.arange(max(0, column - 1), max(0, column - 1) + around.shape[1]) + 0.5
         y = float((around.sum(1) * rows).sum() / around.sum())
         x = float((around.sum(0) * columns).sum() / around.sum())
-        if all(math.dist((y, x), other) > 2 for other in kept):
-            kept.append((y, x))
+        if all(math.dist((x, y), other) > 2 for other in kept):
+            kept.append((x, y))
     return kept
 
 

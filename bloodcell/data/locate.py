@@ -1,124 +1,69 @@
-"""Finds the white cells of a picture and crops them, without a trained model.
+"""Finds the white cell of a picture of known scale by its colour, and crops it.
 
 The dye of a nucleus absorbs red light and transmits blue light; haemoglobin does the reverse. So a
 pixel whose optical density, relative to the clear slide, is higher in red than in blue belongs to a
 white cell or a platelet, for any lamp and camera. The peaks of this difference, smoothed over the
-size of a nucleus, are the white cells; platelets are too small to form a peak.
+size of a nucleus, are the white cells; platelets are too small to form a peak. `finder` does the
+same with a small network, in uneven light and at any scale.
 
-All lengths are relative to the picture's longer side, which is the length of about 8 red cells in
-the Kaggle set, taken through a 100x lens. `field` is the field of view relative to the Kaggle
-set's: 2 means twice as wide. All operations exist in ONNX, so exported models use the same method.
+All lengths are relative to the picture's longer side in the Kaggle set, taken through a 100x lens.
+`field` is the field of view relative to the Kaggle set's: 2 means twice as wide. All operations
+exist in ONNX, so exported models use the same method.
 """
 
-import math
-from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bloodcell.data.cell import Cell
-
 SHARE = 0.4  # side of the cropped square, relative to the longer side; fits the largest cells
 
-_SIDE = 160  # pixels of the longer side for the detection of cells
+_SIDE = 160  # pixels of the longer side of a field of 1 for the detection of cells
 _DARK = 25.0  # 0 to 255; darker pixels are the black border of a rotated or shifted copy
 _LEAST_LIGHT = 8.0  # 0 to 255; darker values have no reliable density
 _SMOOTHED = 17  # filter width in pixels; two passes are about as wide as a nucleus
-_PEAK = 16  # radius in pixels within which a peak is the maximum
 _REACH = 28  # radius in pixels of the region that belongs to a peak's cell
-_APART = 30  # minimum distance of two cells in pixels; the lobes of a nucleus are closer
-_MOST_ENLARGED = 4  # maximum enlargement; smaller pictures show too little detail
-# minimum height of a peak, relative to the highest and absolute; in TRAIN, peaks are 0.18 or more
-_LEAST_SHARE, _LEAST = 0.4, 0.08
 _NOTHING = 1e-3  # above the rounding errors of a uniform picture
 
 
-def find_cell(images: Tensor) -> Tensor:
+def find_cell(images: Tensor, field: float = 1.0) -> Tensor:
     """Finds the white cell of each picture; of several cells, the most prominent one.
 
     Args:
         images: (B, 3, H, W), 0 to 255, float.
+        field: field of view relative to the Kaggle set's: 2 means twice as wide.
 
     Returns:
         (B, 2), x and y of the cell's centre in pixels; the picture's centre if nothing is purple.
     """
     height, width = images.shape[2:]
-    purple = _find_purple(images, _SIDE)
+    side = max(1, round(_SIDE * field))
+    purple = _find_purple(images, side)
     smooth = _smooth(purple)
     # column and row of the maximum separately, because ONNX cannot divide by the width
     x, y = smooth.amax(2).argmax(2), smooth.amax(3).argmax(2)  # (B, 1)
     centre = _move_to_middle(purple, torch.cat([x, y], 1).float())
     middle = torch.cat([torch.full_like(x, width), torch.full_like(y, height)], 1) / 2
     found = smooth.amax((2, 3)) > _NOTHING  # (B, 1)
-    return torch.where(found, (centre + 0.5) * (torch.sym_max(height, width) / _SIDE), middle)
+    return torch.where(found, (centre + 0.5) * (torch.sym_max(height, width) / side), middle)
 
 
-def find_cells(image: Tensor, field: float = 1.0) -> list[Cell]:
-    """Finds all white cells of a picture; the most prominent one comes first.
-
-    Args:
-        image: (3, H, W), 0 to 255, float.
-        field: field of view relative to the Kaggle set's: 2 means twice as wide.
-
-    Raises:
-        ValueError: if the picture has too few pixels for this field of view.
-    """
-    longer = max(image.shape[1:])
-    side = max(1, round(_SIDE * field))
-    if side > _MOST_ENLARGED * max(longer, _SIDE):
-        raise ValueError(f"{longer} pixels are too few to show cells in a field of {field:g}")
-    purple = _find_purple(image[None], side)
-    smooth = _smooth(purple)
-    highest = _over_squares(F.max_pool2d, smooth, 2 * _PEAK + 1)
-    least = (_LEAST_SHARE * smooth.amax()).clamp(min=_LEAST)
-    places = ((smooth == highest) & (smooth >= least))[0, 0].nonzero()  # (n, 2), rows and columns
-    strengths = smooth[0, 0][places[:, 0], places[:, 1]]
-    kept: list[Cell] = []
-    tiles: set[tuple[int, int]] = set()
-    for place in strengths.argsort(descending=True, stable=True).tolist():
-        row, column = places[place].tolist()
-        if (tile := (row // _PEAK, column // _PEAK)) in tiles:  # another pixel of a flat peak
-            continue
-        tiles.add(tile)
-        x, y = ((_middle_near(purple, column, row) + 0.5) * (longer / side)).tolist()
-        if all(math.dist((x, y), cell[:2]) >= _APART * longer / side for cell in kept):
-            kept.append(Cell(x, y, SHARE * longer / field))
-    return kept
-
-
-def cut(images: Tensor, centres: Tensor, size: int) -> Tensor:
-    """Crops a square from each picture, whose side is `SHARE` times the longer side.
+def cut(images: Tensor, centres: Tensor, size: int, field: float = 1.0) -> Tensor:
+    """Crops a square from each picture, whose side is `SHARE` times the longer side / `field`.
 
     Args:
         images: (B, 3, H, W), 0 to 255, float.
         centres: (B, 2), x and y of the squares' centres in pixels.
         size: side of the returned squares in pixels.
+        field: field of view relative to the Kaggle set's: 2 means twice as wide.
 
     Returns:
         (B, 3, size, size), 0 to 255, black outside of the picture.
     """
     # the whole picture is resized first, with antialiasing
-    scaled = _resize(images, max(1, round(size / SHARE)))
-    return _sample(scaled, images.shape[2], images.shape[3], centres, size, SHARE)
-
-
-def cut_all(image: Tensor, centres: Tensor, size: int, field: float) -> Tensor:
-    """Crops several squares from one picture.
-
-    Args:
-        image: (3, H, W), 0 to 255, float.
-        centres: (n, 2), x and y of the squares' centres in pixels.
-        size: side of the returned squares in pixels.
-        field: field of view relative to the Kaggle set's: 2 means twice as wide.
-
-    Returns:
-        (n, 3, size, size), 0 to 255, black outside of the picture.
-    """
-    scaled = _resize(image[None], max(1, round(size * field / SHARE)))
-    each = scaled.expand(len(centres), -1, -1, -1)
-    return _sample(each, image.shape[1], image.shape[2], centres, size, SHARE / field)
+    scaled = _resize(images, max(1, round(size * field / SHARE)))
+    return _sample(scaled, images.shape[2], images.shape[3], centres, size, SHARE / field)
 
 
 def _sample(
@@ -163,23 +108,10 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 
 
 def _smooth(purple: Tensor) -> Tensor:
-    for _ in range(2):
-        purple = _over_squares(F.avg_pool2d, purple, _SMOOTHED)
+    for _ in range(2):  # first columns, then rows, which is faster than squares
+        purple = F.avg_pool2d(purple, (_SMOOTHED, 1), 1, (_SMOOTHED // 2, 0))
+        purple = F.avg_pool2d(purple, (1, _SMOOTHED), 1, (0, _SMOOTHED // 2))
     return purple
-
-
-def _over_squares(pool: Callable[..., Tensor], values: Tensor, side: int) -> Tensor:
-    """Pools over the square around each pixel: first columns, then rows, which is faster."""
-    columns = pool(values, (side, 1), 1, (side // 2, 0))
-    return pool(columns, (1, side), 1, (0, side // 2))
-
-
-def _middle_near(purple: Tensor, column: int, row: int) -> Tensor:
-    """Applies `_move_to_middle` to one point, using only its surroundings; returns (2,)."""
-    left, top = max(0, column - _REACH), max(0, row - _REACH)
-    around = purple[:, :, top : row + _REACH + 1, left : column + _REACH + 1]
-    corner = torch.tensor([left, top])
-    return _move_to_middle(around, torch.tensor([[column, row]]) - corner.float())[0] + corner
 
 
 def _move_to_middle(purple: Tensor, centres: Tensor) -> Tensor:

@@ -30,6 +30,27 @@ def sample(
     return part, (in_rows[:, :, None] * in_columns[:, None, :])[:, None]
 
 
+def sample_near(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tensor, Tensor]:
+    """Samples a square from a large picture, reading only the pixels around.
+
+    Args:
+        image: (3, H, W), float.
+        x: of the square's centre, in pixels.
+        y: of the square's centre, in pixels.
+        side: side of the square in pixels of the picture.
+        size: side of the result in pixels.
+
+    Returns:
+        (1, 3, size, size) and (1, 1, size, size), as for `sample`.
+    """
+    reach = side / 2 + side / size + 2  # with the triangle of the filter
+    height, width = image.shape[1:]
+    left, top = (max(0, min(int(c - reach), n - 1)) for c, n in ((x, width), (y, height)))
+    near = image[None, :, top : max(top + 1, int(y + reach)), left : max(left + 1, int(x + reach))]
+    centre = torch.tensor([[x - left, y - top]])
+    return sample(near, centre, torch.tensor([[side]]), size, size)
+
+
 def _weigh(length: int, centre: Tensor, step: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Returns the weights (B, count, length) of pixels, and (B, count), 1 inside the picture."""
     places = torch.arange(count, device=step.device, dtype=step.dtype) + 0.5 - count / 2

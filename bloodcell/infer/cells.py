@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bloodcell.data.cell import Cell
+from bloodcell.data.crop import Field
 from bloodcell.data.decode import READ_ERRORS, open_rgb
 from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.figures.cells import draw_cells
@@ -24,8 +25,8 @@ _LEGEND = (
 )
 
 _WIDER = (
-    "If their field of view is wider than about 8 red cells, give --field, e.g. 3 for "
-    "three times that width."
+    "If --field auto is wrong about the width of their field of view, give --field, e.g. 3 for "
+    "three times the width of about 6 red cells."
 )
 
 
@@ -33,11 +34,12 @@ class Cells(NamedTuple):
     """Settings for finding and drawing the white cells of images.
 
     Attributes:
-        field: width of the field of view, relative to that of the Kaggle images.
+        field: width of the field of view, relative to that of the Kaggle images; `auto` measures
+            it, None takes that of the model's training.
         draw: folder for copies of the images with boxes around the cells; None writes none.
     """
 
-    field: float = 1.0
+    field: Field | None = None
     draw: Path | None = None
 
     def check_folder(self, given: Sequence[str]) -> None:

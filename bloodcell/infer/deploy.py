@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bloodcell.data.crop import Pixels
-from bloodcell.data.locate import cut, find_cell
+from bloodcell.data.crop import Pixels, crop_cell
 from bloodcell.errors import InputError
 from bloodcell.infer.runtime import Probabilities
 from bloodcell.infer.saved import Saved
@@ -38,7 +37,7 @@ class Deployed(nn.Module):
         """Returns the probabilities (B, classes) of uint8 RGB images (B, H, W, 3) of any size."""
         x = pixels.permute(0, 3, 1, 2).float()
         if self.input_format.crop == "cell":
-            x = cut(x, find_cell(x), self.input_format.size)
+            x = crop_cell(x, self.input_format)
         else:  # the same filter as Pillow's bilinear resizing
             size = (self.input_format.size, self.input_format.size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True)

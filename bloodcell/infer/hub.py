@@ -35,7 +35,10 @@ print(dict(zip(model.pretrained_cfg["label_names"], probability.tolist())))
 
 On the Hugging Face Hub, use `hf-hub:OWNER/NAME` instead of `local-dir:{folder}`.{note}"""
 _IMPORTS = "\nfrom bloodcell.data.crop import InputFormat, show\n"
-_CROP = 'image = Image.fromarray(show(image, InputFormat({size}, "cell")))  # crops the cell\n'
+_CROP = """\
+input_format = InputFormat({size}, "cell", {field!r})
+image = Image.fromarray(show(image, input_format))  # crops the cell
+"""
 _CELL_NOTE = """
 
 **timm does not crop the cell.** Without the line that does, predictions for whole photographs are
@@ -139,7 +142,7 @@ def write_hub_folder(saved: Saved, folder: Path, name: str) -> None:
     usage = _USAGE.format(
         folder=name,
         imports=_IMPORTS if cell else "",
-        crop=_CROP.format(size=size) if cell else "",
+        crop=_CROP.format(size=size, field=description.field) if cell else "",
         note=_CELL_NOTE if cell else "",
     )
     card = make_card(description, folder / WEIGHTS, usage=usage)

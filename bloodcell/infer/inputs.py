@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from bloodcell.data.cell import Cell
-from bloodcell.data.crop import InputFormat, Pixels, show, show_cells
+from bloodcell.data.crop import AUTO, Field, InputFormat, Pixels, show, show_cells
 from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.image_files import (
     IMAGE_SUFFIXES,
@@ -168,7 +168,7 @@ def decode_batches(
 
 
 def decode_cells(
-    images: Iterable[Input], size: int, field: float, batch_size: int
+    images: Iterable[Input], size: int, field: Field, batch_size: int
 ) -> Iterator[list[Decoded]]:
     """Yields batches of white cells, found on all cores a few batches ahead.
 
@@ -176,19 +176,25 @@ def decode_cells(
         images: the pictures. A picture that has no white cell, or is too small for the field of
             view, yields one `Decoded` with an error.
         size: side of the square crops around the cells in pixels.
-        field: width of the field of view relative to the Kaggle images'; 2 is twice as wide.
+        field: width of the field of view relative to the Kaggle images'; 2 is twice as wide, `auto`
+            measures it.
         batch_size: pictures decoded together, and largest number of cells per list.
     """
 
     def cells(name: str, image: Image.Image) -> list[Decoded]:
         found = show_cells(image, size, field)
         decoded = [Decoded(name, pixels, "", cell) for cell, pixels in found]
-        hint = f"if the field of view is wider than about {8 * field:g} red cells, set field"
-        return decoded or [Decoded(name, None, f"{NO_CELL}; {hint}")]
+        return decoded or [Decoded(name, None, f"{NO_CELL}; {_hint(field)}")]
 
     for together in _decode_ahead(images, cells, batch_size):
         for start in range(0, len(together), batch_size):
             yield together[start : start + batch_size]
+
+
+def _hint(field: Field) -> str:
+    if field == AUTO:
+        return "if the picture shows one, the width of its field was measured wrongly: set field"
+    return f"if the field of view is wider than about {8 * field:g} red cells, set field"
 
 
 Make = Callable[[str, Image.Image], list[Decoded]]

@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodcell.data.crop import Field
 from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require
 from bloodcell.infer.answers import Answer, flat
@@ -102,7 +103,7 @@ class LoadedModel:
         tta: bool = False,
         batch_size: int = BATCH_SIZE,
         cells: bool = False,
-        field: float = 1.0,
+        field: Field | None = None,
     ) -> Answers:
         """Classifies images.
 
@@ -113,8 +114,8 @@ class LoadedModel:
             tta: whether to average the probabilities over the eight rotations and reflections.
             batch_size: images per batch.
             cells: whether to find and classify every white cell of each image.
-            field: width of the field of view relative to that of the Kaggle images, 0.1 to 50;
-                only used with `cells`.
+            field: width of the field of view relative to that of the Kaggle images, 0.1 to 50, or
+                `auto`, which measures it; only used with `cells`. None: as the model was trained.
 
         Returns:
             One row per image, or per white cell with `cells`. A row of an image that is unreadable
@@ -125,7 +126,7 @@ class LoadedModel:
                 image, or `cells` is set for a model that does not classify single cells.
         """
         check_numbers(abstain, batch_size, field)
-        require(cells or field == 1.0, "field", field, "1, or used with cells=True")
+        require(cells or field is None, "field", field, "left out, or used with cells=True")
         settings = Cells(field) if cells else None
         model = settings.prepare(self._model) if settings else self._model
         paths, arrays = _sort(images)

@@ -11,6 +11,8 @@ from bloodcell.errors import InputError, reason
 from bloodcell.infer.runtime import Probabilities
 from bloodcell.model.description import KEY, Description
 
+CROPS = ("GridSample", "Round")  # the last operation of a crop, which no network contains
+
 
 class OnnxModel:
     """An exported model, which includes resizing, normalisation and softmax.
@@ -75,7 +77,7 @@ class OnnxSquares:
         self.description = description
         self.input_format: InputFormat | None = description.input_format
         model = onnx.load(path)
-        squares = [node.output[0] for node in model.graph.node if node.op_type == "GridSample"]
+        squares = [node.output[0] for node in model.graph.node if node.op_type in CROPS]
         if len(squares) != 1:
             raise InputError(
                 f"--model {path} has {len(squares)} crop steps (GridSample) instead of one, so "

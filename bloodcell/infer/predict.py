@@ -12,8 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from bloodcell.data.crop import Pixels
+from bloodcell.data.crop import Field, Pixels
 from bloodcell.data.decode import summarise
+from bloodcell.data.describe import check_field
 from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require_number
 from bloodcell.infer.answers import Answer, check_out, open_writer
@@ -41,7 +42,7 @@ def predict(
     abstain: float = 0.0,
     tta: bool = False,
     cells: bool = False,
-    field: float | None = None,
+    field: Field | None = None,
     draw: str | None = None,
     batch_size: int = BATCH_SIZE,
     devices: str | None = None,
@@ -62,7 +63,8 @@ def predict(
         cells: find the white cells of each image, and write a row for each cell and the
             differential count.
         field: with --cells, the width of the field of view relative to that of the Kaggle set,
-            which is about 8 red cells; 0.1 to 50 (default: 1).
+            which is about 6 red cells; 0.1 to 50, or auto, which measures it in each picture
+            (default: as the model was trained).
         draw: with --cells, the folder for copies of the images with boxed and labelled cells
             (default: none).
         batch_size: images per batch.
@@ -74,7 +76,7 @@ def predict(
     Raises:
         InputError: if an argument is invalid.
     """
-    check_numbers(abstain, batch_size, 1.0 if field is None else field)
+    check_numbers(abstain, batch_size, field)
     settings = _check(images, out, cells, field, draw)
     total = None if STDIN in images else _count(images)
     opened = open_model(model, devices or AUTO)
@@ -103,7 +105,7 @@ def predict(
 
 
 def _check(
-    images: list[str], out: str | None, cells: bool, field: float | None, draw: str | None
+    images: list[str], out: str | None, cells: bool, field: Field | None, draw: str | None
 ) -> Cells | None:
     """Checks the arguments; returns the settings of `--cells`, None without it."""
     check_given(images)
@@ -113,12 +115,12 @@ def _check(
             raise InputError(f"{flag} {value} needs --cells: add it, or leave {flag} out.")
     if not cells:
         return None
-    settings = Cells(field or 1.0, Path(draw) if draw else None)
+    settings = Cells(field, Path(draw) if draw else None)
     settings.check_folder(images)
     return settings
 
 
-def check_numbers(abstain: float, batch_size: int, field: float) -> None:
+def check_numbers(abstain: float, batch_size: int, field: Field | None) -> None:
     """Checks the numbers that `predict` and `LoadedModel.predict` share.
 
     Args:
@@ -131,7 +133,8 @@ def check_numbers(abstain: float, batch_size: int, field: float) -> None:
     """
     require_number("--abstain", abstain, "a number from 0 to 1, e.g. 0.5", 0, 1)
     require_number("--batch_size", batch_size, "a whole number, 1 or more, e.g. 32", 1, whole=True)
-    require_number("--field", field, "a number from 0.1 to 50, e.g. 3", 0.1, 50)
+    if field is not None:
+        check_field("--field", field)
 
 
 class _Tally:
@@ -185,8 +188,9 @@ def answer_images(
         batch_size: images per batch.
     """
     if cells:
-        size = model.description.image_size
-        batches = decode_cells(images, size, cells.field, batch_size)
+        size, trained = model.description.image_size, model.description.field
+        field = trained if cells.field is None else cells.field
+        batches = decode_cells(images, size, field, batch_size)
     else:
         batches = decode_batches(images, model.input_format, batch_size)
     names = model.description.class_names

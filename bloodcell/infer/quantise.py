@@ -8,6 +8,7 @@ import numpy as np
 
 from bloodcell.data.crop import Pixels
 from bloodcell.errors import InputError
+from bloodcell.infer.onnx_runtime import CROPS
 
 # with the activations, so that ranges are calibrated after them, not before
 _OPERATIONS = ["Conv", "Clip", "Relu"]
@@ -44,8 +45,14 @@ def quantise(model: Path, images: Iterable[Pixels], path: Path) -> None:
             one = next(self._coming, None)
             return None if one is None else {"pixels": np.ascontiguousarray(one[None])}
 
-    nodes = onnx.load(model).graph.node
-    first = [node.name for node in nodes if node.op_type == "Conv"][:_EXCLUDED]
+    nodes = list(onnx.load(model).graph.node)
+    convolutions = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
+    # those of the finder come before the crop and decide where it is
+    crop = max((n for n, node in enumerate(nodes) if node.op_type in CROPS), default=-1)
+    finding = sum(place < crop for place in convolutions)
+    first = [nodes[place].name for place in convolutions[: finding + _EXCLUDED]]
+    if finding:
+        first += [node.name for node in nodes[:crop] if node.op_type in _OPERATIONS]
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a step that is already done
     try:

@@ -1,12 +1,13 @@
 """The description of a trained model: what inference needs besides the weights."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, get_args
 
-from bloodcell.data.crop import Crop, InputFormat
+from bloodcell.data.crop import AUTO, Crop, Field, InputFormat
 from bloodcell.data.decode import IMAGE_SIZES
 
 # keys of a checkpoint
@@ -39,6 +40,7 @@ class Description:
         scores: content of the run's `scores.json`; empty if there is none.
         training: training settings, by their command-line keys.
         crop: part of the picture that the network receives: `none` (all of it) or `cell`.
+        field: field of view of the pictures relative to the Kaggle set's, or `auto`.
     """
 
     class_names: list[str]
@@ -49,14 +51,15 @@ class Description:
     recipe: dict[str, Any]
     temperature: float | None = None
     name: str = ""
-    scores: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
     crop: Crop = "none"
+    field: Field = 1.0
 
     @property
     def input_format(self) -> InputFormat:
         """The format of the network's input."""
-        return InputFormat(self.image_size, self.crop)
+        return InputFormat(self.image_size, self.crop, self.field)
 
     def as_json(self) -> str:
         """Returns the description as JSON, for the metadata of a file."""
@@ -99,6 +102,7 @@ class Description:
             "scores": isinstance(self.scores, dict),
             "training": isinstance(self.training, dict),
             "crop": self.crop in get_args(Crop),
+            "field": self.field == AUTO or _is_positive(self.field),
         }.items():
             if not holds:
                 raise ValueError(f"its {what} cannot be used")
@@ -133,6 +137,7 @@ class Description:
             scores,
             training,
             groups["data"].get("crop", "none"),  # the oldest checkpoints lack it
+            groups["data"].get("field", 1.0),
         )
         description.check()
         return description

@@ -141,9 +141,10 @@ _MODEL_BEFORE = {
     "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
     "optimizer": None, "scheduler": None,
 }  # fmt: skip
+_INPUT = ("data.image_size", "data.crop", "data.field")
 _DATA_BEFORE: dict[str, Any] = {
-    "crop": "none", "val_share": 0.2, "transforms": [], "labels": None, "test_on": None,
-    "balance": "none", "draws": None, "classes": None,
+    "crop": "none", "field": 1.0, "val_share": 0.2, "transforms": [], "labels": None,
+    "test_on": None, "balance": "none", "draws": None, "classes": None,
 }  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any], also_data: bo
     for key, now, then in _differences(checkpoint, config):
         if also_data and _lowers_rate(key, now, then):
             continue
-        if also_data or key.startswith("model.") or key in ("data.image_size", "data.crop"):
+        if also_data or key.startswith("model.") or key in _INPUT:
             others = ", or start a new run without --ckpt_path" if also_data else ""
             raise InputError(
                 f"{key}={now}, but the checkpoint was made with {then}, which cannot change now. "

@@ -28,7 +28,7 @@ def test_gallery_and_baseline_of_a_large_set_are_samples(
     scores = json.loads((run / "scores.json").read_text())
     photographs, files = scores["photos"]["train"], scores["files"]["train"]
     assert f"9 of the {photographs} training photographs, balanced over the classes" in said
-    assert f"of 11 of the {files} training images" in said
+    assert f"compared with 11 of the {files} training images" in said
     assert scores["gallery"]["photographs"] == 9
     card = (run / "MODEL_CARD.md").read_text()
     assert "1-nearest-neighbour baseline on colour histograms (11 training images)" in card

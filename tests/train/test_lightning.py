@@ -249,7 +249,7 @@ def test_transforms_are_a_function_of_seed_epoch_and_step(smears: Path) -> None:
         ),
         (
             {"scheduler": torch.optim.lr_scheduler.LinearLR, "schedule": "cosine"},
-            r"model\.schedule=cosine .* constant with model\.scheduler",
+            r"model\.schedule=cosine .* constant if model\.scheduler",
         ),
     ],
 )

@@ -86,7 +86,7 @@ def draw_field(
 def _place_whites(
     rng: _Rng, size: tuple[int, int], scale: float, field: float
 ) -> list[tuple[str, Floats, float]]:
-    """Returns class, centre (pixels) and radius (um) of white cells, some of which touch."""
+    """Returns class, centre (pixels) and radius (um) of white cells; some touch."""
     placed: list[tuple[str, Floats, float]] = []
     count = int(rng.poisson(1.2 * max(field, 0.6) ** 1.3))
     for _ in range(count):
@@ -97,7 +97,8 @@ def _place_whites(
             _, other, its = placed[-1]
             turn, far = rng.uniform(0, 2 * np.pi), (its + radius) * scale * rng.uniform(0.95, 1.05)
             spot = (other + far * np.array([np.cos(turn), np.sin(turn)])).astype(np.float32)
-        inside = (spot > 0.3 * radius * scale).all() and (spot < np.array(size) - 0.3 * radius * scale).all()
+        far = 0.3 * radius * scale
+        inside = (spot > far).all() and (spot < np.array(size) - far).all()
         apart = all(
             np.hypot(*(spot - other)) > 0.94 * (its + radius) * scale for _, other, its in placed
         )
@@ -139,7 +140,7 @@ def _draw_background(
 def _draw_specks(
     rng: _Rng, size: tuple[int, int], scale: float, count: int, span: tuple[float, float]
 ) -> Floats:
-    """Returns the density, 0 to about 1, of small bodies, of which some lie in heaps."""
+    """Returns the density, 0 to about 1, of small bodies; some lie in heaps."""
     layer = np.zeros(size[::-1], np.float32)
     spot = rng.uniform([0, 0], size)
     heaps = rng.uniform(0, 0.6)
@@ -173,7 +174,8 @@ def _photograph(rng: _Rng, light: Floats) -> NDArray[np.uint8]:
     strength = rng.choice([0.05, 0.3, 0.7])
     slope, bowl = rng.uniform(-strength, strength, (2, 3)), rng.uniform(0, strength, 3)
     far = (x - rng.uniform(-0.4, 0.4)) ** 2 + (y - rng.uniform(-0.4, 0.4)) ** 2
-    lamp = np.exp(-(slope[0] * x[..., None] + slope[1] * y[..., None]) * 0.5 - bowl * far[..., None])
+    slopes = slope[0] * x[..., None] + slope[1] * y[..., None]
+    lamp = np.exp(-0.5 * slopes - bowl * far[..., None])
     colour = rng.uniform(170, 250) * np.array([1, rng.uniform(0.75, 1.0), rng.uniform(0.7, 1.0)])
     grain = rng.standard_normal(light.shape, dtype=np.float32) * rng.uniform(0.5, 5)
     pixels = np.asarray(picture) / np.float32(225) * lamp / lamp.mean() * colour + grain
