@@ -23,8 +23,7 @@ _SATURATION, _GREY = 0.5, 0.05  # relative change; share of images without colou
 _BLUR, _SHARPEN = 1.0, 0.5  # share of the difference to the image blurred over a 32nd of its side
 _NOISE = 12.0  # 0 to 255
 _JPEG = 1.0  # multiple of the steps of JPEG's quality 50
-# from RGB to brightness and two differences of colours, as in JPEG
-_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+_LUMA = (0.299, 0.587, 0.114)  # shares of red, green and blue in the brightness, as in JPEG
 _BLOCK = 8  # pixels
 
 
@@ -76,7 +75,9 @@ def _shade(draws: Tensor, size: torch.Size) -> Tensor:
 def _focus(images: Tensor, blur: Tensor) -> Tensor:
     """Blurs each image, or sharpens it where `blur`, (B, 1, 1, 1), is negative."""
     radius = max(1, round(min(images.shape[2:]) / 64))
-    smooth = F.avg_pool2d(images, 2 * radius + 1, 1, radius, count_include_pad=False)
+    length = 2 * radius + 1
+    smooth = F.avg_pool2d(images, (length, 1), 1, (radius, 0), count_include_pad=False)
+    smooth = F.avg_pool2d(smooth, (1, length), 1, (0, radius), count_include_pad=False)
     return images + torch.where(blur < 0, _SHARPEN, _BLUR) * blur * (smooth - images)
 
 
@@ -96,17 +97,18 @@ def _compress(images: Tensor, loss: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     padded = F.pad(images, (0, -width % _BLOCK, 0, -height % _BLOCK), mode="replicate")
-    ycc = torch.tensor(_YCC, device=images.device)
-    planes = torch.einsum("ij,bjhw->bihw", ycc, padded).flatten(0, 1)[:, None]
+    luma = sum(share * padded[:, k] for k, share in enumerate(_LUMA))
+    planes = torch.stack([luma, padded[:, 0] - luma, padded[:, 2] - luma], 1)
     order = torch.arange(_BLOCK, device=images.device)
-    waves = ((2 * order + 1) * order[:, None] * (math.pi / (2 * _BLOCK))).cos()
-    waves = waves * torch.where(order > 0, math.sqrt(2 / _BLOCK), math.sqrt(1 / _BLOCK))[:, None]
-    # each product of two waves is a filter: its responses are the frequencies of the blocks
-    filters = (waves[:, None, :, None] * waves[:, None, :]).view(-1, 1, _BLOCK, _BLOCK)
-    frequencies = F.conv2d(planes, filters, stride=_BLOCK).unflatten(0, (-1, 3))
-    steps = 12 + 6 * (order[:, None] + order).flatten()[:, None, None].float()  # about JPEG's table
-    steps = steps * loss.clamp(min=1e-3)[..., None]
-    rounded = ((frequencies / steps).round() * steps).flatten(0, 1)
-    planes = F.conv_transpose2d(rounded, filters, stride=_BLOCK).view_as(padded)
-    changed = torch.einsum("ij,bjhw->bihw", ycc.inverse(), planes)[:, :, :height, :width]
+    waves = ((2 * order + 1) * order[:, None] * (math.pi / (2 * _BLOCK))).cos()  # of the cosine
+    waves = waves * torch.where(order > 0, 2 / _BLOCK, 1 / _BLOCK).sqrt()[:, None]  # transform
+    down = waves @ planes.unflatten(2, (-1, _BLOCK))  # (B, 3, H / 8, 8, W)
+    frequencies = down.unflatten(4, (-1, _BLOCK)) @ waves.T  # (B, 3, H / 8, 8, W / 8, 8)
+    steps = (12.0 + 6 * (order[:, None] + order))[:, None]  # about JPEG's table, (8, 1, 8)
+    steps = steps * loss.clamp(min=1e-3)[..., None, None]
+    rounded = ((frequencies / steps).round() * steps) @ waves
+    luma, *others = (waves.T @ rounded.flatten(4)).flatten(2, 3).unbind(1)
+    red, blue = (luma + other for other in others)
+    green = (luma - _LUMA[0] * red - _LUMA[2] * blue) / _LUMA[1]
+    changed = torch.stack([red, green, blue], 1)[:, :, :height, :width]
     return torch.where(loss > 0, changed, images)
