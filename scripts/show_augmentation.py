@@ -19,7 +19,7 @@ def main() -> None:
     """Writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default="drawn")
-    parser.add_argument("--augment", default="full", choices=["flips", "full"])
+    parser.add_argument("--augment", default="full", choices=["flips", "full", "stain"])
     parser.add_argument("--image_size", type=int, default=128)
     parser.add_argument("--out", type=Path, default=Path("seen.png"))
     given = parser.parse_args()

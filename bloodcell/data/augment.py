@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Augment = Literal["none", "flips", "full"]
+from bloodcell.data.stain import GRAIN, N_DRAWS, restain
+
+Augment = Literal["none", "flips", "full", "stain"]
 
 # greater than every row number and than the offset of dropout in task.py, so that the random
 # numbers are independent
@@ -20,6 +22,7 @@ _GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as int64
 # ranges of `full`; shift, shear and black fill are as in the augmented copies of the Kaggle set
 _SHIFT, _SHEAR, _SCALE = 0.1, 0.2, 0.15  # share of the side; tangent; relative change
 _BRIGHTNESS, _CONTRAST, _COLOUR = 0.25, 0.3, 0.1  # relative; log of gamma; relative
+_WIDE_SCALE = 4 / 3  # of `stain`: largest and, inverted, smallest scale
 
 
 def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: int) -> Tensor:
@@ -28,21 +31,27 @@ def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: 
     Args:
         images: (B, 3, H, W), 0 to 255, any type.
         rows: (B,) int64, the row of each image in the table.
-        how: `none`; `flips`: horizontal and vertical flips, each with probability 0.5; or `full`:
+        how: `none`; `flips`: horizontal and vertical flips, each with probability 0.5; `full`:
             also random rotation, shift, scale, shear, brightness, contrast and colour, with black
-            outside of the image.
+            outside of the image; or `stain`: the same with more scale, and instead of brightness,
+            contrast and colour whatever differs between laboratories (see `restain`).
         seed: the run's seed.
         epoch: number of the epoch, from 0.
 
     Returns:
-        (B, 3, H, W), 0 to 255; float32 in channels-last memory for `full`, else the input's type.
+        (B, 3, H, W), 0 to 255; float32 in channels-last memory for `full` and `stain`, else the
+        input's type.
     """
     if how == "none":
         return images
     if how == "full":
         draws = random_uniform(rows, seed, epoch, count=12)
-        warped = _warp(_recolour(images.float(), draws[:, 7:]), draws[:, :7])
-        return warped.contiguous(memory_format=torch.channels_last)  # grid_sample's output is not
+        scale = 1 + _SCALE * draws[:, 2]
+        return _warp(_recolour(images.float(), draws[:, 7:]), draws[:, :7], scale)
+    if how == "stain":
+        draws = random_uniform(rows, seed, epoch, count=7 + N_DRAWS + GRAIN**2)
+        place, look, grain = draws.split([7, N_DRAWS, GRAIN**2], 1)
+        return _warp(restain(images.float(), look, grain), place, _WIDE_SCALE ** place[:, 2])
     bits = random_bits(rows, seed, epoch)
     for axis, bit in ((3, 1), (2, 2)):
         turned = (bits & bit).bool()[:, None, None, None]
@@ -118,12 +127,20 @@ def _recolour(images: Tensor, draws: Tensor) -> Tensor:
     return (curve * gain[:, :, None, None]).clamp(0, 255)
 
 
-def _warp(images: Tensor, draws: Tensor) -> Tensor:
-    """Rotates, shears, scales, flips and shifts each image about its centre. `draws` is (B, 7)."""
+def _warp(images: Tensor, draws: Tensor, scale: Tensor) -> Tensor:
+    """Rotates, shears, scales, flips and shifts each image about its centre.
+
+    Args:
+        images: (B, 3, H, W), 0 to 255.
+        draws: (B, 7), uniform from -1 to 1.
+        scale: (B,); above 1 shows more of the image.
+
+    Returns:
+        (B, 3, H, W) in channels-last memory, black outside of the image.
+    """
     angle = math.pi * draws[:, 0]
     cos, sin = angle.cos(), angle.sin()
     shear = _SHEAR * draws[:, 1]
-    scale = 1 + _SCALE * draws[:, 2]
     flip_x, flip_y = (torch.where(draws[:, k] < 0, -scale, scale) for k in (3, 4))
     # rotation @ [[1, shear], [0, 1]] @ diag(flips) maps output pixels to input pixels
     x_row = torch.stack([cos * flip_x, (cos * shear - sin) * flip_y], 1)
@@ -131,7 +148,8 @@ def _warp(images: Tensor, draws: Tensor) -> Tensor:
     linear = torch.stack([x_row, y_row], 1)
     shift = 2 * _SHIFT * draws[:, 5:7, None]  # the side has length 2 in affine_grid's coordinates
     grid = F.affine_grid(torch.cat([linear, shift], 2), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+    warped = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+    return warped.contiguous(memory_format=torch.channels_last)  # grid_sample's output is not
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ class BloodCells(LightningDataModule):
             `auto` measures it in each picture, and also finds the cell in uneven light.
         batch_size: batch size on each device; `auto`: the largest power of two up to 512 that fits
             into the GPU's memory, or 32 on a CPU.
-        augment: `none`; `flips`: random horizontal and vertical flips; or `full`: also random
-            rotation, shift, scale, shear, brightness, contrast and colour.
+        augment: `none`; `flips`: horizontal and vertical; `full`: also rotation, shift, scale,
+            shear, brightness, contrast and colour; or `stain`: also as from another laboratory.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
         cache_gib: limit of the decoded images on disk in GiB, for all data sets together; 0
             decodes into memory at each start.

@@ -72,7 +72,7 @@ def test_the_search_for_waits_finds_them() -> None:
     assert waits.found == ["_to_copy", "_to_copy"]
 
 
-@pytest.mark.parametrize("augment", ["none", "flips", "full"])
+@pytest.mark.parametrize("augment", ["none", "flips", "full", "stain"])
 def test_no_operation_of_a_step_waits_for_the_gpu(
     augment: Augment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
