@@ -7,12 +7,9 @@ import json
 import os
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,32 +20,16 @@ from rich.progress import Progress
 from bloodcell.audit.console import print_audit
 from bloodcell.audit.copies import Copies, find_copies
 from bloodcell.audit.features import ImageFeatures, compute_features
+from bloodcell.audit.findings import ScannedFile, describe
+from bloodcell.audit.store import open_store
 from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.source import Source, open_source
-from bloodcell.data.table import PARTS, Row, Table, build_table
+from bloodcell.data.table import Row, Table, build_table
 from bloodcell.errors import InputError, reason
 from bloodcell.files import check_place, write_whole
 from bloodcell.memory import keep_memory
 
 _TOGETHER = 16  # images per task; one task per image would need a kilobyte for every image
-
-
-class ScannedFile(NamedTuple):
-    """The result of reading an image file.
-
-    Attributes:
-        features: features for the search for copies; None if the file is unreadable.
-        size: width x height of the stored image.
-        mode: colour mode, in Pillow's notation.
-        reason: reason why the file is unreadable; empty otherwise.
-        note: how the image was changed when it was read, e.g. scaled; empty if it was not.
-    """
-
-    features: ImageFeatures | None
-    size: str = ""
-    mode: str = ""
-    reason: str = ""
-    note: str = ""
 
 
 def audit(
@@ -110,8 +91,8 @@ def audit(
 def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:
     """Writes a photo table, in which each unreadable image counts as one photograph."""
     readable = {
-        row.path: (f"p{photo}", f"c{scene}")
-        for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True)
+        row.path: (f"p{photo}", f"c{field}")
+        for row, photo, field in zip(rows, copies.photo, copies.field, strict=True)
     }
     with write_whole(path) as file:
         lines = csv.writer(file)
@@ -125,147 +106,46 @@ def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list
     """Reads all images; returns the files, the copies, and the rows of the readable images."""
     cv2.setNumThreads(1)  # the thread pool below uses all cores
     console = Console(file=sys.stderr)
+    n = len(table.rows)
+    files: list[ScannedFile] = []
     with (
         Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
         source.reader() as read,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        open_store() as store,
     ):
-        n = len(table.rows)
         reading = bar.add_task("reading images", total=n)
 
-        def scan(row: Row) -> ScannedFile:
-            try:
-                data = read(row.path)
-                shown = open_rgb(data)
-                features = compute_features(np.asarray(shown))
-                width, height, mode = *shown.size, "other"
-                with (
-                    contextlib.suppress(UnidentifiedImageError),
-                    Image.open(io.BytesIO(data)) as header,
-                ):
-                    width, height, mode = *header.size, header.mode
-                return ScannedFile(features, f"{width}x{height}", mode, note=note_of(shown))
-            except READ_ERRORS as error:
-                return ScannedFile(None, reason=reason(error))
-            finally:
-                bar.advance(reading)
+        def scan_some(start: int) -> list[tuple[ScannedFile, ImageFeatures | None]]:
+            return [_scan_file(read, row.path) for row in table.rows[start : start + _TOGETHER]]
 
-        def scan_some(start: int) -> list[ScannedFile]:
-            return [scan(row) for row in table.rows[start : start + _TOGETHER]]
-
-        files = list(chain.from_iterable(pool.map(scan_some, range(0, n, _TOGETHER))))
-        pairs = zip(table.rows, files, strict=True)
-        readable = [(row, file.features) for row, file in pairs if file.features]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for some in pool.map(scan_some, range(0, n, _TOGETHER)):
+                for file, features in some:
+                    files.append(file)
+                    if features:
+                        store.append(features)
+                    bar.advance(reading)
         comparing = bar.add_task("comparing them", total=1)
-        if not readable:
+        if not len(store):
             raise InputError(f"{source.root}: none of its {n:,} images can be read.")
-        found = [features for _, features in readable]
-        copies = find_copies(found, lambda share: bar.update(comparing, completed=share))
-    return files, copies, [row for row, _ in readable]
+        copies = find_copies(store, lambda share: bar.update(comparing, completed=share))
+    pairs = zip(table.rows, files, strict=True)
+    return files, copies, [row for row, file in pairs if not file.reason]
 
 
-def describe(
-    table: Table, files: Sequence[ScannedFile], copies: Copies, rows: Sequence[Row]
-) -> dict[str, Any]:
-    """Returns the findings in the layout of the JSON file.
-
-    Args:
-        table: all images.
-        files: the result of reading each image.
-        copies: the copies among the n readable images.
-        rows: (n,) rows of the readable images.
-    """
-    photos = _groups(copies.photo, rows)
-    whole = {tuple(_paths(group)) for group in photos}
-    # scenes with one photograph are already listed as photographs
-    scenes = [one for one in _groups(copies.scene, rows) if tuple(_paths(one)) not in whole]
-    digests: defaultdict[bytes, list[str]] = defaultdict(list)
-    for row, one in zip(table.rows, files, strict=True):
-        if one.features:
-            digests[one.features.digest].append(row.path)
-    return {
-        "images": len(table.rows),
-        "classes": _count(rows, copies.photo, [row.class_name for row in rows]),
-        "parts": _count(rows, copies.photo, [row.official or "all" for row in rows]),
-        "unreadable": {
-            row.path: one.reason for row, one in zip(table.rows, files, strict=True) if one.reason
-        },
-        "notes": {
-            row.path: one.note for row, one in zip(table.rows, files, strict=True) if one.note
-        },
-        "sizes": dict(Counter(one.size for one in files if one.features).most_common()),
-        "modes": dict(Counter(one.mode for one in files if one.features).most_common()),
-        "copies": [_paths(group) for group in photos if len(group) > 1],
-        "equal_pixels": [names for names in digests.values() if len(names) > 1],
-        "photographs": len(photos),
-        "scenes": int(copies.scene.max()) + 1,
-        "without_features": sum(
-            one.features is not None and not one.features.comparable for one in files
-        ),
-        "leaks": [_paths(group) for group in photos if _crosses(group)],
-        "scene_leaks": [_paths(group) for group in scenes if _crosses(group)],
-        "label_conflicts": [_paths(group) for group in photos if _contradicts(group)],
-        "scene_label_conflicts": [_paths(group) for group in scenes if _contradicts(group)],
-        "photo_table": _compare(copies, rows) if not table.unmapped else None,
-    }
-
-
-def _groups(numbers: Iterable[int], rows: Sequence[Row]) -> list[list[Row]]:
-    groups: defaultdict[int, list[Row]] = defaultdict(list)
-    for number, row in zip(numbers, rows, strict=True):
-        groups[int(number)].append(row)
-    return list(groups.values())
-
-
-def _count(
-    rows: Sequence[Row], photo: Sequence[int] | np.ndarray[Any, Any], keys: Sequence[str]
-) -> dict[str, dict[str, int]]:
-    found: defaultdict[str, set[int]] = defaultdict(set)
-    for number, key in zip(photo, keys, strict=True):
-        found[key].add(int(number))
-    files = Counter(keys)
-    return {key: {"files": files[key], "photographs": len(found[key])} for key in sorted(found)}
-
-
-def _crosses(group: Sequence[Row]) -> bool:
-    """Returns whether a group is in more than one part."""
-    return len({row.official for row in group} & {*PARTS}) > 1
-
-
-def _contradicts(group: Sequence[Row]) -> bool:
-    """Returns whether a group is in more than one class."""
-    return len({row.class_name for row in group}) > 1
-
-
-def _paths(group: Sequence[Row]) -> list[str]:
-    return [row.path for row in group]
-
-
-def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
-    """Compares the detected photographs with those of the photo table."""
-    expected = np.unique([row.photo for row in rows], return_inverse=True)[1]
-    together = Counter(zip(copies.photo.tolist(), expected.tolist(), strict=True))
-
-    def pairs(counts: Iterable[int]) -> int:
-        return sum(count * (count - 1) // 2 for count in counts)
-
-    def share(part: int, whole: int) -> float:
-        return part / whole if whole else 1.0  # no pairs, so none is wrong
-
-    parts = Counter(photo for _, photo in together)  # number of groups per photograph
-    mixed = Counter(found for found, _ in together)
-    exact = sum(parts[photo] == 1 and mixed[found] == 1 for found, photo in together)
-    right = pairs(together.values())
-    cells: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        cells[row.cell].append(row)
-    several = [group for group in cells.values() if len({row.photo for row in group}) > 1]
-    return {
-        "photographs": len(parts),
-        "found_exactly": exact,
-        "groups_of_several_photographs": sum(count > 1 for count in mixed.values()),
-        "recall_of_pairs": share(right, pairs(Counter(expected.tolist()).values())),
-        "precision_of_pairs": share(right, pairs(Counter(copies.photo.tolist()).values())),
-        "cells_photographed_more_than_once": len(several),
-        "leaks": [_paths(group) for group in cells.values() if _crosses(group)],
-    }
+def _scan_file(read: Callable[[str], bytes], path: str) -> tuple[ScannedFile, ImageFeatures | None]:
+    """Reads an image file; returns its description and, if it is readable, its features."""
+    try:
+        data = read(path)
+        shown = open_rgb(data)
+        features = compute_features(np.asarray(shown))
+        width, height, mode = *shown.size, "other"
+        with (
+            contextlib.suppress(UnidentifiedImageError),
+            Image.open(io.BytesIO(data)) as header,
+        ):
+            width, height, mode = *header.size, header.mode
+    except READ_ERRORS as error:
+        return ScannedFile(reason=reason(error)), None
+    found = (features.digest, features.comparable, f"{width}x{height}", mode)
+    return ScannedFile(*found, note=note_of(shown)), features

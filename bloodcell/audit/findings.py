@@ -1,0 +1,158 @@
+"""Arranges the findings of `bloodcell audit` in the layout of its JSON file."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bloodcell.audit.copies import Copies
+from bloodcell.data.table import PARTS, Row, Table
+
+
+class ScannedFile(NamedTuple):
+    """The result of reading an image file.
+
+    Attributes:
+        digest: hash of the pixels; empty if the file is unreadable.
+        comparable: whether copies with other pixels can be recognised.
+        size: width x height of the stored image.
+        mode: colour mode, in Pillow's notation.
+        reason: reason why the file is unreadable; empty otherwise.
+        note: what was left out of the image or scaled; empty if nothing.
+    """
+
+    digest: bytes = b""
+    comparable: bool = False
+    size: str = ""
+    mode: str = ""
+    reason: str = ""
+    note: str = ""
+
+
+def describe(
+    table: Table, files: Sequence[ScannedFile], copies: Copies, rows: Sequence[Row]
+) -> dict[str, Any]:
+    """Returns the findings in the layout of the JSON file.
+
+    Args:
+        table: all images.
+        files: the result of reading each image.
+        copies: the copies among the n readable images.
+        rows: (n,) rows of the readable images.
+    """
+    photos = _groups(copies.photo, copies.photo_certainty, rows)
+    # scenes and fields with one photograph are already listed as photographs
+    scenes = _wider(_groups(copies.scene, copies.scene_certainty, rows), photos)
+    fields = _wider(_groups(copies.field, copies.field_certainty, rows), photos)
+    digests: defaultdict[bytes, list[str]] = defaultdict(list)
+    for row, one in zip(table.rows, files, strict=True):
+        if one.digest:
+            digests[one.digest].append(row.path)
+    readable = [one for one in files if not one.reason]
+    lists = {
+        "copies": [group for group in photos if len(group.rows) > 1],
+        "leaks": [group for group in photos if _crosses(group.rows)],
+        "scene_leaks": [group for group in fields if _crosses(group.rows)],
+        "label_conflicts": [group for group in photos if _contradicts(group.rows)],
+        "scene_label_conflicts": [group for group in scenes if _contradicts(group.rows)],
+    }
+    return {
+        "images": len(table.rows),
+        "classes": _count(rows, copies.photo, [row.class_name for row in rows]),
+        "parts": _count(rows, copies.photo, [row.official or "all" for row in rows]),
+        "unreadable": {
+            row.path: one.reason for row, one in zip(table.rows, files, strict=True) if one.reason
+        },
+        "notes": {
+            row.path: one.note for row, one in zip(table.rows, files, strict=True) if one.note
+        },
+        "sizes": dict(Counter(one.size for one in readable).most_common()),
+        "modes": dict(Counter(one.mode for one in readable).most_common()),
+        "equal_pixels": [names for names in digests.values() if len(names) > 1],
+        "photographs": len(photos),
+        "scenes": int(copies.scene.max()) + 1,
+        "fields": int(copies.field.max()) + 1,
+        "without_features": sum(not one.comparable for one in readable),
+        **{name: [_paths(group.rows) for group in groups] for name, groups in lists.items()},
+        "certainty": {
+            name: [round(group.certainty, 4) for group in groups] for name, groups in lists.items()
+        },
+        "photo_table": _compare(copies, rows) if not table.unmapped else None,
+    }
+
+
+class _Group(NamedTuple):
+    """Images of one photograph, scene or field, and how sure it is that they belong together."""
+
+    rows: list[Row]
+    certainty: float
+
+
+def _groups(
+    numbers: Iterable[int], certainties: Iterable[float], rows: Sequence[Row]
+) -> list[_Group]:
+    groups: dict[int, _Group] = {}
+    for number, certainty, row in zip(numbers, certainties, rows, strict=True):
+        groups.setdefault(int(number), _Group([], float(certainty))).rows.append(row)
+    return list(groups.values())
+
+
+def _wider(groups: Sequence[_Group], photos: Sequence[_Group]) -> list[_Group]:
+    """Returns the groups of several photographs."""
+    whole = {tuple(_paths(group.rows)) for group in photos}
+    return [group for group in groups if tuple(_paths(group.rows)) not in whole]
+
+
+def _count(
+    rows: Sequence[Row], photo: Sequence[int] | np.ndarray[Any, Any], keys: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for number, key in zip(photo, keys, strict=True):
+        found[key].add(int(number))
+    files = Counter(keys)
+    return {key: {"files": files[key], "photographs": len(found[key])} for key in sorted(found)}
+
+
+def _crosses(group: Sequence[Row]) -> bool:
+    """Returns whether a group is in more than one part."""
+    return len({row.official for row in group} & {*PARTS}) > 1
+
+
+def _contradicts(group: Sequence[Row]) -> bool:
+    """Returns whether a group is in more than one class."""
+    return len({row.class_name for row in group}) > 1
+
+
+def _paths(group: Sequence[Row]) -> list[str]:
+    return [row.path for row in group]
+
+
+def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
+    """Compares the detected photographs with those of the photo table."""
+    expected = np.unique([row.photo for row in rows], return_inverse=True)[1]
+    together = Counter(zip(copies.photo.tolist(), expected.tolist(), strict=True))
+
+    def pairs(counts: Iterable[int]) -> int:
+        return sum(count * (count - 1) // 2 for count in counts)
+
+    def share(part: int, whole: int) -> float:
+        return part / whole if whole else 1.0  # no pairs, so none is wrong
+
+    parts = Counter(photo for _, photo in together)  # number of groups per photograph
+    mixed = Counter(found for found, _ in together)
+    exact = sum(parts[photo] == 1 and mixed[found] == 1 for found, photo in together)
+    right = pairs(together.values())
+    cells: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        cells[row.cell].append(row)
+    several = [group for group in cells.values() if len({row.photo for row in group}) > 1]
+    return {
+        "photographs": len(parts),
+        "found_exactly": exact,
+        "groups_of_several_photographs": sum(count > 1 for count in mixed.values()),
+        "recall_of_pairs": share(right, pairs(Counter(expected.tolist()).values())),
+        "precision_of_pairs": share(right, pairs(Counter(copies.photo.tolist()).values())),
+        "cells_photographed_more_than_once": len(several),
+        "leaks": [_paths(group) for group in cells.values() if _crosses(group)],
+    }
