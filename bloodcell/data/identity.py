@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bloodcell.data.source import Source
-from bloodcell.data.table import Table, fact
+from bloodcell.data.table import Row, Table, fact
 from bloodcell.errors import InputError, listed
 
 _MOST_FACTS = 2**30  # bytes, enough for millions of files
@@ -56,15 +56,20 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
         (n,) int64, a hash of each image's official part, its path from the class folder on, and
         its size in bytes.
     """
-    keys = []
-    for i in rows:
-        row = table.rows[i]
-        start = f"/{row.path}".rfind(f"/{row.class_name}/")
-        # with a label table, the class is not a folder
-        tail = row.path[start:] if start >= 0 else f"{row.class_name}/{row.path}"
-        line = f"{row.official} {tail} {source.sizes[row.path]}"
-        keys.append(_hash(line))
-    return torch.tensor(keys)
+    return torch.tensor([image_key(table.rows[i], source.sizes[table.rows[i].path]) for i in rows])
+
+
+def image_key(row: Row, size: int) -> int:
+    """Returns the key of one image, as `image_keys` does.
+
+    Args:
+        row: the image.
+        size: bytes of its file.
+    """
+    start = f"/{row.path}".rfind(f"/{row.class_name}/")
+    # with a label table, the class is not a folder
+    tail = row.path[start:] if start >= 0 else f"{row.class_name}/{row.path}"
+    return _hash(f"{row.official} {tail} {size}")
 
 
 def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> None:

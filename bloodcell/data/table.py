@@ -124,7 +124,7 @@ def _check_classes(source: Source, classes: list[str], labels: Path | str | None
         )
     alike: dict[str, str] = {}
     for name in classes:
-        if (other := alike.setdefault(_plain(name), name)) != name:
+        if (other := alike.setdefault(plain_class(name), name)) != name:
             place = f"in data.labels={labels}" if labels else "of the folders"
             raise InputError(
                 f"data.root='{source.root}': the classes {other!r} and {name!r} have almost the "
@@ -132,7 +132,7 @@ def _check_classes(source: Source, classes: list[str], labels: Path | str | None
             )
 
 
-def _plain(class_name: str) -> str:
+def plain_class(class_name: str) -> str:
     """Returns a name without differences of spelling: capitals, spaces, plural."""
     text = unicodedata.normalize("NFKC", class_name).casefold().strip(" .")
     text = re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", text)
