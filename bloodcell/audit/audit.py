@@ -25,7 +25,7 @@ from bloodcell.audit.store import open_store
 from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.table import Row, Table, build_table
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import InputError, reason, require
 from bloodcell.files import check_place, write_whole
 from bloodcell.memory import keep_memory
 
@@ -35,38 +35,53 @@ _TOGETHER = 16  # images per task; one task per image would need a kilobyte for 
 def audit(
     folder: str,
     photos: str | None = None,
-    labels: str | None = None,
+    label_table: str | None = None,
     out: str | None = None,
     write_photos: str | None = None,
+    labels: list[str] | None = None,
+    sheet: str | None = None,
 ) -> bool:
     """Finds copies, leaks, label conflicts and unreadable images in a folder.
 
     Copies of a photograph are found from pixels, even if rotated, sheared or mirrored.
     The exit status is 1 if images of one photograph, scene or cell are in more than one of the
     parts train, val and test.
+    With --labels, only the labels are examined, and the exit status is 0.
 
     Args:
         folder: a folder of class folders, or a .zip of one.
         photos: a photo table to compare with, a CSV file with the columns file, photo and, if
             known, cell (default: the table of the named data set, if it has one).
-        labels: a CSV file with the columns file and class, for images that are not in class
+        label_table: a CSV file with the columns file and class, for images that are not in class
             folders (default: the class folders).
-        out: a .json file for all findings (default: none).
+        out: a .json file for all findings; with --labels, a .csv file (default: none).
         write_photos: a .csv file for a photo table of the found photographs, for --data.photos
             (default: none).
+        labels: run folders, or .ckpt or .safetensors files of models: list the photographs whose
+            labels those of them doubt most that were not trained on them (default: none).
+        sheet: with --labels, a .png file for pictures of the most doubted labels (default: none).
 
     Returns:
         Whether all images of each photograph, scene and cell are in one part.
 
     Raises:
-        InputError: if every image is unreadable, or a file cannot be written.
+        InputError: if every image is unreadable, a file cannot be written, or the options of
+            --labels do not fit.
     """
-    check_place("--out", out, ".json")
+    check_place("--out", out, ".csv" if labels else ".json")
     check_place("--write_photos", write_photos, ".csv")
+    check_place("--sheet", sheet, ".png")
+    require(not (labels and write_photos), "--write_photos", write_photos, "used without --labels")
+    require(bool(labels) or not sheet, "--sheet", sheet, "used with --labels")
     keep_memory()
     start = time.perf_counter()
     source = open_source(folder)
-    table = build_table(source, photos, labels)
+    table = build_table(source, photos, label_table)
+    if labels:
+        from bloodcell.audit.doubts import examine_labels  # needs PyTorch
+
+        examine_labels(source, table, labels, out, sheet)
+        return True
     files, copies, rows = _scan(source, table)
     found = describe(table, files, copies, rows) | {
         "root": str(source.root),

@@ -5,7 +5,7 @@ import difflib
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 from bloodcell.cli.arguments import TRAINER, VERBS, Function, Option, Training
 from bloodcell.cli.schema import REQUIRED, Setting
@@ -138,7 +138,12 @@ def _option(key: str, setting: Setting) -> Option:
         return (key,), how | ({"nargs": "*"} if setting.kind is not str else {})
     if setting.kind is bool:
         return (f"--{key}",), {"help": how["help"], "action": "store_true"}
-    return (f"--{key}",), how | {"default": setting.default, "type": _reader(setting)}
+    how |= {"default": setting.default, "type": _reader(setting)}
+    return (f"--{key}",), how | ({"nargs": "+"} if _is_list(setting.kind) else {})
+
+
+def _is_list(kind: Any) -> bool:
+    return any(get_origin(one) is list for one in (kind, *get_args(kind)))
 
 
 def _reader(setting: Setting) -> Callable[[str], Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bloodcell.data.source import Source
-from bloodcell.data.table import Table, fact
+from bloodcell.data.table import Row, Table, fact
 from bloodcell.errors import InputError, listed
 
 _MOST_FACTS = 2**30  # bytes, enough for millions of files
@@ -72,19 +72,25 @@ def image_keys(table: Table, source: Source, rows: Iterable[int]) -> Tensor:
         (n,) int64, a hash of each image's official part, its path from the class folder on, and
         its size in bytes.
     """
-    keys = []
-    for i in rows:
-        row = table.rows[i]
-        folder = row.class_name if row.folder is None else row.folder
-        path = row.path.removeprefix(f"{row.dataset}/") if source.sets else row.path
-        start = f"/{path}".rfind(f"/{folder}/")
-        # with a label table or boxes, the class is not a folder
-        tail = path[start:] if start >= 0 else f"{folder}/{path}"
-        if row.path in source.cells:
-            tail = f"{folder}/{path.split('/')[-1]}"
-        line = f"{row.official} {tail} {source.sizes[row.path]}"
-        keys.append(_hash(line))
-    return torch.tensor(keys)
+    return torch.tensor([image_key(row, source, row.path) for row in (table.rows[i] for i in rows)])
+
+
+def image_key(row: Row, source: Source, name: str) -> int:
+    """Returns the key of one image, as `image_keys` does.
+
+    Args:
+        row: the image, possibly with another class or path than in the source.
+        source: the images.
+        name: the image's name in the source.
+    """
+    folder = row.class_name if row.folder is None else row.folder
+    path = row.path.removeprefix(f"{row.dataset}/") if source.sets else row.path
+    start = f"/{path}".rfind(f"/{folder}/")
+    # with a label table or boxes, the class is not a folder
+    tail = path[start:] if start >= 0 else f"{folder}/{path}"
+    if name in source.cells:
+        tail = f"{folder}/{path.split('/')[-1]}"
+    return _hash(f"{row.official} {tail} {source.sizes[name]}")
 
 
 def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> None:

@@ -123,7 +123,7 @@ def test_one_folder_of_images_names_the_way_out(make_folders: Folders) -> None:
 def test_audit_takes_the_table(make_folders: Folders) -> None:
     root = make_folders({".": 4})
     Path("labels.csv").write_text("file,class\n0,x\n1,y\n2,x\n")
-    main(["audit", str(root), "--labels", "labels.csv", "--out", "audit.json"])
+    main(["audit", str(root), "--label_table", "labels.csv", "--out", "audit.json"])
     found = json.loads(Path("audit.json").read_text())
     assert {name: of["files"] for name, of in found["classes"].items()} == {"x": 2, "y": 1}
 
