@@ -13,7 +13,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
 
 from bloodcell.data.batches import Batch
-from bloodcell.data.datamodule import BloodCells
 from bloodcell.evaluate.history import FILE_NAME, Epoch, read_history
 from bloodcell.files import write_whole
 from bloodcell.train.runs import run_folder_of
@@ -114,39 +113,6 @@ class History(Callback):
             lines = csv.writer(file)
             lines.writerow(Epoch._fields)
             lines.writerows([*kept, epoch])
-
-
-class ByDataset(Callback):
-    """Logs accuracy and balanced accuracy of each of several data sets, as `val/acc/NAME`.
-
-    It must come before callbacks that use the metrics.
-    """
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the scores of the validation part."""
-        if not trainer.sanity_checking:
-            self._log(trainer, pl_module, "val")
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the scores of the test part."""
-        self._log(trainer, pl_module, "test")
-
-    def _log(self, trainer: Trainer, pl_module: LightningModule, part: str) -> None:
-        data, outputs = vars(trainer).get("datamodule"), getattr(pl_module, "outputs", None)
-        if not isinstance(data, BloodCells) or outputs is None or len(data.table.datasets) < 2:
-            return
-        sets = [data.table.rows[row].dataset for row in outputs.row.tolist()]
-        right = outputs.logits.argmax(1) == outputs.target
-        found = dict[str, float]()
-        for name in sorted(set(sets)):
-            chosen = torch.tensor([one == name for one in sets])
-            hits, labels = right[chosen].float(), outputs.target[chosen]
-            recalls = [hits[labels == label].mean() for label in labels.unique()]
-            found[f"{part}/acc/{name}"] = float(hits.mean())
-            found[f"{part}/balanced_accuracy/{name}"] = float(torch.stack(recalls).mean())
-        trainer.callback_metrics.update({key: torch.tensor(one) for key, one in found.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(found, max(0, trainer.global_step - 1))
 
 
 class Bar(RichProgressBar):

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from bloodcell import machine
 from bloodcell.errors import InputError, require
 from bloodcell.model.cpu import has_fast_bfloat16
-from bloodcell.train.callbacks import Bar, ByDataset, FirstBatch, History
+from bloodcell.train.by_dataset import ByDataset
+from bloodcell.train.callbacks import Bar, FirstBatch, History
 from bloodcell.train.checkpoints import KeepBest, KeepLast, WholeFiles, read_monitor
 from bloodcell.train.finite import Finite
 from bloodcell.train.forecast import Forecast
