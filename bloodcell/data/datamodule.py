@@ -73,6 +73,9 @@ class BloodCells(LightningDataModule):
         left_out: number of images that could not be read.
     """
 
+    left_out = 0
+    _set_up_for = (0, torch.device("cpu"))  # limit of a dry run, and device
+
     def __init__(
         self,
         root: str | list[str] = "kaggle",
@@ -102,18 +105,14 @@ class BloodCells(LightningDataModule):
             self.hparams["transforms"] = []  # a checkpoint contains only plain types
         self.split: Split = split
         self.test_on = [test_on] if isinstance(test_on, str) else test_on or []
-        self.image_size = image_size
-        self.input_format = InputFormat(image_size, crop)
+        self.image_size, self.input_format = image_size, InputFormat(image_size, crop)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until `auto` is resolved
         self.augment: Augment = augment
         self.unreadable: Unreadable = unreadable
-        self.cache_gib = cache_gib
         self.on_device: OnDevice = on_device
         self.transforms = nn.Sequential(*transforms)
-        self.seed = seed
+        self.cache_gib, self.seed = cache_gib, seed
         self.datasets: dict[str, ImageDataset] = {}
-        self.left_out = 0
-        self._set_up_for = (0, torch.device("cpu"))  # limit of a dry run, and device
 
     @cached_property
     def source(self) -> Source:
