@@ -21,7 +21,7 @@ def test_the_readme_is_short_and_names_each_verb() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
     assert read_verbs() == {
         "fit", "validate", "test", "verify", "compare", "reproduce", "predict", "explain",
-        "export", "serve", "audit", "download", "benchmark", "cache",
+        "export", "serve", "audit", "download", "benchmark", "cache", "labs",
     }  # fmt: skip
 
 

@@ -88,6 +88,7 @@ VERBS: dict[str, Function | Training] = {
     ),
     "compare": Function("bloodcell.evaluate.compare"),
     "reproduce": Function("bloodcell.published.reproduce"),
+    "labs": Function("bloodcell.cli.labs"),
     "predict": Function("bloodcell.infer.predict"),
     "explain": Function("bloodcell.infer.explain"),
     "export": Function("bloodcell.infer.export"),

@@ -76,6 +76,9 @@ class BloodCells(LightningDataModule):
         left_out: number of images that could not be read.
     """
 
+    left_out = 0
+    _set_up_for = (0, torch.device("cpu"))  # limit of a dry run, and device
+
     def __init__(
         self,
         root: str | list[str] = "kaggle",
@@ -112,9 +115,8 @@ class BloodCells(LightningDataModule):
         self.unreadable: Unreadable = unreadable
         self.on_device: OnDevice = on_device
         self.transforms = nn.Sequential(*transforms)
+        self.cache_gib, self.seed = cache_gib, seed
         self.datasets: dict[str, ImageDataset] = {}
-        self.cache_gib, self.seed, self.left_out = cache_gib, seed, 0
-        self._set_up_for = (0, torch.device("cpu"))  # limit of a dry run, and device
 
     @cached_property
     def source(self) -> Source:

@@ -100,7 +100,7 @@ def hold_out(table: Table, test_on: Sequence[str]) -> Table:
     """
     unknown = [name for name in test_on if name not in table.datasets]
     if unknown or len(test_on) >= len(table.datasets):
-        what = "is no data set" if unknown else "leaves no data set to train on"
+        what = "is not a data set" if unknown else "leaves no data set to train on"
         raise InputError(
             f"data.test_on={listed(unknown or list(test_on))} {what} of data.root: it has "
             f"{listed(table.datasets)}. Give some of them."

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from array import array
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ from bloodcell.files import write_whole
 
 PREDICTIONS = "predictions.csv"
 SCORES = "scores.json"
+_DATASET = "dataset"  # column
+_OF_CHOICES = ("accuracy", "balanced_accuracy")
+_LEAST = 1e-7  # of a probability, so that not all of an image are 0
 
 
 class Predictions(NamedTuple):
@@ -38,6 +42,7 @@ class Predictions(NamedTuple):
         true: (n,) labels.
         probability: (n, classes), each row sums to 1.
         class_names: the classes, in the order of the columns.
+        dataset: n names of the data sets that contain the images; empty if there is only one.
     """
 
     split: list[str]
@@ -46,6 +51,15 @@ class Predictions(NamedTuple):
     true: NDArray[np.int64]
     probability: NDArray[np.float32]
     class_names: list[str]
+    dataset: Sequence[str] = ()
+
+    def only(self, dataset: str) -> "Predictions":
+        """Returns the predictions for the images of one data set."""
+        kept = [i for i, name in enumerate(self.dataset) if name == dataset]
+        split, file, photo = ([of[i] for i in kept] for of in (self.split, self.file, self.photo))
+        return Predictions(
+            split, file, photo, self.true[kept], self.probability[kept], self.class_names
+        )
 
 
 def score(predictions: Predictions) -> dict[str, Any]:
@@ -54,8 +68,20 @@ def score(predictions: Predictions) -> dict[str, Any]:
     Returns:
         `by_file` and `by_photo`, each with `n` and, by metric, `value`, `low` and `high`; metrics
         of single classes have these by class. `by_file` also has the interval that accuracy would
-        have if files were independent.
+        have if files were independent. With several data sets, `by_dataset` has all this for each;
+        means over classes are over those that occur in it. For one that lacks classes,
+        `own_classes` has the accuracies if the model could only choose among those that occur.
     """
+    found = _score_one(predictions)
+    if names := sorted(set(predictions.dataset)):
+        parts = {name: predictions.only(name) for name in names}
+        found["by_dataset"] = {
+            name: _score_one(part) | _score_own_classes(part) for name, part in parts.items()
+        }
+    return found
+
+
+def _score_one(predictions: Predictions) -> dict[str, Any]:
     files = sample_of(predictions.true, predictions.probability, predictions.photo)
     right = int((files.probability.argmax(1) == files.true).sum())
     low, high = independent_interval(right, len(files.true))
@@ -64,6 +90,20 @@ def score(predictions: Predictions) -> dict[str, Any]:
     return {
         "by_file": _as_dict(files, names) | independent,
         "by_photo": _as_dict(average_photos(files), names),
+    }
+
+
+def _score_own_classes(predictions: Predictions) -> dict[str, Any]:
+    occur = np.isin(np.arange(len(predictions.class_names)), predictions.true)
+    if occur.all():
+        return {}
+    own = np.where(occur, predictions.probability + _LEAST, 0).astype(np.float32)
+    files = sample_of(predictions.true, own, predictions.photo)
+    return {
+        "own_classes": {
+            by: {name: _plain(estimate(sample)[name][0]) for name in _OF_CHOICES}
+            for by, sample in {"by_file": files, "by_photo": average_photos(files)}.items()
+        }
     }
 
 
@@ -83,39 +123,48 @@ def _plain(found: Estimate) -> dict[str, float | None]:
 
 
 def write_predictions(folder: Path, predictions: Predictions) -> None:
-    """Writes `predictions.csv`: split, file, photo, class, one column `p_CLASS` for each class."""
-    names = predictions.class_names
+    """Writes `predictions.csv`.
+
+    Its columns are split, file, photo, class, dataset (with several) and `p_CLASS` for each class.
+    """
+    names, several = predictions.class_names, bool(predictions.dataset)
     columns = zip(
         predictions.split,
         predictions.file,
         predictions.photo,
         (names[label] for label in predictions.true),
+        *([predictions.dataset] if several else []),
         predictions.probability.tolist(),
         strict=True,
     )
     with write_whole(folder / PREDICTIONS) as file:
         lines = csv.writer(file)
-        lines.writerow(["split", "file", "photo", "class", *(f"p_{name}" for name in names)])
-        for *facts, probability in columns:
-            lines.writerow([*facts, *(f"{p:.6g}" for p in probability)])
+        facts = ["split", "file", "photo", "class", *([_DATASET] if several else [])]
+        lines.writerow([*facts, *(f"p_{name}" for name in names)])
+        for *of_image, probability in columns:
+            lines.writerow([*of_image, *(f"{p:.6g}" for p in probability)])
 
 
 def read_predictions(folder: Path) -> Predictions:
     """Reads what `write_predictions` wrote."""
-    split, files, photos, labels = [], [], [], []
+    split, files, photos, labels, datasets = [], [], [], [], []
     probabilities = array("f")
     with (folder / PREDICTIONS).open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
         (header,) = islice(lines, 1)
-        names = [name.removeprefix("p_") for name in header[4:]]
+        several = header[4:5] == [_DATASET]
+        names = [name.removeprefix("p_") for name in header[4 + several :]]
         for part, name, photo, label, *values in lines:
+            if several:
+                datasets.append(sys.intern(values.pop(0)))
             split.append(sys.intern(part))
             files.append(name)
             photos.append(photo)
             labels.append(names.index(label))
             probabilities.extend(map(float, values))
     probability = np.array(probabilities).reshape(len(labels), len(names))
-    return Predictions(split, files, photos, np.array(labels, np.int64), probability, names)
+    true = np.array(labels, np.int64)
+    return Predictions(split, files, photos, true, probability, names, datasets)
 
 
 def write_scores(folder: Path, scores: dict[str, Any]) -> None:

@@ -125,6 +125,8 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
         for name, value in again[by].items()
         if not isinstance(then.get(by), dict) or not _alike(value, then[by].get(name))
     ]
+    if not _alike(again.get("by_dataset"), then.get("by_dataset")):
+        false.append("by_dataset")
     epochs = read_history(folder / FILE_NAME)
     must = {
         ("test", "accuracy"): again["by_file"]["accuracy"]["value"],

@@ -1,5 +1,6 @@
 """Runs trainings in separate processes, one at a time on each device."""
 
+import json
 import os
 import re
 import shutil
@@ -7,15 +8,98 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bloodcell.errors import TERMINATED
+import yaml
+from filelock import FileLock, Timeout
+
+from bloodcell.errors import TERMINATED, InputError
+from bloodcell.evaluate.experiments import CONFIG, by_number
+from bloodcell.evaluate.scores import SCORES
+from bloodcell.files import write_whole
 
 _FIT = (sys.executable, "-m", "bloodcell", "fit")
+
+
+@contextmanager
+def hold(out: Path, verb: str) -> Iterator[list[int]]:
+    """Creates a folder of runs, and locks it for this process and those that it starts.
+
+    Args:
+        out: the folder.
+        verb: the command that uses it.
+
+    Yields:
+        The file descriptors of the lock, for `Crew`.
+
+    Raises:
+        InputError: if another process, or a run that it has started, holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    descriptors: list[int] = []
+    lock = FileLock(out / ".lock", on_acquired=descriptors.append)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"--out {out}: another {verb} is running there, or a run of a killed one is "
+            "finishing its epoch. Wait for it, or give --out another folder."
+        ) from None
+    with held:
+        yield descriptors
+
+
+def keep_options(out: Path, now: list[str]) -> None:
+    """Makes sure that all runs of a folder have the same options.
+
+    Args:
+        out: the folder.
+        now: the options.
+
+    Raises:
+        InputError: if the folder contains runs with other options.
+    """
+    path = out / "options.json"
+    begun = any(out.glob(f"lightning_logs/*/*/{CONFIG}"))
+    then = json.loads(path.read_text()) if begun and path.is_file() else None
+    if begun and then != now:
+        given = " ".join(then or ["unknown"]) if then != [] else "none"
+        raise InputError(
+            f"--out {out} contains runs with other options ({given}). Give the same "
+            "options, or give --out another folder."
+        )
+    with write_whole(path) as file:
+        file.write(json.dumps(now, indent=1) + "\n")
+
+
+def find_run(out: Path, name: str, seed: int) -> tuple[Path | None, dict[str, Any] | None]:
+    """Finds the newest run that is finished or can continue.
+
+    Args:
+        out: the folder of the runs.
+        name: name of the run.
+        seed: its seed_everything.
+
+    Returns:
+        Its folder, and its scores if it is finished.
+    """
+    found = None
+    for folder in sorted((out / "lightning_logs" / name).glob("version_*"), key=by_number):
+        if not (folder / CONFIG).is_file():
+            continue
+        settings = yaml.load((folder / CONFIG).read_text(), yaml.CSafeLoader)
+        if not settings or settings["seed_everything"] != seed:
+            continue
+        if (folder / SCORES).is_file():
+            return folder, json.loads((folder / SCORES).read_text())
+        if (folder / "checkpoints" / "last.ckpt").is_file():
+            found = folder
+    return found, None
 
 
 class Job(NamedTuple):

@@ -5,21 +5,14 @@ the others continue from their last checkpoints: after a kill, at most one epoch
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
-from filelock import FileLock, Timeout
+from typing import NamedTuple
 
 from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import BAD_INPUT, InputError, listed, require, require_number
-from bloodcell.evaluate.experiments import CONFIG, by_number
 from bloodcell.evaluate.published import PUBLISHED
-from bloodcell.evaluate.scores import SCORES
-from bloodcell.files import write_whole
-from bloodcell.published.crew import Crew, Job, list_devices
+from bloodcell.published.crew import Crew, Job, find_run, hold, keep_options, list_devices
 from bloodcell.published.twins import report_twins
 from bloodcell.text import clock
 
@@ -141,37 +134,12 @@ def reproduce(
     require(set(chosen) <= set(_SPLITS), "--splits", splits, rule)
     place = Path(out or f"reproduced{'-fast' if fast else ''}")
     request = Request(seeds, chosen, jobs, fast, place, words)
-    place.mkdir(parents=True, exist_ok=True)
-    descriptors: list[int] = []
-    lock = FileLock(place / ".lock", on_acquired=descriptors.append)
-    try:
-        with lock.acquire(timeout=0):
-            _keep_options(request)
-            failed = _run_all(request, descriptors)
-    except Timeout:
-        raise InputError(
-            f"--out {place}: another `bloodcell reproduce` is running there, or a training that a "
-            "killed one had started is finishing its epoch. Wait for it, or give --out another "
-            "folder."
-        ) from None
+    with hold(place, "reproduce") as descriptors:
+        keep_options(request.out, request.options)
+        failed = _run_all(request, descriptors)
     if failed:
         names = listed([f"{name} ({why})" for name, why in failed.items()])
         raise InputError(f"failed: {names}. Repeat the command to try them again.")
-
-
-def _keep_options(request: Request) -> None:
-    """Makes sure that all runs of a folder have the same options."""
-    path, now = request.out / "options.json", request.options
-    begun = any(request.out.glob(f"lightning_logs/*/*/{CONFIG}"))
-    then = json.loads(path.read_text()) if begun and path.is_file() else None
-    if begun and then != now:
-        given = " ".join(then or ["unknown"]) if then != [] else "none"
-        raise InputError(
-            f"--out {request.out} contains runs with other options ({given}). Give the same "
-            "options, or give --out another folder."
-        )
-    with write_whole(path) as file:
-        file.write(json.dumps(now, indent=1) + "\n")
 
 
 def _run_all(request: Request, descriptors: list[int]) -> dict[str, str]:
@@ -190,7 +158,9 @@ def _run_all(request: Request, descriptors: list[int]) -> dict[str, str]:
         for row in PUBLISHED
         for split in request.splits
     ]
-    left = {str(task): task for task in tasks if _find_run(request.out, task)[1] is None}
+    left = {
+        str(task): task for task in tasks if find_run(request.out, task.name, task.seed)[1] is None
+    }
     devices = list_devices(request.jobs, request.value("--trainer.accelerator"))
     print(
         f"{len(tasks)} runs in {request.out}: {len(tasks) - len(left)} finished, {len(left)} to "
@@ -223,7 +193,8 @@ class _Progress:
     def end_run(self, job: Job, status: int) -> None:
         """Prints the result of a run, which failed if it wrote no scores."""
         self._ended += 1
-        folder, scores = _find_run(self._out, self._left[job.name])
+        task = self._left[job.name]
+        folder, scores = find_run(self._out, task.name, task.seed)
         if scores:
             test = scores["test"]
             result = f"test {test['accuracy']:.4f}, by photograph {test['accuracy_by_photo']:.4f}"
@@ -240,7 +211,7 @@ class _Progress:
 
 
 def _job(request: Request, task: Task) -> Job:
-    folder = _find_run(request.out, task)[0]
+    folder = find_run(request.out, task.name, task.seed)[0]
     new = [
         *("--config", f"{task.config}.yaml", "--name", task.name),
         *(_pace(task.lr) if request.fast else ()),
@@ -263,19 +234,3 @@ def _title(request: Request) -> str:
     fast = "FAST, not as published: " if request.fast else "with " if request.words else ""
     words = [Path(word).name.removeprefix("--") for word in request.options]
     return fast + " ".join(words)
-
-
-def _find_run(out: Path, task: Task) -> tuple[Path | None, dict[str, Any] | None]:
-    """Finds the newest run of a task that is finished or can continue, and the scores if any."""
-    found = None
-    for folder in sorted((out / "lightning_logs" / task.name).glob("version_*"), key=by_number):
-        if not (folder / CONFIG).is_file():
-            continue
-        settings = yaml.load((folder / CONFIG).read_text(), yaml.CSafeLoader)
-        if not settings or settings["seed_everything"] != task.seed:
-            continue
-        if (folder / SCORES).is_file():
-            return folder, json.loads((folder / SCORES).read_text())
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            found = folder
-    return found, None

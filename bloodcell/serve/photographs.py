@@ -30,9 +30,10 @@ def find_source(model: Path) -> Source | None:
         return None
     try:
         settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
-        root = str(settings["data"]["root"])
-        there = root not in named_datasets() and Path(root).expanduser().exists()
-        return open_source(root) if there else None
+        root = settings["data"]["root"]
+        roots = [root] if isinstance(root, str) else root
+        there = [one not in named_datasets() and Path(one).expanduser().exists() for one in roots]
+        return open_source(roots) if all(there) else None
     except (
         ValueError,
         LookupError,

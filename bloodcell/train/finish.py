@@ -171,6 +171,7 @@ def print_scores(
         ("scored", scored),
         *notes.scored_on(data, part, found),
         *notes.intervals(found),
+        *notes.by_dataset(found),
         *notes.on_data(data),
     ]
     print_table(f"{title} scores", [line], below)
@@ -182,6 +183,7 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
     numbers, probability = model.outputs.row, model.outputs.probability
     rows = [data.table.rows[i] for i in numbers.tolist()]
     labels = torch.tensor(data.table.labels)[numbers]
+    several = len(data.table.datasets) > 1
     return Predictions(
         [part] * len(rows),
         [row.path for row in rows],
@@ -189,6 +191,7 @@ def collect_predictions(model: Classifier, data: BloodCells, part: str) -> Predi
         labels.numpy(),
         probability.numpy(),
         data.class_names,
+        [row.dataset for row in rows] if several else [],
     )
 
 
@@ -217,6 +220,10 @@ def draw_figures(
     figures = {
         "curves": draw_curves(title, {"": [epochs]}, None),
         "confusion": draw_confusion(f"{title}, test part", predictions),
+        **{
+            f"confusion_{name}": draw_confusion(f"{title}, {name}", predictions.only(name))
+            for name in sorted(set(predictions.dataset))
+        },
         "reliability": draw_reliability(f"{title}, test part", predictions),
         "worst": draw_worst(f"{title}, test part", worst, list(images.numpy())),
     }
@@ -232,7 +239,7 @@ def draw_figures(
 
 
 def _log_hyperparameters(
-    trainer: Trainer, model: Classifier, data: BloodCells, test: dict[str, float]
+    trainer: Trainer, model: Classifier, data: BloodCells, test: dict[str, Any]
 ) -> None:
     """Logs the settings and the test scores to TensorBoard's HPARAMS tab."""
     chosen = {**model.hparams, **data.hparams, "weights": model.pretrained_config.source}
@@ -240,6 +247,8 @@ def _log_hyperparameters(
     names = {"test/loss": "loss", "test/acc": "accuracy", "test/acc_by_photo": "accuracy_by_photo"}
     plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in chosen.items()}
     metrics = {tag: test[key] for tag, key in names.items()}
+    for name, found in test.get("by_dataset", {}).items():
+        metrics[f"test/acc_by_photo/{name}"] = found["by_photo"]["accuracy"]["value"]
     logger: Any = trainer.logger
     logger.log_hyperparams(plain, metrics, trainer.global_step)
     logger.save()

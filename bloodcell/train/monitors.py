@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bloodcell.errors import InputError, listed
+from bloodcell.train.by_dataset import val_names
 from bloodcell.train.checkpoints import KeepBest
 from bloodcell.train.optimizers import follows_metric
 from bloodcell.train.task import Classifier
@@ -25,6 +26,7 @@ class CheckMonitors(Callback):
         scores = pl_module.val_metrics
         names = [f"val/{name}" for name in (*scores.means, *scores.scores)]
         names += [f"train/{name}" for name in pl_module.train_metrics.means]
+        names += val_names(vars(trainer).get("datamodule"))
         others = any(_may_log(one) for one in (*_callbacks(trainer), pl_module))
         for setting, monitor in _monitors(trainer):
             misspelt = monitor.replace("_", "/", 1) in names

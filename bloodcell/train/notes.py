@@ -14,6 +14,7 @@ def on_run(data: BloodCells, scores: dict[str, Any]) -> list[Note]:
     return [
         *scored_on(data, "test", scores["test"]),
         *intervals(scores["test"]),
+        *by_dataset(scores["test"]),
         *baseline(scores),
         *calibration(scores["calibration"]),
         *gallery(scores),
@@ -46,6 +47,23 @@ def intervals(found: dict[str, Any]) -> list[Note]:
         ("by file", f"{line(found['by_file'])}; if copies were independent: {naive}"),
         ("by photograph", line(found["by_photo"])),
     ]
+
+
+def by_dataset(found: dict[str, Any]) -> list[Note]:
+    """Returns a note on each of several data sets: balanced accuracy over its own classes."""
+
+    def balanced(of: dict[str, Any]) -> str:
+        one = of["balanced_accuracy"]
+        return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+    notes = []
+    for name, of in found.get("by_dataset", {}).items():
+        text = f"balanced {balanced(of['by_file'])} by file, "
+        text += f"{balanced(of['by_photo'])} by photograph, of {of['by_photo']['n']:,}"
+        if own := of.get("own_classes"):
+            text += f"; {balanced(own['by_photo'])} if only its classes could be chosen"
+        notes.append((name, text))
+    return notes
 
 
 def baseline(scores: dict[str, Any]) -> list[Note]:

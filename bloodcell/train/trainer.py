@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from bloodcell import machine
 from bloodcell.errors import InputError, require
 from bloodcell.model.cpu import has_fast_bfloat16
+from bloodcell.train.by_dataset import ByDataset
 from bloodcell.train.callbacks import Bar, FirstBatch, History
 from bloodcell.train.checkpoints import KeepBest, KeepLast, WholeFiles, read_monitor
 from bloodcell.train.finite import Finite
@@ -108,7 +109,8 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
 
 def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Callback]:
     """Returns the callbacks of a run; `keeping` is None for a verb that does not train."""
-    chosen: list[Callback] = [] if given.enable_progress_bar is False else [Bar()]
+    chosen: list[Callback] = [ByDataset()]  # first, because others use its metrics
+    chosen += [] if given.enable_progress_bar is False else [Bar()]
     if keeping is None:
         return chosen
     finite = Finite(keeping.rollbacks)

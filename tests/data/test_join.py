@@ -108,7 +108,10 @@ def test_a_laboratory_is_only_tested_on(two: list[str], name: str) -> None:
     [
         ({"split": "labs"}, r"split=labs with data\.test_on=null: .*data\.root has berlin, paris"),
         ({"test_on": "paris"}, r"split=photo with data\.test_on=paris: split labs, and only it"),
-        ({"split": "labs", "test_on": "rome"}, r"test_on=rome is no data set of data\.root: it ha"),
+        (
+            {"split": "labs", "test_on": "rome"},
+            r"test_on=rome is not a data set of data\.root: it ha",
+        ),
         ({"split": "labs", "test_on": ["paris", "berlin"]}, r"leaves no data set to train on"),
         ({"draws": 5}, r"data\.draws=5 cannot be used: .*data\.balance not none"),
         ({"balance": "classes", "draws": 0}, r"data\.draws=0 cannot be used: it must be 1 or more"),

@@ -1,0 +1,183 @@
+"""`bloodcell labs`: holds out each data set once, and tests on it what the others teach."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from bloodcell.cli.configs import read_config, read_request
+from bloodcell.cli.settings import pairs
+from bloodcell.errors import InputError, listed, require_number
+from bloodcell.files import write_whole
+
+if TYPE_CHECKING:
+    from bloodcell.evaluate.scores import Predictions
+
+_OWN = (
+    *("--name", "--ckpt_path", "--seed_everything", "--data.split", "--data.test_on"),
+    *("--trainer.default_root_dir", "--trainer.devices", "--trainer.fast_dev_run"),
+)
+_HEADINGS = (
+    *("tested on", "seed", "cells", "classes", "balanced, by file", "balanced, by photograph"),
+    *("own classes only", "shared classes", "learning time"),
+)
+_LEGEND = (
+    "Balanced accuracy over the classes of a data set that was neither trained nor validated on, "
+    "with its 95 % interval over photographs. Own classes only: by photograph, if the model could "
+    "choose only among its classes. Shared classes: by photograph, over {shared}."
+)
+
+
+class Task(NamedTuple):
+    """One run.
+
+    Attributes:
+        name: its name.
+        test_on: as `data.test_on`.
+        seed: as `seed_everything`.
+    """
+
+    name: str
+    test_on: str
+    seed: int
+
+
+def labs(words: list[str], seeds: int = 1, jobs: int | None = None, out: str = "labs") -> None:
+    """Trains without one data set at a time, tests on it, and prints a table.
+
+    All options of fit apply to all runs, e.g. --config any_lab.yaml --data.root "[kaggle, pbc]".
+    Finished runs are kept; after an interruption the same command continues.
+
+    Args:
+        words: options of every `fit`; data.root has at least two data sets.
+        seeds: number of seeds, from 0.
+        jobs: number of concurrent runs (default: one per GPU, or one without a GPU).
+        out: folder of the runs and of the tables labs.md and labs.csv.
+
+    Raises:
+        InputError: if an option cannot be used, or a run failed.
+    """
+    from bloodcell.data.source import open_source
+    from bloodcell.published.crew import hold, keep_options
+
+    for flag in (word.partition("=")[0] for word in words):
+        if flag in _OWN:
+            raise InputError(f"labs sets {flag} itself. Leave it out.")
+    rule = "a whole number, 1 or more, e.g. 3"
+    require_number("--seeds", seeds, rule, 1, whole=True)
+    require_number("--jobs", 1 if jobs is None else jobs, rule, 1, whole=True)
+    request, place = read_request("fit", words), Path(out)
+    sets = list(open_source(_roots(request.words)).sets)
+    if not sets:
+        raise InputError(
+            "labs needs at least two data sets: give data.root a list, e.g. --data.root "
+            '"[kaggle, pbc, chula]".'
+        )
+    tasks = [
+        Task(f"{request.config_name}-{name}", name, seed) for seed in range(seeds) for name in sets
+    ]
+    with hold(place, "labs") as descriptors:
+        keep_options(place, request.words)
+        failed = _run_all(place, tasks, words, jobs, descriptors)
+    if failed:
+        raise InputError(f"failed: {listed(failed)}. Repeat the command to try them again.")
+
+
+def _run_all(
+    place: Path, tasks: list[Task], words: list[str], jobs: int | None, descriptors: list[int]
+) -> list[str]:
+    """Makes the runs that are not finished, and reports; returns those that failed."""
+    from bloodcell.published.crew import Crew, Job, find_run, list_devices
+
+    waiting = []
+    for task in tasks:
+        folder, scores = find_run(place, task.name, task.seed)
+        new = [
+            *(*words, "--name", task.name, "--seed_everything", str(task.seed)),
+            *("--data.split", "labs", "--data.test_on", task.test_on),
+            *("--trainer.default_root_dir", str(place), "--trainer.devices", "1"),
+        ]
+        started = ["--ckpt_path", str(folder)] if folder else new
+        if not scores:
+            log = place / "logs" / f"{task.name}-{task.seed}.txt"
+            waiting.append(Job(f"{task.name}, seed {task.seed}", started, log))
+    print(f"{len(tasks)} runs in {place}: {len(waiting)} to do", flush=True)
+    failed = list[str]()
+
+    def end(job: Job, status: int) -> None:
+        if status:
+            failed.append(f"{job.name} ({job.complaint()})")
+            print(f"{job.name}: exit status {status}, see {job.log}", flush=True)
+
+    try:
+        Crew(list_devices(jobs, None), descriptors).run(waiting, end)
+    finally:  # even if it is stopped
+        _report(place, tasks)
+    return failed
+
+
+def _roots(words: Sequence[str]) -> Any:
+    """Returns the last value of data.root in the configs and the options, or its default."""
+    root: Any = "kaggle"
+    for flag, value in pairs(words):
+        if flag == "--config" and value:
+            root = (read_config(Path(value)).get("data") or {}).get("root", root)
+        elif flag == "--data.root" and value:
+            root = yaml.safe_load(value) if value.startswith("[") else value
+        elif flag == "--data.root+" and value:
+            root = [*([root] if isinstance(root, str) else root), value]
+    return root
+
+
+def _report(place: Path, tasks: list[Task]) -> None:
+    """Prints the table of the finished runs, and writes it as Markdown and CSV."""
+    from bloodcell.evaluate.scores import read_predictions
+    from bloodcell.evaluate.tables import as_markdown, print_wide
+    from bloodcell.published.crew import find_run
+
+    found = [(task, *find_run(place, task.name, task.seed)) for task in tasks]
+    runs = [
+        (task, scores, read_predictions(folder))
+        for task, folder, scores in found
+        if folder and scores
+    ]
+    if not runs:
+        print(f"no finished run in {place} yet")
+        return
+    classes = [{of.class_names[label] for label in of.true.tolist()} for _, _, of in runs]
+    shared = set.intersection(*classes)
+    rows = [
+        _row(task, scores, of, len(own), shared)
+        for (task, scores, of), own in zip(runs, classes, strict=True)
+    ]
+    legend = _LEGEND.format(shared=", ".join(sorted(shared)))
+    print_wide(_HEADINGS, rows, legend, words=("tested on",))
+    with write_whole(place / "labs.md") as file:
+        file.write(as_markdown(_HEADINGS, rows, legend))
+    with write_whole(place / "labs.csv") as file:
+        csv.writer(file).writerows([_HEADINGS, *rows])
+    print(f"{place}: labs.md, labs.csv, lightning_logs")
+
+
+def _row(
+    task: Task, scores: dict[str, Any], of: "Predictions", classes: int, shared: set[str]
+) -> list[str]:
+    from bloodcell.evaluate.metrics import Estimate, average_photos, estimate, sample_of
+    from bloodcell.text import clock
+
+    test = scores["test"]["by_dataset"][task.test_on]
+    own = test.get("own_classes", test)
+    kept = [i for i, label in enumerate(of.true.tolist()) if of.class_names[label] in shared]
+    over_shared = "-"
+    if kept:
+        photo = [of.photo[i] for i in kept]
+        sample = average_photos(sample_of(of.true[kept], of.probability[kept], photo))
+        over_shared = str(estimate(sample)["balanced_accuracy"][0])
+    found = (test["by_file"], test["by_photo"], own["by_photo"])
+    return [
+        *(task.test_on, str(task.seed), f"{test['by_photo']['n']:,}", str(classes)),
+        *(str(Estimate(**one["balanced_accuracy"])) for one in found),
+        *(over_shared, clock(scores["learning_time_seconds"])),
+    ]

@@ -1,0 +1,112 @@
+"""`labs`, and everything that is scored by data set, on runs of several drawn laboratories."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bloodcell.cli.main import main
+from bloodcell.evaluate.scores import Predictions, read_predictions, score, write_predictions
+
+Refused = Callable[..., str]
+SMALL = [
+    *("--data.image_size", "32", "--model.backbone", "test_efficientnet"),
+    *("--model.weights", "none", "--model.lr", "1e-3", "--trainer.accelerator", "cpu"),
+    *("--trainer.max_epochs", "1", "--trainer.precision", "32-true"),
+    *("--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.fixture
+def root(make_folders: Callable[..., Path]) -> str:
+    first = make_folders({"Neutrophils": 12, "basophil": 12, "monocyte": 12}, "berlin")
+    second = make_folders({"NEUTROPHIL": 12, "BASOPHIL": 12}, "paris")
+    return f"[{first}, {second}]"
+
+
+def test_scores_by_data_set(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.root", root, "--data.balance", "datasets", "--name", "both"]
+    main(["fit", *SMALL, *words, "--monitor", "val/balanced_accuracy/paris"])
+    folder = Path("lightning_logs/both/version_0")
+    scores = json.loads((folder / "scores.json").read_text())
+    found = scores["test"]["by_dataset"]
+    assert {name: one["by_photo"]["n"] for name, one in found.items()} == {"berlin": 7, "paris": 5}
+    assert "own_classes" not in found["berlin"]
+    assert "own_classes" in found["paris"]
+    assert scores["monitor"] == "val/balanced_accuracy/paris"
+    said = capsys.readouterr().out
+    assert "  paris: train" in said
+    assert "\n  paris          balanced " in said
+    value = found["paris"]["by_photo"]["balanced_accuracy"]["value"]
+    assert f"| paris | 5 | {value:.4f} [" in (folder / "MODEL_CARD.md").read_text()
+    events = EventAccumulator(str(folder)).Reload()
+    for part in ("val", "test"):
+        for name in ("berlin", "paris"):
+            (one,) = events.Scalars(f"{part}/balanced_accuracy/{name}")
+            if part == "test":
+                by_file = found[name]["by_file"]["balanced_accuracy"]["value"]
+                assert one.value == pytest.approx(by_file)
+    main(["verify", str(folder), "--trainer.accelerator", "cpu"])
+    assert "matches its checkpoint" in capsys.readouterr().out
+    found["paris"]["by_file"]["accuracy"]["value"] += 0.1
+    (folder / "scores.json").write_text(json.dumps(scores))
+    with pytest.raises(SystemExit):
+        main(["verify", str(folder), "--trainer.accelerator", "cpu"])
+    assert "different: by_dataset" in capsys.readouterr().out
+
+
+def test_predictions_of_several_data_sets_survive_the_file(tmp_path: Path) -> None:
+    """Set y lacks class c, which is the model's answer to one of its images."""
+    probability = np.array([[0.9, 0.1, 0], [0, 0.2, 0.8], [0.3, 0.1, 0.6], [0.1, 0.9, 0]])
+    said = Predictions(
+        *(["test"] * 4, list("pqrs"), list("pqrs"), np.array([0, 2, 0, 1])),
+        *(probability.astype(np.float32), list("abc"), list("xxyy")),
+    )
+    write_predictions(tmp_path, said)
+    read = read_predictions(tmp_path)
+    assert list(read.dataset) == list("xxyy")
+    assert read.class_names == list("abc")
+    found = score(read)["by_dataset"]
+    assert found["x"]["by_file"]["balanced_accuracy"]["value"] == 1
+    assert found["y"]["by_file"]["balanced_accuracy"]["value"] == 0.5
+    assert found["y"]["own_classes"]["by_photo"]["balanced_accuracy"]["value"] == 1
+
+
+def test_each_laboratory_is_held_out_once(
+    root: str, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    words = ["labs", *SMALL, "--data.root", root]
+    main(words)
+    with Path("labs/labs.csv").open(newline="") as file:
+        rows = {row["tested on"]: row for row in csv.DictReader(file)}
+    assert {name: (row["cells"], row["classes"]) for name, row in rows.items()} == {
+        "berlin": ("24", "2"),
+        "paris": ("24", "2"),
+    }
+    assert "over basophil, neutrophil." in Path("labs/labs.md").read_text()
+    for name in rows:
+        folder = Path(f"labs/lightning_logs/custom-{name}/version_0")
+        assert {*read_predictions(folder).dataset} == {name}
+    assert "2 runs in labs: 2 to do" in capsys.readouterr().out
+    main(words)
+    assert "2 runs in labs: 0 to do" in capsys.readouterr().out
+    assert "contains runs with other options" in refused(*words, "--data.augment", "flips")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.root", "drawn"], "labs needs at least two data sets: give data.root a list"),
+        (["--data.test_on", "pbc"], "labs sets --data.test_on itself. Leave it out."),
+        (["--seeds", "0"], "--seeds=0 cannot be used: it must be a whole number, 1 or more"),
+        (["--data.rot", "x"], "data.rot is not a setting of fit. Did you mean 'data.root'?"),
+    ],
+)
+def test_labs_refuses(words: list[str], message: str, refused: Refused, smears: Path) -> None:
+    if "drawn" in words:
+        words = ["--data.root", str(smears / "images")]
+    assert message in refused("labs", *words)
