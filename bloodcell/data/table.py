@@ -41,6 +41,7 @@ class Row:
             or the name of a folder of a named data set that belongs to no part.
         photo: name of the photograph that the image was made from.
         cell: name of the white cell in the image.
+        dataset: name of the data set.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Row:
     official: str
     photo: str
     cell: str
+    dataset: str = ""
 
 
 @dataclass(frozen=True)

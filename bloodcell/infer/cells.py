@@ -17,7 +17,7 @@ from bloodcell.infer.answers import Answer
 from bloodcell.infer.inputs import NO_CELL
 from bloodcell.infer.runtime import Runtime
 
-UNSURE, UNREADABLE = "unsure", "unreadable"
+UNSURE, UNREADABLE, UNLIKE = "unsure", "unreadable", "unlike"
 _LEGEND = (
     "The 95 % intervals (Wilson) show how far each share can be from that of the whole smear.\n"
     "They do not include errors of the model."
@@ -106,14 +106,17 @@ class Cells(NamedTuple):
 def _labels(answers: Iterable[Answer]) -> Iterator[tuple[Cell, str, float]]:
     for answer in answers:
         if answer.cell and answer.probability:
-            yield answer.cell, answer.class_name or UNSURE, max(answer.probability.values())
+            label = answer.class_name or UNSURE
+            label = f"{UNLIKE}: {label}" if answer.unlike else label
+            yield answer.cell, label, max(answer.probability.values())
 
 
 def differential(counts: Counter[str], names: Sequence[str]) -> str:
     """Returns the differential count: the number and share of cells of each class, as text.
 
     Args:
-        counts: number of cells for each class and for `UNSURE`, `NO_CELL` and `UNREADABLE`.
+        counts: number of cells for each class and for `UNSURE`, `UNLIKE`, `NO_CELL` and
+            `UNREADABLE`.
         names: the classes.
     """
     kinds = [*names, *([UNSURE] if counts[UNSURE] else [])]
@@ -124,6 +127,8 @@ def differential(counts: Counter[str], names: Sequence[str]) -> str:
         low, high = independent_interval(counts[kind], total)
         share = counts[kind] / total
         lines.append(f"  {kind:{wide}}  {counts[kind]:6,}  {share:6.1%}  [{low:.1%}, {high:.1%}]")
+    if counts[UNLIKE]:
+        lines.append(f"  unlike all training images, and not counted: {counts[UNLIKE]:,}")
     if counts[NO_CELL]:
         lines.append(f"  images without a white cell: {counts[NO_CELL]:,}. {_WIDER}")
     if counts[UNREADABLE]:

@@ -17,7 +17,7 @@ from bloodcell.data.decode import summarise
 from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require_number
 from bloodcell.infer.answers import Answer, check_out, open_writer
-from bloodcell.infer.cells import UNREADABLE, UNSURE, Cells, differential
+from bloodcell.infer.cells import UNLIKE, UNREADABLE, UNSURE, Cells, differential
 from bloodcell.infer.inputs import (
     NO_CELL,
     STDIN,
@@ -29,9 +29,10 @@ from bloodcell.infer.inputs import (
     find_images,
 )
 from bloodcell.infer.open import open_model
-from bloodcell.infer.runtime import AUTO, Probabilities, Runtime, classify_views
+from bloodcell.infer.runtime import AUTO, Classified, Runtime, classify_views
 
 BATCH_SIZE = 32
+_UNLIKE_IMAGES = "unlike all training images: {:,}. Their classes are unreliable (column `unlike`)."
 
 
 def predict(
@@ -81,7 +82,7 @@ def predict(
     if settings:
         opened = settings.prepare(opened)
     start = time.perf_counter()
-    tally = _Tally()
+    tally = _Tally(cells)
     names = opened.description.class_names
     console = Console(file=sys.stderr)
     with (
@@ -96,7 +97,7 @@ def predict(
             write(answer)
             tally.add(answer)
             bar.advance(task)
-    print(tally.summary(names, time.perf_counter() - start, cells), file=sys.stderr)
+    print(tally.summary(names, time.perf_counter() - start), file=sys.stderr)
     if out:
         print(out, file=sys.stderr)
     return not tally.counts[UNREADABLE]
@@ -135,27 +136,37 @@ def check_numbers(abstain: float, batch_size: int, field: float) -> None:
 
 
 class _Tally:
-    """Counts the predictions, and collects the notes on their images."""
+    """Counts the predictions, and collects the notes on their images.
 
-    def __init__(self) -> None:
+    Args:
+        cells: whether the predictions are of cells.
+    """
+
+    def __init__(self, cells: bool) -> None:
+        self._cells = cells
+        self._unlike = 0
         self.counts: Counter[str] = Counter()
         self.notes: dict[str, str] = {}
         self.left_out = LeftOut()
 
     def add(self, answer: Answer) -> None:
-        self.counts[_kind(answer)] += 1
+        aside = self._cells and answer.unlike  # of the differential count
+        self.counts[UNLIKE if aside else _kind(answer)] += 1
+        self._unlike += bool(answer.unlike)
         if answer.note:
             self.notes[answer.file] = answer.note
 
-    def summary(self, names: list[str], seconds: float, cells: bool) -> str:
+    def summary(self, names: list[str], seconds: float) -> str:
         per_second = f"{self.counts.total() / seconds:,.0f}"
-        if cells:
+        if self._cells:
             lines = [differential(self.counts, names), f"{per_second} cells/s"]
         else:
             kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
             by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
             n = self.counts.total()
             lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({per_second} images/s)"]
+            if self._unlike:
+                lines.append(f"{_UNLIKE_IMAGES.format(self._unlike)}")
         lines += summarise(self.notes)
         return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
 
@@ -190,34 +201,38 @@ def answer_images(
     else:
         batches = decode_batches(images, model.input_format, batch_size)
     names = model.description.class_names
-    for batch, probabilities in _on_all_devices(batches, model, tta):
-        coming = iter(probabilities)
+    for batch, classified in _on_all_devices(batches, model, tta):
+        coming = zip(*classified, strict=True)
         for image in batch:
             if image.pixels is None:
                 yield Answer(image.name, None, None, image.error, None, image.read)
                 continue
-            probability = next(coming)
+            probability, distance = next(coming)
             best = int(probability.argmax())
             chosen = names[best] if probability[best] >= abstain else None
             named = dict(zip(names, probability.tolist(), strict=True))
-            yield Answer(image.name, chosen, named, "", image.cell, image.read, image.note)
+            answer = Answer(image.name, chosen, named, "", image.cell, image.read, image.note)
+            if model.threshold is not None:
+                far = bool(distance > model.threshold)
+                answer = answer._replace(unlike=far, distance=float(distance))
+            yield answer
 
 
 def _on_all_devices(
     batches: Iterable[list[Decoded]], model: Runtime, tta: bool
-) -> Iterator[tuple[list[Decoded], Probabilities]]:
-    """Classifies batches on all devices in parallel and yields the probabilities in order."""
-    waiting: deque[tuple[list[Decoded], Future[Probabilities]]] = deque()
+) -> Iterator[tuple[list[Decoded], Classified]]:
+    """Classifies batches on all devices in parallel and yields the results in order."""
+    waiting: deque[tuple[list[Decoded], Future[Classified]]] = deque()
 
-    def classify(pixels: Pixels) -> Probabilities:
+    def classify(pixels: Pixels) -> Classified:
         return classify_views(model, pixels) if tta else model.classify(pixels)
 
-    def classify_batch(batch: list[Decoded]) -> Probabilities:
+    def classify_batch(batch: list[Decoded]) -> Classified:
         pixels = [image.pixels for image in batch if image.pixels is not None]
         if not pixels:
-            return np.empty((0, 0), np.float32)
+            return Classified.alone(np.empty((0, len(model.description.class_names)), np.float32))
         if model.input_format is None:  # whole images of different sizes
-            return np.concatenate([classify(image[None]) for image in pixels])
+            return Classified.join([classify(image[None]) for image in pixels])
         return classify(np.stack(pixels))
 
     with ThreadPoolExecutor(model.n_devices) as pool:
