@@ -88,5 +88,6 @@ def classify_views(model: Predictor, pixels: Pixels) -> Classified:
     single views.
     """
     answers = [model.classify(np.ascontiguousarray(view)) for view in views(pixels)]
-    mean: Probabilities = np.mean([answer.probability for answer in answers], axis=0, dtype=np.float32)
+    every = [answer.probability for answer in answers]
+    mean: Probabilities = np.mean(every, axis=0, dtype=np.float32)
     return Classified(mean, answers[0].distance)

@@ -17,7 +17,7 @@ Picture = NDArray[np.uint8]
 Plane = NDArray[np.float64]
 
 _STAINED = ((235, 225, 230), (225, 170, 180), (200, 130, 190), (130, 80, 160), (80, 40, 130))
-_WORDS = ["blood", "cells", "report", "sample", "total", "count", "12.4", "g/dl", "range", "result", "page", "table", "figure"]
+_WORDS = ("blood", "cells", "report", "sample", "total", "12.4", "g/dl", "range", "page", "table")
 # absorption of red, green and blue light by haematoxylin and eosin (Ruifrok and Johnston, 2001)
 _HAEMATOXYLIN, _EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
 
@@ -70,7 +70,7 @@ class _Pen(NamedTuple):
         elif kind == 1:
             draw.rectangle(box, fill=fill)
         else:
-            corners = self.rng.normal(0, radius, (self.rng.integers(3, 8), 2)) + (x, y)
+            corners = np.array([x, y]) + self.rng.normal(0, radius, (self.rng.integers(3, 8), 2))
             draw.polygon([tuple(corner) for corner in corners.tolist()], fill=fill)
 
 
