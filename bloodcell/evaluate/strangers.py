@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 
 from bloodcell.evaluate.metrics import Floats
 
-ACCEPTED = 0.9  # share of the cells of a laboratory left out that the threshold accepts
-_INVERSE_PENALTY = 0.003  # of squared weights, per mean of two equally large groups
+ACCEPTED = 0.8  # share of the cells of a laboratory left out that the threshold accepts
+_INVERSE_PENALTY = 0.01  # of squared weights, per mean of two equally large groups
 _LEAST_SPREAD = 0.1  # of a feature, relative to the mean spread: rare features get small weights
 
 
@@ -45,8 +45,9 @@ def fit_distance(
 def find_threshold(known: Floats, datasets: Sequence[str], strange: Floats) -> float:
     """Returns the distance beyond which an image is unlike all training images.
 
-    It is 0, where both are as likely, or more: each laboratory is left out of the fit in turn, and
-    `ACCEPTED` of its images must be accepted. With one laboratory, it is 0.
+    Each laboratory is left out of the fit in turn, and `ACCEPTED` of its images must be accepted:
+    the threshold is the largest of these quantiles. With one laboratory it is 0, where both kinds
+    of pictures are as likely.
 
     Args:
         known: as for `fit_distance`.
@@ -54,9 +55,9 @@ def find_threshold(known: Floats, datasets: Sequence[str], strange: Floats) -> f
         strange: as for `fit_distance`.
     """
     of = np.array(datasets)
-    needed = [0.0]
-    for name in np.unique(of) if len(set(datasets)) > 1 else []:
+    needed = []
+    for name in np.unique(of) if len(set(datasets)) > 1 else ():
         others = of != name
         weight, bias = fit_distance(known[others], of[others].tolist(), strange)
         needed.append(float(np.quantile(known[~others] @ weight + bias, ACCEPTED)))
-    return max(needed)
+    return max(needed, default=0.0)

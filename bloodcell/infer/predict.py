@@ -3,10 +3,11 @@
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -82,7 +83,7 @@ def predict(
     if settings:
         opened = settings.prepare(opened)
     start = time.perf_counter()
-    tally = _Tally(cells)
+    tally = _Tally(cells, opened.description.scores)
     names = opened.description.class_names
     console = Console(file=sys.stderr)
     with (
@@ -140,10 +141,11 @@ class _Tally:
 
     Args:
         cells: whether the predictions are of cells.
+        scores: the model's `scores.json`.
     """
 
-    def __init__(self, cells: bool) -> None:
-        self._cells = cells
+    def __init__(self, cells: bool, scores: Mapping[str, Any]) -> None:
+        self._cells, self._scores = cells, scores
         self._unlike = 0
         self.counts: Counter[str] = Counter()
         self.notes: dict[str, str] = {}
@@ -159,7 +161,7 @@ class _Tally:
     def summary(self, names: list[str], seconds: float) -> str:
         per_second = f"{self.counts.total() / seconds:,.0f}"
         if self._cells:
-            lines = [differential(self.counts, names), f"{per_second} cells/s"]
+            lines = [differential(self.counts, names, self._scores), f"{per_second} cells/s"]
         else:
             kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
             by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
