@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +29,7 @@ from bloodcell.infer.inputs import (
     decode_cells,
     find_images,
 )
+from bloodcell.infer.onnx_runtime import OnnxModel, OnnxSquares
 from bloodcell.infer.open import open_model
 from bloodcell.infer.runtime import AUTO, Classified, Runtime, classify_views
 
@@ -42,6 +43,7 @@ def predict(
     out: str | None = None,
     abstain: float = 0.0,
     tta: bool = False,
+    adapt: bool = False,
     cells: bool = False,
     field: float | None = None,
     draw: str | None = None,
@@ -61,6 +63,8 @@ def predict(
         out: a .csv, .jsonl or .parquet file (default: CSV on the standard output).
         abstain: give no class to images whose largest probability is below this value, 0 to 1.
         tta: average over the eight rotations and reflections, which takes eight times as long.
+        adapt: mix BatchNorm's statistics with those of these images, which are read twice. This
+            helps with images of some other laboratories, and makes others worse.
         cells: find the white cells of each image, and write a row for each cell and the
             differential count.
         field: with --cells, the width of the field of view relative to that of the Kaggle set,
@@ -92,7 +96,10 @@ def predict(
         open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
-        found = find_images(images, archives, tally.left_out)
+        found: Iterable[Input] = find_images(images, archives, tally.left_out)
+        if adapt:
+            found = list(found)
+            opened = adapt_to(opened, found, settings, batch_size, say_aside)
         answers = answer_images(found, opened, settings, abstain, tta, batch_size)
         for answer in settings.draw_each(answers, names) if settings else answers:
             write(answer)
@@ -134,6 +141,11 @@ def check_numbers(abstain: float, batch_size: int, field: float) -> None:
     require_number("--abstain", abstain, "a number from 0 to 1, e.g. 0.5", 0, 1)
     require_number("--batch_size", batch_size, "a whole number, 1 or more, e.g. 32", 1, whole=True)
     require_number("--field", field, "a number from 0.1 to 50, e.g. 3", 0.1, 50)
+
+
+def say_aside(text: str) -> None:
+    """Prints a line to the standard error."""
+    print(text, file=sys.stderr)
 
 
 class _Tally:
@@ -179,6 +191,50 @@ def _kind(answer: Answer) -> str:
     return answer.class_name or UNSURE
 
 
+def adapt_to(
+    model: Runtime,
+    images: Sequence[Input],
+    cells: Cells | None,
+    batch_size: int,
+    tell: Callable[[str], None],
+) -> Runtime:
+    """Returns the model with BatchNorm's statistics adapted to the images.
+
+    Args:
+        model: the model.
+        images: the images, which are decoded once more when they are classified.
+        cells: as for `answer_images`.
+        batch_size: images per batch.
+        tell: takes the report of what was done.
+
+    Raises:
+        InputError: if the model cannot be adapted.
+    """
+    if isinstance(model, OnnxModel | OnnxSquares):
+        raise InputError(
+            f"--adapt cannot change the exported model {model.description.name}. Give --model the "
+            "run folder, or a .safetensors file."
+        )
+    from bloodcell.infer.adapt import adapt  # imports torch
+    from bloodcell.infer.torch_runtime import TorchModel
+
+    assert isinstance(model, TorchModel)
+
+    decoded = _decode(images, model, cells, batch_size)
+    pixels = ([one.pixels for one in batch if one.pixels is not None] for batch in decoded)
+    adapted = adapt(model, (np.stack(batch) for batch in pixels if batch))
+    tell(adapted.report)
+    return adapted.runtime
+
+
+def _decode(
+    images: Iterable[Input], model: Runtime, cells: Cells | None, batch_size: int
+) -> Iterator[list[Decoded]]:
+    if cells:
+        return decode_cells(images, model.description.image_size, cells.field, batch_size)
+    return decode_batches(images, model.input_format, batch_size)
+
+
 def answer_images(
     images: Iterable[Input],
     model: Runtime,
@@ -197,11 +253,7 @@ def answer_images(
         tta: as for `predict`.
         batch_size: images per batch.
     """
-    if cells:
-        size = model.description.image_size
-        batches = decode_cells(images, size, cells.field, batch_size)
-    else:
-        batches = decode_batches(images, model.input_format, batch_size)
+    batches = _decode(images, model, cells, batch_size)
     names = model.description.class_names
     for batch, classified in _on_all_devices(batches, model, tta):
         coming = zip(*classified, strict=True)

@@ -30,6 +30,7 @@ class TorchModel:
         self.description: Description = saved.description
         self.input_format: InputFormat | None = saved.description.input_format
         self.n_devices = len(devices)
+        self._saved, self._devices = saved, devices
         self._gallery = saved.gallery
         self.threshold = saved.gallery.threshold if saved.gallery else None
         self._free: SimpleQueue[tuple[Network, torch.device]] = SimpleQueue()
@@ -43,6 +44,15 @@ class TorchModel:
     def on_squares(self) -> "TorchModel":
         """The model itself, because its images are always cropped first."""
         return self
+
+    def copy_network(self) -> tuple[Network, torch.device]:
+        """Returns a copy of the network, and the device it is on."""
+        device = self._devices[0]
+        return copy.deepcopy(self._saved.network).to(device), device
+
+    def with_network(self, network: Network) -> "TorchModel":
+        """Returns the same model with another network, on the same devices."""
+        return TorchModel(self._saved._replace(network=network), self._devices)
 
     def classify(self, pixels: Pixels) -> Classified:
         """Classifies images (B, size, size, 3)."""
