@@ -16,7 +16,7 @@ from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
 from bloodcell.infer.inputs import InMemory, Input, find_images
 from bloodcell.infer.open import open_model
-from bloodcell.infer.predict import BATCH_SIZE, adapt_to, answer_images, check_numbers, say_aside
+from bloodcell.infer.predict import BATCH_SIZE, adapt_to, answer_images, check_numbers
 from bloodcell.infer.runtime import AUTO, Runtime
 
 Place = str | os.PathLike[str]
@@ -125,8 +125,8 @@ class LoadedModel:
 
         Raises:
             InputError: if a number is out of range, a path does not exist, an array is not an RGB
-                image, `cells` is set for a model that does not classify single cells, or `adapt` for
-                one without BatchNorm or an exported one.
+                image, `cells` is set for a model that does not classify single cells, or `adapt`
+                for an exported one or one without BatchNorm.
         """
         check_numbers(abstain, batch_size, field)
         require(cells or field == 1.0, "field", field, "1, or used with cells=True")
@@ -140,7 +140,7 @@ class LoadedModel:
                 found = [InMemory(str(n), array) for n, array in enumerate(arrays)]
             if adapt:
                 found = list(found)
-                model = adapt_to(model, found, settings, batch_size, say_aside)
+                model = adapt_to(model, found, settings, batch_size)
             answers = answer_images(found, model, settings, abstain, tta, batch_size)
             rows = [answer._replace(read=None) for answer in answers]  # the archives are closed
         return Answers(self.class_names, rows, bool(cells), left_out)

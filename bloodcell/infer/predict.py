@@ -2,25 +2,21 @@
 
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from bloodcell.data.crop import Pixels
-from bloodcell.data.decode import summarise
-from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require_number
 from bloodcell.infer.answers import Answer, check_out, open_writer
-from bloodcell.infer.cells import UNLIKE, UNREADABLE, UNSURE, Cells, differential
+from bloodcell.infer.cells import UNREADABLE, Cells
 from bloodcell.infer.inputs import (
-    NO_CELL,
     STDIN,
     Decoded,
     Input,
@@ -32,9 +28,9 @@ from bloodcell.infer.inputs import (
 from bloodcell.infer.onnx_runtime import OnnxModel, OnnxSquares
 from bloodcell.infer.open import open_model
 from bloodcell.infer.runtime import AUTO, Classified, Runtime, classify_views
+from bloodcell.infer.tally import Tally
 
 BATCH_SIZE = 32
-_UNLIKE_IMAGES = "unlike all training images: {:,}. Their classes are unreliable (column `unlike`)."
 
 
 def predict(
@@ -87,7 +83,7 @@ def predict(
     if settings:
         opened = settings.prepare(opened)
     start = time.perf_counter()
-    tally = _Tally(cells, opened.description.scores)
+    tally = Tally(cells, opened.description.scores)
     names = opened.description.class_names
     console = Console(file=sys.stderr)
     with (
@@ -99,7 +95,7 @@ def predict(
         found: Iterable[Input] = find_images(images, archives, tally.left_out)
         if adapt:
             found = list(found)
-            opened = adapt_to(opened, found, settings, batch_size, say_aside)
+            opened = adapt_to(opened, found, settings, batch_size)
         answers = answer_images(found, opened, settings, abstain, tta, batch_size)
         for answer in settings.draw_each(answers, names) if settings else answers:
             write(answer)
@@ -143,69 +139,19 @@ def check_numbers(abstain: float, batch_size: int, field: float) -> None:
     require_number("--field", field, "a number from 0.1 to 50, e.g. 3", 0.1, 50)
 
 
-def say_aside(text: str) -> None:
-    """Prints a line to the standard error."""
-    print(text, file=sys.stderr)
-
-
-class _Tally:
-    """Counts the predictions, and collects the notes on their images.
-
-    Args:
-        cells: whether the predictions are of cells.
-        scores: the model's `scores.json`.
-    """
-
-    def __init__(self, cells: bool, scores: Mapping[str, Any]) -> None:
-        self._cells, self._scores = cells, scores
-        self._unlike = 0
-        self.counts: Counter[str] = Counter()
-        self.notes: dict[str, str] = {}
-        self.left_out = LeftOut()
-
-    def add(self, answer: Answer) -> None:
-        aside = self._cells and answer.unlike  # of the differential count
-        self.counts[UNLIKE if aside else _kind(answer)] += 1
-        self._unlike += bool(answer.unlike)
-        if answer.note:
-            self.notes[answer.file] = answer.note
-
-    def summary(self, names: list[str], seconds: float) -> str:
-        per_second = f"{self.counts.total() / seconds:,.0f}"
-        if self._cells:
-            lines = [differential(self.counts, names, self._scores), f"{per_second} cells/s"]
-        else:
-            kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
-            by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
-            n = self.counts.total()
-            lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({per_second} images/s)"]
-            if self._unlike:
-                lines.append(f"{_UNLIKE_IMAGES.format(self._unlike)}")
-        lines += summarise(self.notes)
-        return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
-
-
-def _kind(answer: Answer) -> str:
-    if answer.error:
-        return NO_CELL if answer.error.startswith(NO_CELL) else UNREADABLE
-    return answer.class_name or UNSURE
-
-
 def adapt_to(
     model: Runtime,
     images: Sequence[Input],
     cells: Cells | None,
     batch_size: int,
-    tell: Callable[[str], None],
 ) -> Runtime:
-    """Returns the model with BatchNorm's statistics adapted to the images.
+    """Returns the model with BatchNorm's statistics adapted to the images, and prints a report.
 
     Args:
         model: the model.
         images: the images, which are decoded once more when they are classified.
         cells: as for `answer_images`.
         batch_size: images per batch.
-        tell: takes the report of what was done.
 
     Raises:
         InputError: if the model cannot be adapted.
@@ -223,7 +169,7 @@ def adapt_to(
     decoded = _decode(images, model, cells, batch_size)
     pixels = ([one.pixels for one in batch if one.pixels is not None] for batch in decoded)
     adapted = adapt(model, (np.stack(batch) for batch in pixels if batch))
-    tell(adapted.report)
+    print(adapted.report, file=sys.stderr)
     return adapted.runtime
 
 
