@@ -50,6 +50,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # a second for each run: the run of the fixture `finished` and the runs of processes have them
     monkeypatch.setattr("bloodcell.train.finish.draw_figures", lambda *_: None)
+    monkeypatch.setattr("bloodcell.train.calibrate.STRANGERS", 36)
 
 
 class Ended(NamedTuple):
@@ -181,6 +182,7 @@ def run(smears: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
         patch.setattr("bloodcell.train.finish.draw_figures", lambda *_: None)
+        patch.setattr("bloodcell.train.calibrate.STRANGERS", 36)
         main(words.split())
     return root / "lightning_logs" / "asked" / "version_0"
 

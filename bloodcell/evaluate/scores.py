@@ -107,6 +107,20 @@ def _score_own_classes(predictions: Predictions) -> dict[str, Any]:
     }
 
 
+def count_confusion(predictions: Predictions) -> dict[str, Any]:
+    """Counts the photographs by true and predicted class.
+
+    Returns:
+        `counts`, a row for each true class with a number for each predicted class, and `of`, what
+        was counted.
+    """
+    files = sample_of(predictions.true, predictions.probability, predictions.photo)
+    photos, n = average_photos(files), len(predictions.class_names)
+    counts = np.zeros((n, n), np.int64)
+    np.add.at(counts, (photos.true, photos.probability.argmax(1)), 1)
+    return {"counts": counts.tolist(), "of": f"{len(photos.true):,} test photographs"}
+
+
 def _as_dict(sample: Sample, class_names: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"n": len(sample.true)}
     for name, found in estimate(sample).items():

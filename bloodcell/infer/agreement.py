@@ -14,7 +14,7 @@ from bloodcell.data.decode import READ_ERRORS, open_rgb
 from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.tables import print_wide
 from bloodcell.infer.inputs import Named, find_images
-from bloodcell.infer.runtime import Predictor, Probabilities
+from bloodcell.infer.runtime import Classified, Distances, Predictor, Probabilities
 
 _BATCH, _ROUNDS = 32, 5  # used to measure the speed
 _HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
@@ -32,11 +32,13 @@ class Measurement(NamedTuple):
 
     Attributes:
         probability: (n, classes).
+        distance: (n,) distance from the training images; NaN without a gallery.
         seconds: median time for one image.
         per_second: throughput in images per second, measured on batches.
     """
 
     probability: Probabilities
+    distance: Distances
     seconds: float
     per_second: float
 
@@ -111,7 +113,7 @@ def measure(
         The folder name of each image, and one measurement per model.
     """
     folders: list[str] = []
-    timed: list[list[tuple[Probabilities, float]]] = [[] for _ in models]
+    timed: list[list[tuple[Classified, float]]] = [[] for _ in models]
     for image, pixels in read_images(images):
         folders.append(Path(image.name).parent.name)
         for results, model in zip(timed, models, strict=True):
@@ -120,14 +122,15 @@ def measure(
     rounds = [[_classify(model, batch)[1] for model in models] for _ in range(_ROUNDS)]
     measured = []
     for results, batches in zip(timed, zip(*rounds, strict=True), strict=True):
-        probability, seconds = zip(*results, strict=True)
+        classified, seconds = zip(*results, strict=True)
         per_second = _BATCH / median(batches)
-        measured.append(Measurement(np.concatenate(probability), median(seconds), per_second))
+        joined = Classified.join(classified)
+        measured.append(Measurement(*joined, median(seconds), per_second))
     return folders, measured
 
 
-def _classify(model: Predictor, pixels: Pixels) -> tuple[Probabilities, float]:
-    """Returns the probabilities and the seconds they took."""
+def _classify(model: Predictor, pixels: Pixels) -> tuple[Classified, float]:
+    """Returns the result and the seconds it took."""
     start = time.perf_counter()
     return model.classify(pixels), time.perf_counter() - start
 

@@ -26,6 +26,10 @@ class Answer(NamedTuple):
         cell: position of the cell in the image; None for a whole image.
         read: returns the bytes of the image; all cells of an image share this object.
         note: how the image was changed when it was read, e.g. scaled; empty if it was not.
+        unlike: whether the image is farther from the training images than cells of other
+            laboratories usually are; None if the image is unreadable or the model has no gallery.
+        distance: distance from the training images, as `Gallery.distance` returns it; None where
+            `unlike` is None.
     """
 
     file: str
@@ -35,6 +39,8 @@ class Answer(NamedTuple):
     cell: Cell | None = None
     read: Callable[[], bytes] | None = None
     note: str = ""
+    unlike: bool | None = None
+    distance: float | None = None
 
 
 class Writer(Protocol):
@@ -54,8 +60,8 @@ def flat(answer: Answer, class_names: list[str], cells: bool = False) -> dict[st
         cells: whether each row describes a cell and has the columns x, y and side.
 
     Returns:
-        The columns `file`, `class`, one `p_CLASS` for each class, and `error`; for cells also `x`,
-        `y` and `side` in pixels of the image.
+        The columns `file`, `class`, one `p_CLASS` for each class, `unlike` and `error`; for cells
+        also `x`, `y` and `side` in pixels of the image.
     """
     probability = answer.probability or {}
     where = {f: round(getattr(answer.cell, f), 1) if answer.cell else None for f in PLACE}
@@ -64,6 +70,7 @@ def flat(answer: Answer, class_names: list[str], cells: bool = False) -> dict[st
         **(where if cells else {}),
         "class": answer.class_name,
         **{f"p_{name}": probability.get(name) for name in class_names},
+        "unlike": answer.unlike,
         "error": answer.error,
     }
 
@@ -125,7 +132,8 @@ def _parquet_writer(path: Path, class_names: list[str], cells: bool) -> Iterator
     numbers = [(f"p_{name}", pyarrow.float32()) for name in class_names]
     text = pyarrow.string()
     places = [(name, pyarrow.float32()) for name in (PLACE if cells else ())]
-    schema = pyarrow.schema([("file", text), *places, ("class", text), *numbers, ("error", text)])
+    named = [("class", text), *numbers, ("unlike", pyarrow.bool_()), ("error", text)]
+    schema = pyarrow.schema([("file", text), *places, *named])
     rows: list[dict[str, Any]] = []
     with beside(path) as partial, parquet.ParquetWriter(partial, schema) as file:
 

@@ -2,15 +2,18 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from bloodcell.data.cell import Cell
 from bloodcell.data.crop import Field
 from bloodcell.data.decode import READ_ERRORS, open_rgb
 from bloodcell.errors import InputError, reason
+from bloodcell.evaluate.differential import estimate_shares
 from bloodcell.evaluate.figures.cells import draw_cells
 from bloodcell.evaluate.metrics import independent_interval
 from bloodcell.files import write_whole_bytes
@@ -18,10 +21,16 @@ from bloodcell.infer.answers import Answer
 from bloodcell.infer.inputs import NO_CELL
 from bloodcell.infer.runtime import Runtime
 
-UNSURE, UNREADABLE = "unsure", "unreadable"
+UNSURE, UNREADABLE, UNLIKE = "unsure", "unreadable", "unlike"
+CONFUSION = "confusion"  # entry of `scores.json`: tested images by true and predicted class
 _LEGEND = (
     "The 95 % intervals (Wilson) show how far each share can be from that of the whole smear.\n"
-    "They do not include errors of the model."
+    "They do not include errors of the model, which has no table of its errors."
+)
+_CORRECTED = (
+    "Corrected: the share that explains the counts best if the model errs as on {}.\n"
+    "The 95 % intervals are of the corrected share; they include the chance of counting\n"
+    "{:,} cells and the model's own errors, as far as that test tells them."
 )
 
 _WIDER = (
@@ -108,29 +117,47 @@ class Cells(NamedTuple):
 def _labels(answers: Iterable[Answer]) -> Iterator[tuple[Cell, str, float]]:
     for answer in answers:
         if answer.cell and answer.probability:
-            yield answer.cell, answer.class_name or UNSURE, max(answer.probability.values())
+            label = answer.class_name or UNSURE
+            label = f"{UNLIKE}: {label}" if answer.unlike else label
+            yield answer.cell, label, max(answer.probability.values())
 
 
-def differential(counts: Counter[str], names: Sequence[str]) -> str:
+def differential(
+    counts: Counter[str], names: Sequence[str], scores: Mapping[str, Any] | None = None
+) -> str:
     """Returns the differential count: the number and share of cells of each class, as text.
 
+    Cells without a class and cells unlike all training images are not counted.
+
     Args:
-        counts: number of cells for each class and for `UNSURE`, `NO_CELL` and `UNREADABLE`.
+        counts: number of cells for each class and for `UNSURE`, `UNLIKE`, `NO_CELL` and
+            `UNREADABLE`.
         names: the classes.
+        scores: the model's `scores.json`, which may contain its confusion matrix.
     """
-    kinds = [*names, *([UNSURE] if counts[UNSURE] else [])]
-    total = sum(counts[kind] for kind in kinds)
-    wide = max(map(len, kinds))
-    lines = [f"{total:,} white cell{'s' * (total != 1)}"]
-    for kind in kinds if total else []:
-        low, high = independent_interval(counts[kind], total)
-        share = counts[kind] / total
-        lines.append(f"  {kind:{wide}}  {counts[kind]:6,}  {share:6.1%}  [{low:.1%}, {high:.1%}]")
+    numbers = [counts[name] for name in names]
+    total, wide = sum(numbers), max(map(len, names))
+    lines, legend = [f"{total:,} white cell{'s' * (total != 1)}"], _LEGEND
+    tested = (scores or {}).get(CONFUSION)
+    if tested and total:
+        corrected = estimate_shares(numbers, np.array(tested["counts"], float))
+        legend = _CORRECTED.format(tested["of"], total)
+    for place, (name, number) in enumerate(zip(names, numbers, strict=True)) if total else ():
+        line = f"  {name:{wide}}  {number:6,}  {number / total:6.1%}"
+        low, high = independent_interval(number, total)
+        if tested:
+            share, low, high = corrected[place]
+            line += f"  corrected {share:6.1%}"
+        lines.append(f"{line}  [{low:.1%}, {high:.1%}]")
+    if counts[UNSURE]:
+        lines.append(f"  {UNSURE}, and not counted: {counts[UNSURE]:,}")
+    if counts[UNLIKE]:
+        lines.append(f"  {UNLIKE} all training images, and not counted: {counts[UNLIKE]:,}")
     if counts[NO_CELL]:
         lines.append(f"  images without a white cell: {counts[NO_CELL]:,}. {_WIDER}")
     if counts[UNREADABLE]:
         lines.append(f"  images {UNREADABLE}: {counts[UNREADABLE]:,}")
-    return "\n".join([*lines, *([_LEGEND] if total else [])])
+    return "\n".join([*lines, *([legend] if total else [])])
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

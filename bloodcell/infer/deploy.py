@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from bloodcell.data.crop import Pixels, crop_cell
 from bloodcell.errors import InputError
-from bloodcell.infer.runtime import Probabilities
+from bloodcell.infer.onnx_runtime import DISTANCE, PROBABILITY
+from bloodcell.infer.runtime import Classified
 from bloodcell.infer.saved import Saved
 from bloodcell.infer.torch_runtime import apply_temperature
 
@@ -24,28 +25,50 @@ class Deployed(nn.Module):
     """A model with built-in resizing, normalisation and softmax.
 
     Args:
-        saved: the model.
+        saved: the model; without a gallery, the module returns no distances.
     """
+
+    weight: Tensor
 
     def __init__(self, saved: Saved) -> None:
         super().__init__()
         self.network = saved.network
         self.input_format = saved.description.input_format
         self.temperature = saved.description.temperature
+        self.gallery = saved.gallery
+        if saved.gallery:
+            self.register_buffer("weight", saved.gallery.weight)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Returns the probabilities (B, classes) of uint8 RGB images (B, H, W, 3) of any size."""
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Returns what the model says about images.
+
+        Args:
+            pixels: (B, H, W, 3), uint8, RGB, of any size.
+
+        Returns:
+            The probabilities (B, classes); for a model with a gallery, with the distances (B,) from
+            the training images.
+        """
         x = pixels.permute(0, 3, 1, 2).float()
         if self.input_format.crop == "cell":
             x = crop_cell(x, self.input_format)
         else:  # the same filter as Pillow's bilinear resizing
             size = (self.input_format.size, self.input_format.size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
-        return apply_temperature(self.network(x), self.temperature)
+        maps = self.network.maps(x)
+        probability = apply_temperature(self.network.classify(maps), self.temperature)
+        if self.gallery is None:
+            return probability
+        gallery = self.gallery._replace(weight=self.weight)
+        return probability, gallery.distance(maps.mean((2, 3)))
 
-    def classify(self, pixels: Pixels) -> Probabilities:
-        """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
-        return _classify(self, pixels)
+    def classify(self, pixels: Pixels) -> Classified:
+        """Classifies images (B, H, W, 3)."""
+        with torch.inference_mode():
+            found = self(torch.from_numpy(pixels))
+        if self.gallery is None:
+            return Classified.alone(found.numpy())
+        return Classified(*(one.numpy() for one in found))
 
 
 class Pt2:
@@ -58,15 +81,10 @@ class Pt2:
     def __init__(self, path: Path) -> None:
         self._module = torch.export.load(str(path)).module()
 
-    def classify(self, pixels: Pixels) -> Probabilities:
-        """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
-        return _classify(self._module, pixels)
-
-
-def _classify(module: nn.Module, pixels: Pixels) -> Probabilities:
-    with torch.inference_mode():
-        result: Probabilities = module(torch.from_numpy(pixels)).numpy()
-    return result
+    def classify(self, pixels: Pixels) -> Classified:
+        """Classifies images (B, H, W, 3), without distances."""
+        with torch.inference_mode():
+            return Classified.alone(self._module(torch.from_numpy(pixels)).numpy())
 
 
 def capture(deployed: Deployed) -> torch.export.ExportedProgram:
@@ -118,7 +136,7 @@ def write_onnx(
             verbose=False,
             opset_version=_OPSET,
             input_names=["pixels"],
-            output_names=["probability"],
+            output_names=[PROBABILITY, DISTANCE][: len(program.graph_signature.user_outputs)],
         )
     assert made is not None
     model = made.model_proto
@@ -126,7 +144,8 @@ def write_onnx(
         ("batch", "height", "width"), model.graph.input[0].type.tensor_type.shape.dim, strict=False
     ):
         size.dim_param = name
-    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    for output in model.graph.output:
+        output.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.save(model, path)
 

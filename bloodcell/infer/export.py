@@ -1,6 +1,7 @@
 """`bloodcell export`: exports a model for use without bloodcell, and checks its predictions."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from bloodcell.infer.onnx_runtime import OnnxModel
 from bloodcell.infer.open import find_model
 from bloodcell.infer.quantise import quantise
 from bloodcell.infer.runtime import Predictor
-from bloodcell.model.description import KEY, Description
+from bloodcell.model.description import GALLERY, KEY, Description
 from bloodcell.model.find import find_checkpoint
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def export(
         if folder:
             original, exported = _write_folder(saved, target, stack)
         else:
-            metadata = _metadata(description, source)
+            metadata = _metadata(saved, source)
             original, exported = _write_files(saved, target, metadata, training, stack)
         models = [original, *(one.model for one in exported)]
         folders, measured = measure(models, sample, description.image_size)
@@ -183,8 +184,8 @@ def _write_files(
     if target.suffix == ".safetensors":
         write_saved(saved, partial)
         model, bits = Deployed(load_saved(partial)), 16
-    elif target.suffix == ".pt2":
-        write_pt2(capture(deployed), metadata, partial)
+    elif target.suffix == ".pt2":  # returns one tensor
+        write_pt2(capture(Deployed(saved._replace(gallery=None))), metadata, partial)
         model = Pt2(partial)
     else:
         write_onnx(capture(deployed), metadata, partial)
@@ -233,8 +234,10 @@ def _write_cards(
         write_card(card, description, one.path, remark)
 
 
-def _metadata(description: Description, source: Path) -> dict[str, str]:
-    return {
+def _metadata(saved: "Saved", source: Path) -> dict[str, str]:
+    description, gallery = saved.description, saved.gallery
+    threshold = {GALLERY: json.dumps({"threshold": gallery.threshold})} if gallery else {}
+    return threshold | {
         KEY: description.as_json(),
         "class_names": ", ".join(description.class_names),
         "preprocessing": "inside: uint8 RGB (batch, height, width, 3) of any size to probabilities",

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from bloodcell.data.crop import Pixels
 from bloodcell.infer.saved import Saved
 from bloodcell.infer.torch_runtime import apply_temperature, as_images
-from bloodcell.model.gallery import Features
 
 
 class Attribution(NamedTuple):
@@ -19,12 +19,12 @@ class Attribution(NamedTuple):
     Attributes:
         heat: (B, size, size), 0 to 1 in each image; all 0 if there is no evidence for the class.
         probability: (B, classes).
-        features: (B, C), the mean over positions of the trunk's feature map, as in `Gallery`.
+        features: (B, C), the mean over positions of the trunk's feature map, for `Gallery`.
     """
 
     heat: NDArray[np.float32]
     probability: NDArray[np.float32]
-    features: Features
+    features: Tensor
 
 
 def find_heat(saved: Saved, pixels: Pixels) -> Attribution:
@@ -51,4 +51,4 @@ def find_heat(saved: Saved, pixels: Pixels) -> Attribution:
     heat = F.interpolate(heat, pixels.shape[1:3], mode="bilinear")[:, 0]
     heat = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
     probability = apply_temperature(logits.detach(), saved.description.temperature)
-    return Attribution(heat.numpy(), probability.numpy(), maps.detach().mean((2, 3)).numpy())
+    return Attribution(heat.numpy(), probability.numpy(), maps.detach().mean((2, 3)))

@@ -16,7 +16,7 @@ from torch import nn
 from bloodcell.data.crop import InputFormat, Pixels, show
 from bloodcell.errors import InputError
 from bloodcell.evaluate.card import make_card
-from bloodcell.infer.runtime import Predictor, Probabilities
+from bloodcell.infer.runtime import Classified, Predictor
 from bloodcell.infer.saved import Saved
 
 WEIGHTS = "model.safetensors"
@@ -59,14 +59,13 @@ class HubModel:
         self._transform = data.create_transform(**data.resolve_model_data_config(self._model))
         self._input_format = input_format
 
-    def classify(self, pixels: Pixels) -> Probabilities:
-        """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
+    def classify(self, pixels: Pixels) -> Classified:
+        """Classifies images (B, H, W, 3); timm has no gallery, so the distances are NaN."""
         if self._input_format.crop == "cell":
             pixels = _show_all(pixels, self._input_format)
         with torch.inference_mode():
             batch = torch.stack([self._transform(Image.fromarray(image)) for image in pixels])
-            probability: Probabilities = self._model(batch).softmax(1).numpy()
-        return probability
+            return Classified.alone(self._model(batch).softmax(1).numpy())
 
 
 class ResizingModel:
@@ -81,8 +80,8 @@ class ResizingModel:
         self._model = model
         self._input_format = input_format
 
-    def classify(self, pixels: Pixels) -> Probabilities:
-        """Returns the probabilities (B, classes) of images (B, H, W, 3)."""
+    def classify(self, pixels: Pixels) -> Classified:
+        """Classifies images (B, H, W, 3)."""
         return self._model.classify(_show_all(pixels, self._input_format))
 
 

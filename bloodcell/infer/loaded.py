@@ -17,7 +17,7 @@ from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
 from bloodcell.infer.inputs import InMemory, Input, find_images
 from bloodcell.infer.open import open_model
-from bloodcell.infer.predict import BATCH_SIZE, answer_images, check_numbers
+from bloodcell.infer.predict import BATCH_SIZE, adapt_to, answer_images, check_numbers
 from bloodcell.infer.runtime import AUTO, Runtime
 
 Place = str | os.PathLike[str]
@@ -101,6 +101,7 @@ class LoadedModel:
         *,
         abstain: float = 0.0,
         tta: bool = False,
+        adapt: bool = False,
         batch_size: int = BATCH_SIZE,
         cells: bool = False,
         field: Field | None = None,
@@ -112,6 +113,8 @@ class LoadedModel:
                 (H, W, 3) of any size.
             abstain: images get no class if their largest probability is below this value, 0 to 1.
             tta: whether to average the probabilities over the eight rotations and reflections.
+            adapt: whether to mix BatchNorm's statistics with those of these images, for this call;
+                what was done is printed to the standard error.
             batch_size: images per batch.
             cells: whether to find and classify every white cell of each image.
             field: width of the field of view relative to that of the Kaggle images, 0.1 to 50, or
@@ -123,7 +126,8 @@ class LoadedModel:
 
         Raises:
             InputError: if a number is out of range, a path does not exist, an array is not an RGB
-                image, or `cells` is set for a model that does not classify single cells.
+                image, `cells` is set for a model that does not classify single cells, or `adapt`
+                for an exported one or one without BatchNorm.
         """
         check_numbers(abstain, batch_size, field)
         require(cells or field is None, "field", field, "left out, or used with cells=True")
@@ -135,6 +139,9 @@ class LoadedModel:
             found: Iterable[Input] = find_images(paths, archives, left_out)
             if arrays:  # arrays are named by their index
                 found = [InMemory(str(n), array) for n, array in enumerate(arrays)]
+            if adapt:
+                found = list(found)
+                model = adapt_to(model, found, settings, batch_size)
             answers = answer_images(found, model, settings, abstain, tta, batch_size)
             rows = [answer._replace(read=None) for answer in answers]  # the archives are closed
         return Answers(self.class_names, rows, bool(cells), left_out)

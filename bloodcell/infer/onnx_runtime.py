@@ -1,5 +1,6 @@
 """Runs an exported model with onnxruntime, without PyTorch."""
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.errors import InputError, reason
-from bloodcell.infer.runtime import Probabilities
-from bloodcell.model.description import KEY, Description
+from bloodcell.infer.runtime import Classified
+from bloodcell.model.description import GALLERY, KEY, Description
+
+PROBABILITY, DISTANCE = "probability", "distance"  # outputs of the graph
 
 CROPS = ("GridSample", "Round")  # the last operation of a crop, which no network contains
 
@@ -38,19 +41,18 @@ class OnnxModel:
             self.description = Description.from_json(metadata[KEY])
             cuts = self.description.crop != "none"
             self.input_format: InputFormat | None = None if cuts else self.description.input_format
+            self.threshold = _read_threshold(metadata)
         except ValueError as error:
             raise InputError(f"--model {path}: {error}. Export it again.") from error
 
     @cached_property
     def on_squares(self) -> "OnnxSquares":
         """The part of the model after the crop of the cell."""
-        return OnnxSquares(self._path, self.description)
+        return OnnxSquares(self._path, self.description, self.threshold)
 
-    def classify(self, pixels: Pixels) -> Probabilities:
-        """Returns the probabilities (B, classes) of images (B, H, W, 3) of any size."""
-        (probability,) = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})
-        result: Probabilities = probability
-        return result
+    def classify(self, pixels: Pixels) -> Classified:
+        """Classifies images (B, H, W, 3) of any size."""
+        return _run(self._session, {"pixels": np.ascontiguousarray(pixels)})
 
 
 class OnnxSquares:
@@ -59,6 +61,7 @@ class OnnxSquares:
     Args:
         path: the .onnx file.
         description: classes, network, input size, temperature, scores.
+        threshold: as for `Runtime`.
 
     Raises:
         InputError: if the file has no such part, or the package onnx is missing.
@@ -66,7 +69,7 @@ class OnnxSquares:
 
     n_devices = 1
 
-    def __init__(self, path: Path, description: Description) -> None:
+    def __init__(self, path: Path, description: Description, threshold: float | None) -> None:
         try:
             import onnx
             from onnx.utils import Extractor
@@ -74,7 +77,7 @@ class OnnxSquares:
             raise InputError(
                 f"--cells with --model {path} needs onnx: pip install 'bloodcell[export]'."
             ) from error
-        self.description = description
+        self.description, self.threshold = description, threshold
         self.input_format: InputFormat | None = description.input_format
         model = onnx.load(path)
         squares = [node.output[0] for node in model.graph.node if node.op_type in CROPS]
@@ -85,7 +88,8 @@ class OnnxSquares:
             )
         self._square = squares[0]
         # `pixels` only supplies the batch size
-        part = Extractor(model).extract_model(["pixels", self._square], ["probability"])
+        outputs = [output.name for output in model.graph.output]
+        part = Extractor(model).extract_model(["pixels", self._square], outputs)
         self._session = _start(path, part.SerializeToString())
 
     @property
@@ -93,13 +97,30 @@ class OnnxSquares:
         """The model itself."""
         return self
 
-    def classify(self, pixels: Pixels) -> Probabilities:
-        """Returns the probabilities (B, classes) of squares (B, size, size, 3)."""
+    def classify(self, pixels: Pixels) -> Classified:
+        """Classifies squares (B, size, size, 3)."""
         square = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
-        given = {"pixels": np.ascontiguousarray(pixels), self._square: square}
-        (probability,) = self._session.run(None, given)
-        result: Probabilities = probability
-        return result
+        return _run(self._session, {"pixels": np.ascontiguousarray(pixels), self._square: square})
+
+
+def _run(session: Any, given: dict[str, Any]) -> Classified:
+    """Runs a model; one without a gallery has no output for distances."""
+    probability, *distance = session.run(None, given)
+    return Classified(probability, *distance) if distance else Classified.alone(probability)
+
+
+def _read_threshold(metadata: dict[str, str]) -> float | None:
+    """Returns the threshold of the distances; None if the model has no gallery.
+
+    Raises:
+        ValueError: if it is not a number.
+    """
+    if GALLERY not in metadata:
+        return None
+    try:
+        return float(json.loads(metadata[GALLERY])["threshold"])
+    except (LookupError, TypeError) as error:
+        raise ValueError("its threshold cannot be used") from error
 
 
 def _start(path: Path, model: bytes) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,14 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bloodcell.data.crop import Field, Pixels
-from bloodcell.data.decode import summarise
 from bloodcell.data.describe import check_field
-from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require_number
 from bloodcell.infer.answers import Answer, check_out, open_writer
-from bloodcell.infer.cells import UNREADABLE, UNSURE, Cells, differential
+from bloodcell.infer.cells import UNREADABLE, Cells
 from bloodcell.infer.inputs import (
-    NO_CELL,
     STDIN,
     Decoded,
     Input,
@@ -29,8 +26,10 @@ from bloodcell.infer.inputs import (
     decode_cells,
     find_images,
 )
+from bloodcell.infer.onnx_runtime import OnnxModel, OnnxSquares
 from bloodcell.infer.open import open_model
-from bloodcell.infer.runtime import AUTO, Probabilities, Runtime, classify_views
+from bloodcell.infer.runtime import AUTO, Classified, Runtime, classify_views
+from bloodcell.infer.tally import Tally
 
 BATCH_SIZE = 32
 
@@ -41,6 +40,7 @@ def predict(
     out: str | None = None,
     abstain: float = 0.0,
     tta: bool = False,
+    adapt: bool = False,
     cells: bool = False,
     field: Field | None = None,
     draw: str | None = None,
@@ -60,6 +60,8 @@ def predict(
         out: a .csv, .jsonl or .parquet file (default: CSV on the standard output).
         abstain: give no class to images whose largest probability is below this value, 0 to 1.
         tta: average over the eight rotations and reflections, which takes eight times as long.
+        adapt: mix BatchNorm's statistics with those of these images, which are read twice. This
+            helps with images of some other laboratories, and makes others worse.
         cells: find the white cells of each image, and write a row for each cell and the
             differential count.
         field: with --cells, the width of the field of view relative to that of the Kaggle set,
@@ -83,7 +85,7 @@ def predict(
     if settings:
         opened = settings.prepare(opened)
     start = time.perf_counter()
-    tally = _Tally()
+    tally = Tally(cells, opened.description.scores)
     names = opened.description.class_names
     console = Console(file=sys.stderr)
     with (
@@ -92,13 +94,16 @@ def predict(
         open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
-        found = find_images(images, archives, tally.left_out)
+        found: Iterable[Input] = find_images(images, archives, tally.left_out)
+        if adapt:
+            found = list(found)
+            opened = adapt_to(opened, found, settings, batch_size)
         answers = answer_images(found, opened, settings, abstain, tta, batch_size)
         for answer in settings.draw_each(answers, names) if settings else answers:
             write(answer)
             tally.add(answer)
             bar.advance(task)
-    print(tally.summary(names, time.perf_counter() - start, cells), file=sys.stderr)
+    print(tally.summary(names, time.perf_counter() - start), file=sys.stderr)
     if out:
         print(out, file=sys.stderr)
     return not tally.counts[UNREADABLE]
@@ -137,36 +142,48 @@ def check_numbers(abstain: float, batch_size: int, field: Field | None) -> None:
         check_field("--field", field)
 
 
-class _Tally:
-    """Counts the predictions, and collects the notes on their images."""
+def adapt_to(
+    model: Runtime,
+    images: Sequence[Input],
+    cells: Cells | None,
+    batch_size: int,
+) -> Runtime:
+    """Returns the model with BatchNorm's statistics adapted to the images, and prints a report.
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.notes: dict[str, str] = {}
-        self.left_out = LeftOut()
+    Args:
+        model: the model.
+        images: the images, which are decoded once more when they are classified.
+        cells: as for `answer_images`.
+        batch_size: images per batch.
 
-    def add(self, answer: Answer) -> None:
-        self.counts[_kind(answer)] += 1
-        if answer.note:
-            self.notes[answer.file] = answer.note
+    Raises:
+        InputError: if the model cannot be adapted.
+    """
+    if isinstance(model, OnnxModel | OnnxSquares):
+        raise InputError(
+            f"--adapt cannot change the exported model {model.description.name}. Give --model the "
+            "run folder, or a .safetensors file."
+        )
+    from bloodcell.infer.adapt import adapt  # imports torch
+    from bloodcell.infer.torch_runtime import TorchModel
 
-    def summary(self, names: list[str], seconds: float, cells: bool) -> str:
-        per_second = f"{self.counts.total() / seconds:,.0f}"
-        if cells:
-            lines = [differential(self.counts, names), f"{per_second} cells/s"]
-        else:
-            kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
-            by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
-            n = self.counts.total()
-            lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({per_second} images/s)"]
-        lines += summarise(self.notes)
-        return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
+    assert isinstance(model, TorchModel)
+
+    decoded = _decode(images, model, cells, batch_size)
+    pixels = ([one.pixels for one in batch if one.pixels is not None] for batch in decoded)
+    adapted = adapt(model, (np.stack(batch) for batch in pixels if batch))
+    print(adapted.report, file=sys.stderr)
+    return adapted.runtime
 
 
-def _kind(answer: Answer) -> str:
-    if answer.error:
-        return NO_CELL if answer.error.startswith(NO_CELL) else UNREADABLE
-    return answer.class_name or UNSURE
+def _decode(
+    images: Iterable[Input], model: Runtime, cells: Cells | None, batch_size: int
+) -> Iterator[list[Decoded]]:
+    if cells:
+        trained = model.description.field
+        field = trained if cells.field is None else cells.field
+        return decode_cells(images, model.description.image_size, field, batch_size)
+    return decode_batches(images, model.input_format, batch_size)
 
 
 def answer_images(
@@ -187,41 +204,40 @@ def answer_images(
         tta: as for `predict`.
         batch_size: images per batch.
     """
-    if cells:
-        size, trained = model.description.image_size, model.description.field
-        field = trained if cells.field is None else cells.field
-        batches = decode_cells(images, size, field, batch_size)
-    else:
-        batches = decode_batches(images, model.input_format, batch_size)
+    batches = _decode(images, model, cells, batch_size)
     names = model.description.class_names
-    for batch, probabilities in _on_all_devices(batches, model, tta):
-        coming = iter(probabilities)
+    for batch, classified in _on_all_devices(batches, model, tta):
+        coming = zip(*classified, strict=True)
         for image in batch:
             if image.pixels is None:
                 yield Answer(image.name, None, None, image.error, None, image.read)
                 continue
-            probability = next(coming)
+            probability, distance = next(coming)
             best = int(probability.argmax())
             chosen = names[best] if probability[best] >= abstain else None
             named = dict(zip(names, probability.tolist(), strict=True))
-            yield Answer(image.name, chosen, named, "", image.cell, image.read, image.note)
+            answer = Answer(image.name, chosen, named, "", image.cell, image.read, image.note)
+            if model.threshold is not None:
+                far = bool(distance > model.threshold)
+                answer = answer._replace(unlike=far, distance=float(distance))
+            yield answer
 
 
 def _on_all_devices(
     batches: Iterable[list[Decoded]], model: Runtime, tta: bool
-) -> Iterator[tuple[list[Decoded], Probabilities]]:
-    """Classifies batches on all devices in parallel and yields the probabilities in order."""
-    waiting: deque[tuple[list[Decoded], Future[Probabilities]]] = deque()
+) -> Iterator[tuple[list[Decoded], Classified]]:
+    """Classifies batches on all devices in parallel and yields the results in order."""
+    waiting: deque[tuple[list[Decoded], Future[Classified]]] = deque()
 
-    def classify(pixels: Pixels) -> Probabilities:
+    def classify(pixels: Pixels) -> Classified:
         return classify_views(model, pixels) if tta else model.classify(pixels)
 
-    def classify_batch(batch: list[Decoded]) -> Probabilities:
+    def classify_batch(batch: list[Decoded]) -> Classified:
         pixels = [image.pixels for image in batch if image.pixels is not None]
         if not pixels:
-            return np.empty((0, 0), np.float32)
+            return Classified.alone(np.empty((0, len(model.description.class_names)), np.float32))
         if model.input_format is None:  # whole images of different sizes
-            return np.concatenate([classify(image[None]) for image in pixels])
+            return Classified.join([classify(image[None]) for image in pixels])
         return classify(np.stack(pixels))
 
     with ThreadPoolExecutor(model.n_devices) as pool:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -17,7 +16,7 @@ from bloodcell.files import write_whole_bytes
 from bloodcell.model.checkpoint import data_state, network_state, read_checkpoint, refusing
 from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
 from bloodcell.model.find import find_checkpoint
-from bloodcell.model.gallery import Gallery
+from bloodcell.model.gallery import TENSORS, Gallery
 from bloodcell.model.network import Network, PretrainedConfig
 
 MODEL = "--model"
@@ -63,11 +62,10 @@ def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Save
     run = folder.parent.name if re.fullmatch(r"version_\d+", folder.name) else ""
     name = scores.get("name") or run or file.stem
     description = Description.from_checkpoint(checkpoint, name, scores)
-    gallery = checkpoint.get(GALLERY)
     return Saved(
         description,
         _build(path, description, checkpoint["state_dict"]),
-        Gallery.from_dict(gallery) if gallery else None,
+        _as_gallery(checkpoint.get(GALLERY)),
         data_state(checkpoint).get(TRAINED_ON),
     )
 
@@ -88,12 +86,10 @@ def write_saved(saved: Saved, path: Path) -> None:
     if saved.trained_on is not None:
         tensors[TRAINED_ON] = saved.trained_on
     if saved.gallery:
-        tensors["gallery.features"] = torch.from_numpy(saved.gallery.features).half()
-        tensors["gallery.labels"] = torch.from_numpy(saved.gallery.labels)
-        plain = {
-            k: v for k, v in saved.gallery.as_dict().items() if k not in ("features", "labels")
-        }
-        metadata[GALLERY] = json.dumps(plain)
+        values = saved.gallery.as_dict()
+        tensors |= {f"{GALLERY}.{key}": values.pop(key) for key in TENSORS}
+        tensors[f"{GALLERY}.features"] = tensors[f"{GALLERY}.features"].half()
+        metadata[GALLERY] = json.dumps(values)
     write_whole_bytes(path, save(tensors, metadata))
 
 
@@ -109,13 +105,19 @@ def _from_safetensors(path: Path) -> Saved:
     description = Description.from_json(metadata[KEY])
     gallery = json.loads(metadata[GALLERY]) if GALLERY in metadata else None
     if gallery is not None:
-        gallery |= {key: state[f"gallery.{key}"].numpy() for key in ("features", "labels")}
+        tensors = {key: state.get(f"{GALLERY}.{key}") for key in TENSORS}
+        gallery |= {key: tensor for key, tensor in tensors.items() if tensor is not None}
     return Saved(
         description,
         _build(path, description, state),
-        Gallery.from_dict(gallery) if gallery else None,
+        _as_gallery(gallery),
         state.get(TRAINED_ON),
     )
+
+
+def _as_gallery(values: dict[str, Any] | None) -> Gallery | None:
+    """Returns a stored gallery; None for one of earlier versions, which has no weights."""
+    return Gallery.from_dict(values) if values and "weight" in values else None
 
 
 def _build(path: Path, description: Description, state: Mapping[str, Tensor]) -> Network:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.errors import InputError, reason
-from bloodcell.infer.runtime import AUTO, Probabilities
+from bloodcell.infer.runtime import AUTO, Classified
 from bloodcell.infer.saved import Saved
 from bloodcell.model.description import Description
 from bloodcell.model.network import Network
@@ -30,6 +30,9 @@ class TorchModel:
         self.description: Description = saved.description
         self.input_format: InputFormat | None = saved.description.input_format
         self.n_devices = len(devices)
+        self._saved, self._devices = saved, devices
+        self._gallery = saved.gallery
+        self.threshold = saved.gallery.threshold if saved.gallery else None
         self._free: SimpleQueue[tuple[Network, torch.device]] = SimpleQueue()
         try:
             for device in devices:
@@ -42,15 +45,27 @@ class TorchModel:
         """The model itself, because its images are always cropped first."""
         return self
 
-    def classify(self, pixels: Pixels) -> Probabilities:
-        """Returns the probabilities (B, classes) of images (B, size, size, 3)."""
+    def copy_network(self) -> tuple[Network, torch.device]:
+        """Returns a copy of the network, and the device it is on."""
+        device = self._devices[0]
+        return copy.deepcopy(self._saved.network).to(device), device
+
+    def with_network(self, network: Network) -> "TorchModel":
+        """Returns the same model with another network, on the same devices."""
+        return TorchModel(self._saved._replace(network=network), self._devices)
+
+    def classify(self, pixels: Pixels) -> Classified:
+        """Classifies images (B, size, size, 3)."""
         network, device = self._free.get()
         try:
             with torch.inference_mode():
-                logits = network(as_images(pixels, device))
-                probability = apply_temperature(logits, self.description.temperature)
-            result: Probabilities = probability.cpu().numpy()
-            return result
+                maps = network.maps(as_images(pixels, device))
+                logits = network.classify(maps)
+                probability = apply_temperature(logits, self.description.temperature).cpu().numpy()
+                if self._gallery is None:
+                    return Classified.alone(probability)
+                distance = self._gallery.distance(maps.float().mean((2, 3)).cpu())
+                return Classified(probability, distance.numpy())
         finally:
             self._free.put((network, device))
 

@@ -70,6 +70,6 @@ def as_dict(opinion: Opinion) -> dict[str, Any]:
         answer["note"] = opinion.note
     if likeness := opinion.likeness:
         answer["unlike_training"] = likeness.unfamiliar
-        answer["distance"] = {"nearest": likeness.distance, "threshold": likeness.threshold}
+        answer["distance"] = {"value": likeness.distance, "threshold": likeness.threshold}
         answer["nearest_of_class"] = [one._asdict() for one in likeness.nearest]
     return answer

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from bloodcell.data.crop import Pixels, show
 from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, note_of, open_rgb
@@ -37,7 +38,7 @@ class Likeness(NamedTuple):
     """Similarity of an image to the training photographs.
 
     Attributes:
-        distance: cosine distance to the nearest photograph of any class, 0 to 2.
+        distance: distance from all training images, as `Gallery.distance` returns it.
         threshold: largest distance of a familiar image.
         false_alarms: share of the test images beyond the threshold, 0 to 1.
         nearest: the nearest photographs of the predicted class, in order of distance.
@@ -50,7 +51,7 @@ class Likeness(NamedTuple):
 
     @property
     def unfamiliar(self) -> bool:
-        """Whether the distance to all training photographs exceeds the threshold."""
+        """Whether the distance from all training images exceeds the threshold."""
         return self.distance > self.threshold
 
 
@@ -129,7 +130,7 @@ class Adviser:
         opinion: Opinion,
         heat: NDArray[np.float32],
         probability: NDArray[np.float32],
-        features: NDArray[np.float32],
+        features: Tensor,
     ) -> Opinion:
         names = self.saved.description.class_names
         order = probability.argsort()[::-1].tolist()
@@ -140,18 +141,16 @@ class Adviser:
         return opinion._replace(heat=heat, probability=by_class, likeness=likeness)
 
 
-def _compare(
-    gallery: Gallery, features: NDArray[np.float32], label: int, names: Sequence[str]
-) -> Likeness:
-    distances = gallery.distances(features[None])[0]
-    same = np.flatnonzero(gallery.labels == label)
-    nearest = same[distances[same].argsort()[:_NEAREST]]
+def _compare(gallery: Gallery, features: Tensor, label: int, names: Sequence[str]) -> Likeness:
+    distances = gallery.to_photographs(features[None])[0]
+    same = (gallery.labels == label).nonzero()[:, 0]
+    nearest = same[distances[same].argsort()[:_NEAREST]].tolist()
     return Likeness(
-        float(distances.min()),
+        float(gallery.distance(features[None])),
         gallery.threshold,
         gallery.false_alarms,
         [
-            Neighbour(gallery.files[n], names[gallery.labels[n]], float(distances[n]))
+            Neighbour(gallery.files[n], names[int(gallery.labels[n])], float(distances[n]))
             for n in nearest
         ],
     )

@@ -21,7 +21,7 @@ _UNLIKE = (
     "**Unlike all training images.** The class is unreliable. ({:.1%} of the test images are "
     "flagged, too.)\n\n"
 )
-_DISTANCE = "Distance to the nearest training photograph of any class: {:.3f} (threshold: {:.3f})"
+_DISTANCE = "Distance from the training images: {:.2f} (threshold: {:.2f})"
 
 
 def make_page(

@@ -1,4 +1,4 @@
-"""Builds the gallery of training photographs, and fits the temperature."""
+"""Builds the gallery of training photographs, and fits the distance and the temperature."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,23 +7,30 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.nn import functional as F
 
-from bloodcell.data.batches import Batch, ImageDataset
+from bloodcell.data.batches import NOT_COUNTED, Batch, ImageDataset
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.datasets.drawn.strangers import draw_stranger
 from bloodcell.evaluate.calibration import fit_temperature, judge
+from bloodcell.evaluate.strangers import find_threshold, fit_distance
 from bloodcell.model.description import GALLERY, TEMPERATURE
-from bloodcell.model.gallery import FALSE_ALARMS, MOST, Gallery
+from bloodcell.model.gallery import MOST, Gallery
 from bloodcell.train.outputs import Outputs
 from bloodcell.train.task import Classifier
 
+FITTED = 2_000  # training photographs that the distance is fitted to
+STRANGERS = 360  # drawn pictures without cells
+FALSE_ALARMS = 0.05  # largest share of the validation images beyond the threshold
 _T = TypeVar("_T")
 
 
 def build_gallery(trainer: Trainer, model: Classifier, data: BloodCells) -> Gallery:
-    """Returns the gallery of the first file of each training photograph, without a threshold.
+    """Returns the gallery of the first file of each training photograph.
 
-    It contains at most `MOST` photographs, balanced over the classes and chosen by a hash of their
-    files.
+    The distance is fitted to at most `FITTED` photographs and `STRANGERS` drawn pictures without
+    cells. The gallery contains at most `MOST` photographs. Both are balanced over the classes of
+    each data set and chosen by a hash of their files. `add_calibration` may raise the threshold.
     """
     train = data.datasets["train"]
     first: dict[str, int] = {}
@@ -31,16 +38,44 @@ def build_gallery(trainer: Trainer, model: Classifier, data: BloodCells) -> Gall
         first.setdefault(data.table.rows[row].photo, place)
     mixed = data.mixed("train")
     mixed = mixed[torch.isin(mixed, torch.tensor(list(first.values())))]
-    chosen = mixed[balance(train.targets[mixed], MOST)].sort().values
+    chosen = mixed[balance(_kinds(data, train.only(mixed)), FITTED)]
     photographs = train.only(chosen)
 
-    def features(batch: Batch) -> Tensor:
-        return model.network.maps(batch["image"]).float().mean((2, 3)).cpu()
+    def find_features(batch: Batch) -> Tensor:
+        maps = model.network.maps(batch["image"])
+        return F.normalize(maps.float().mean((2, 3)).cpu(), dim=1)
 
-    found = torch.cat(_run(trainer, model, photographs, data.batch_size, features))
-    files = [data.table.rows[row].path for row in photographs.rows.tolist()]
-    unset = {"labels": photographs.targets, "files": files, "threshold": 0.0, "false_alarms": 0.0}
-    return Gallery.from_dict({"features": found, **unset})
+    def of(images: ImageDataset) -> Tensor:
+        return torch.cat(_run(trainer, model, images, data.batch_size, find_features))
+
+    features, strange = of(photographs), of(_draw_strangers(data.image_size))
+    datasets = [data.table.rows[row].dataset for row in photographs.rows.tolist()]
+    given = features.double().numpy(), datasets, strange.double().numpy()
+    weight, bias = fit_distance(*given)
+    kept = chosen[:MOST].argsort()
+    files = [data.table.rows[row].path for row in photographs.rows[kept].tolist()]
+    return Gallery(
+        *(features[kept], photographs.targets[kept], files),
+        *(torch.from_numpy(weight), bias, find_threshold(*given)),
+    )
+
+
+def _draw_strangers(size: int) -> ImageDataset:
+    """Returns drawn pictures without cells, which have no class."""
+    drawn = np.stack([draw_stranger(number, size) for number in range(STRANGERS)])
+    images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+    numbers = torch.arange(len(images))
+    return ImageDataset(
+        lambda at: images[at], numbers, numbers.new_full((len(images),), NOT_COUNTED), numbers
+    )
+
+
+def _kinds(data: BloodCells, images: ImageDataset) -> Tensor:
+    """Returns a number (n,) for the class and the data set of each image."""
+    names = [data.table.rows[row].dataset for row in images.rows.tolist()]
+    return images.targets + len(data.class_names) * torch.from_numpy(
+        np.unique(names, return_inverse=True)[1]
+    )
 
 
 def balance(labels: Tensor, most: int) -> Tensor:
@@ -72,7 +107,8 @@ def add_calibration(
         Two entries for `scores.json`. `calibration` contains the temperature, the numbers of files
         and photographs it was fitted on and, for validation and test, log loss and expected
         calibration error before and after calibration. `gallery` contains its size, threshold and
-        the share of images beyond the threshold.
+        the share of images beyond the threshold. At most `FALSE_ALARMS` of the validation images
+        are beyond it.
     """
     test, gallery = model.outputs, model.gallery
     assert test is not None
@@ -98,14 +134,11 @@ def add_calibration(
         for part, outputs in given.items()
     }
     distance = {part: outputs.distance.numpy() for part, outputs in parts.items()}
-    threshold = float(np.quantile(distance["val"], 1 - FALSE_ALARMS))
+    threshold = max(gallery.threshold, float(np.quantile(distance["val"], 1 - FALSE_ALARMS)))
     beyond = {part: float((far > threshold).mean()) for part, far in distance.items()}
     gallery = gallery._replace(threshold=threshold, false_alarms=beyond["test"])
     checkpoint[TEMPERATURE] = temperature
-    checkpoint[GALLERY] = gallery.as_dict() | {
-        "features": torch.from_numpy(gallery.features),
-        "labels": torch.from_numpy(gallery.labels),
-    }
+    checkpoint[GALLERY] = gallery.as_dict()
     size = {"photographs": len(gallery.files), "threshold": threshold, "unfamiliar": beyond}
     return {"calibration": calibration, "gallery": size}
 

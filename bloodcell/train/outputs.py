@@ -18,8 +18,8 @@ class Outputs(NamedTuple):
         row: (n,) int64, the row of each image in the table.
         target: (n,) int64, the label; `NOT_COUNTED` for padding rows.
         logits: (n, classes) float32, not calibrated.
-        distance: (n,) float32, the cosine distance to the nearest photograph of the gallery, 0 to
-            2; NaN without a gallery.
+        distance: (n,) float32, the distance from the training images, as `Gallery.distance`
+            returns it; NaN without a gallery.
     """
 
     row: Tensor
@@ -45,8 +45,7 @@ class Outputs(NamedTuple):
         logits = network.classify(maps).float()
         distance = torch.full_like(logits[:, 0], torch.nan)
         if gallery:
-            features = maps.float().mean((2, 3)).cpu().numpy()
-            distance = torch.from_numpy(gallery.nearest(features)).to(distance)
+            distance = gallery.distance(maps.float().mean((2, 3)).cpu()).to(distance)
         return cls(batch["row"], batch["target"], logits, distance)
 
     @classmethod

@@ -36,7 +36,13 @@ def test_paths_and_arrays_are_answered_alike(run: Path, smears: Path) -> None:
     assert several.classes == [row.class_name for row in several]
     assert len(several[2:5]) == 3
     row = several.as_dicts()[0]
-    assert list(row) == ["file", "class", *(f"p_{name}" for name in model.class_names), "error"]
+    assert list(row) == [
+        "file",
+        "class",
+        *(f"p_{name}" for name in model.class_names),
+        "unlike",
+        "error",
+    ]
     unsure = model.predict(arrays, abstain=1.0)
     assert unsure.classes == [None] * 10
     assert model.predict(arrays, tta=True).probability.shape == (10, 4)

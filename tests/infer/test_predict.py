@@ -149,7 +149,9 @@ def test_a_model_in_one_file_says_the_same(run: Path) -> None:
     assert again.gallery is not None
     assert again.gallery.files == saved.gallery.files
     pixels = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), np.uint8)
-    one, two = (TorchModel(s, [torch.device("cpu")]).classify(pixels) for s in (saved, again))
+    one, two = (
+        TorchModel(s, [torch.device("cpu")]).classify(pixels).probability for s in (saved, again)
+    )
     np.testing.assert_allclose(one, two, atol=5e-3)  # half precision
     np.testing.assert_allclose(one.sum(1), 1, atol=1e-5)
 
@@ -197,7 +199,7 @@ def test_the_heat_follows_the_weights() -> None:
     assert heat.shape == (4, 160, 160)
     assert heat.min() >= 0
     assert heat.max() <= 1
-    said = TorchModel(saved, [torch.device("cpu")]).classify(pixels)
+    said = TorchModel(saved, [torch.device("cpu")]).classify(pixels).probability
     np.testing.assert_allclose(probability, said, atol=1e-5)
     torch.nn.init.normal_(network.head[-1].weight)  # type: ignore[index]
     assert np.abs(find_heat(saved, pixels).heat - heat).mean() > 0.05
@@ -220,6 +222,7 @@ def test_an_exported_model_answers_without_pytorch(run: Path, smears: Path) -> N
     for one, other in zip(asked("torch.csv"), asked("onnx.csv"), strict=True):
         assert one["file"] == other["file"]
         assert one["class"] == other["class"]
+        assert one["unlike"] == other["unlike"] != ""
         for name in (name for name in one if name.startswith("p_")):
             assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-4)
 
@@ -296,7 +299,7 @@ def test_the_bundled_model(smears: Path) -> None:
 def test_a_pytorch_export(run: Path, smears: Path) -> None:
     main(["export", str(smears / "images" / "TEST"), "--model", str(run), "--out", "m.pt2"])
     module = torch.export.load("m.pt2").module()
-    said = module(torch.zeros(3, 50, 70, 3, dtype=torch.uint8))
+    said = module(torch.zeros(3, 50, 70, 3, dtype=torch.uint8))  # one tensor, without distances
     torch.testing.assert_close(said.sum(1), torch.ones(3))
 
 

@@ -1,0 +1,63 @@
+"""Fits the number that tells images without blood cells from the training images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from bloodcell.evaluate.metrics import Floats
+
+ACCEPTED = 0.8  # share of the cells of a laboratory left out that the threshold accepts
+_INVERSE_PENALTY = 0.01  # of squared weights, per mean of two equally large groups
+_LEAST_SPREAD = 0.1  # of a feature, relative to the mean spread: rare features get small weights
+
+
+def fit_distance(
+    known: Floats, datasets: Sequence[str], strange: Floats
+) -> tuple[NDArray[np.float32], float]:
+    """Fits a logistic regression between training images and pictures without cells.
+
+    All data sets have the same weight, and the training images as much as the other pictures.
+
+    Args:
+        known: (n, C) features of training images, rows of unit length.
+        datasets: name of the data set of each.
+        strange: (m, C) features of pictures without cells, rows of unit length.
+
+    Returns:
+        Weights (C,) and bias: their sum with the features of an image is the logarithm of the odds
+        that it shows no cell.
+    """
+    names, number, count = np.unique(datasets, return_inverse=True, return_counts=True)
+    share = 1 / (len(names) * count[number])
+    weight = np.concatenate([share, np.full(len(strange), 1 / len(strange))])
+    features = np.concatenate([known, strange]).astype(np.float64)
+    middle, spread = features.mean(0), features.std(0)
+    spread += max(_LEAST_SPREAD * spread.mean(), 1e-9)
+    label = np.arange(len(features)) >= len(known)
+    model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1_000)
+    model.fit((features - middle) / spread, label, weight * (len(features) / weight.sum()))
+    found = model.coef_[0] / spread
+    return found.astype(np.float32), float(model.intercept_[0] - found @ middle)
+
+
+def find_threshold(known: Floats, datasets: Sequence[str], strange: Floats) -> float:
+    """Returns the distance beyond which an image is unlike all training images.
+
+    Each laboratory is left out of the fit in turn, and `ACCEPTED` of its images must be accepted:
+    the threshold is the largest of these quantiles. With one laboratory it is 0, where both kinds
+    of pictures are as likely.
+
+    Args:
+        known: as for `fit_distance`.
+        datasets: as for `fit_distance`.
+        strange: as for `fit_distance`.
+    """
+    of = np.array(datasets)
+    needed = []
+    for name in np.unique(of) if len(set(datasets)) > 1 else ():
+        others = of != name
+        weight, bias = fit_distance(known[others], of[others].tolist(), strange)
+        needed.append(float(np.quantile(known[~others] @ weight + bias, ACCEPTED)))
+    return max(needed, default=0.0)

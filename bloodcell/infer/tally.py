@@ -1,0 +1,63 @@
+"""Counts predictions, for the lines that `predict` prints at the end."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from bloodcell.data.decode import summarise
+from bloodcell.data.image_files import LeftOut
+from bloodcell.infer.answers import Answer
+from bloodcell.infer.cells import UNLIKE, UNREADABLE, UNSURE, differential
+from bloodcell.infer.inputs import NO_CELL
+
+_UNLIKE_IMAGES = "unlike all training images: {:,}. Their classes are unreliable (column `unlike`)."
+
+
+class Tally:
+    """Counts the predictions, and collects the notes on their images.
+
+    Args:
+        cells: whether the predictions are of cells.
+        scores: the model's `scores.json`.
+    """
+
+    def __init__(self, cells: bool, scores: Mapping[str, Any]) -> None:
+        self._cells, self._scores = cells, scores
+        self._unlike = 0
+        self.counts: Counter[str] = Counter()
+        self.notes: dict[str, str] = {}
+        self.left_out = LeftOut()
+
+    def add(self, answer: Answer) -> None:
+        """Counts a prediction."""
+        aside = self._cells and answer.unlike  # of the differential count
+        self.counts[UNLIKE if aside else _kind(answer)] += 1
+        self._unlike += bool(answer.unlike)
+        if answer.note:
+            self.notes[answer.file] = answer.note
+
+    def summary(self, names: list[str], seconds: float) -> str:
+        """Returns the lines to print.
+
+        Args:
+            names: the classes.
+            seconds: time that the predictions took.
+        """
+        per_second = f"{self.counts.total() / seconds:,.0f}"
+        if self._cells:
+            lines = [differential(self.counts, names, self._scores), f"{per_second} cells/s"]
+        else:
+            kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
+            by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
+            n = self.counts.total()
+            lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({per_second} images/s)"]
+            if self._unlike:
+                lines.append(_UNLIKE_IMAGES.format(self._unlike))
+        lines += summarise(self.notes)
+        return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
+
+
+def _kind(answer: Answer) -> str:
+    if answer.error:
+        return NO_CELL if answer.error.startswith(NO_CELL) else UNREADABLE
+    return answer.class_name or UNSURE

@@ -1,0 +1,35 @@
+"""Differential counts of a model with known errors."""
+
+import numpy as np
+import pytest
+
+from bloodcell.evaluate.differential import estimate_shares
+
+
+def test_without_errors_the_shares_are_those_of_the_counts() -> None:
+    found = estimate_shares([120, 60, 20], np.diag([1e6, 1e6, 1e6]))
+    assert [one.value for one in found] == pytest.approx([0.6, 0.3, 0.1], abs=1e-3)
+    assert found[0].low == pytest.approx(0.53, abs=0.02)
+    assert found[0].high == pytest.approx(0.67, abs=0.02)
+
+
+def test_fewer_tested_images_widen_the_intervals() -> None:
+    errors = np.array([[9, 1], [2, 8]])
+    few, many = (estimate_shares([100, 100], errors * n)[0] for n in (1.0, 100.0))
+    assert few.high - few.low > 1.3 * (many.high - many.low)
+
+
+def test_intervals_cover_and_corrected_shares_are_closer_on_slides_of_200_cells() -> None:
+    rng = np.random.default_rng(0)
+    raw, corrected, covered = [], [], []
+    for seed in range(40):
+        rows = np.stack([rng.dirichlet(40 * row) for row in np.eye(5) * 0.85 + 0.03])
+        tested = np.stack([rng.multinomial(30, row) for row in rows]).astype(float)
+        true = rng.dirichlet([6, 1, 1, 3, 1])
+        counts = rng.multinomial(200, true @ rows)
+        found = estimate_shares(counts.tolist(), tested, seed)
+        raw.append(np.abs(counts / 200 - true).max())
+        corrected.append(np.abs([one.value - t for one, t in zip(found, true, strict=True)]).max())
+        covered += [one.low <= t <= one.high for one, t in zip(found, true, strict=True)]
+    assert np.mean(corrected) < np.mean(raw)
+    assert 0.9 < np.mean(covered) <= 1
