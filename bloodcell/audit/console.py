@@ -1,9 +1,7 @@
 """Prints the report of `bloodcell audit`."""
 
-import math
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +13,6 @@ from bloodcell.data.table import PARTS
 from bloodcell.errors import listed
 from bloodcell.text import clock
 
-_SURE = 0.99  # groups that are less sure are listed
 _SHOWN = 3  # items per list; the JSON file lists all
 _SEVERAL = "more than one of train, val and test"
 
@@ -24,7 +21,7 @@ def print_audit(found: dict[str, Any]) -> None:
     """Prints the findings.
 
     Args:
-        found: result of `bloodcell.audit.findings.describe`, plus `root`, `left_out` and `seconds`.
+        found: result of `bloodcell.audit.audit.describe`, plus `root`, `left_out` and `seconds`.
     """
     console = Console()
     table = Table(box=box.SIMPLE_HEAD)
@@ -43,9 +40,8 @@ def print_audit(found: dict[str, Any]) -> None:
 def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns labels and texts on files, photographs, wrong labels, the photo table and leaks."""
     notes = [*_file_notes(found), *_photo_notes(found)]
-    sure = found["certainty"]
-    for what, key in (("photographs", "label_conflicts"), ("scenes", "scene_label_conflicts")):
-        notes += _warn("LABELS", f"{what} with two classes", found[key], sure[key])
+    notes += _warn("LABELS", "photographs with two classes", found["label_conflicts"])
+    notes += _warn("LABELS", "scenes with two classes", found["scene_label_conflicts"])
     compared = found["photo_table"]
     if compared:
         text = (
@@ -56,8 +52,8 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         )
         notes.append(("photo table", text))
     leaks = [
-        *_warn("LEAK", f"photographs in {_SEVERAL}", found["leaks"], sure["leaks"]),
-        *_warn("LEAK", f"scenes in {_SEVERAL}", found["scene_leaks"], sure["scene_leaks"]),
+        *_warn("LEAK", f"photographs in {_SEVERAL}", found["leaks"]),
+        *_warn("LEAK", f"scenes in {_SEVERAL}", found["scene_leaks"]),
         *_warn("LEAK", f"cells of the table in {_SEVERAL}", compared["leaks"] if compared else []),
     ]
     if leaks:
@@ -83,7 +79,7 @@ def _file_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _photo_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
-    photos, scenes, fields = found["photographs"], found["scenes"], found["fields"]
+    photos, scenes, plain = found["photographs"], found["scenes"], found["without_features"]
     copies = found["images"] - len(found["unreadable"]) - photos
     notes = [
         (
@@ -91,36 +87,16 @@ def _photo_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
             f"{photos:,}; {copies:,} more files are copies of them "
             f"(found from pixels in {clock(found['seconds'])})",
         ),
-        *_certainty_notes(found["copies"], found["certainty"]["copies"]),
         (
             "scenes",
             f"{scenes:,}; {photos - scenes:,} photographs repeat the scene of another, such as a "
             "cell that was photographed twice",
         ),
     ]
-    if fields < scenes:
-        text = (
-            f"{fields:,}; {scenes - fields:,} scenes overlap another, such as two cells of a smear"
-        )
-        notes.append(("fields", text))
-    if found["without_features"]:
-        text = f"{found['without_features']:,} images have too few features to be compared"
+    if plain:
+        text = f"{plain:,} images have too few features to be compared"
         notes.insert(1, ("plain", text))
     return notes
-
-
-def _certainty_notes(groups: list[list[str]], certainty: list[float]) -> list[tuple[str, str]]:
-    """Returns how sure the groups of copies are, with the least sure ones."""
-    if not groups:
-        return []
-    unsure = [place for place in np.argsort(certainty, kind="stable") if certainty[place] < _SURE]
-    if not unsure:
-        return [
-            ("certainty", f"all {len(groups):,} groups of copies are at least {_SURE:.0%} sure")
-        ]
-    shown = _pairs([groups[place] for place in unsure], [certainty[place] for place in unsure])
-    text = f"{len(unsure):,} of {len(groups):,} groups of copies are less than {_SURE:.0%} sure"
-    return [("certainty", f"{text} ({shown})")]
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -128,19 +104,9 @@ def _counts(counts: dict[str, int]) -> str:
     return listed(names, _SHOWN)
 
 
-def _warn(
-    label: str, what: str, groups: list[list[str]], certainty: list[float] | None = None
-) -> list[tuple[str, str]]:
+def _warn(label: str, what: str, groups: list[list[str]]) -> list[tuple[str, str]]:
     """Returns a note with the first and last path of some groups; empty without groups."""
     if not groups:
         return []
-    return [(label, f"{what}: {len(groups):,} ({_pairs(groups, certainty)})")]
-
-
-def _pairs(groups: list[list[str]], certainty: list[float] | None) -> str:
-    shown = [f"{names[0]} and {names[-1]}" for names in groups[:_SHOWN]]
-    if certainty:
-        # rounded down: only equal pixels are 100 % sure
-        percent = [f"{math.floor(1000 * sure) / 10:.1f} % sure" for sure in certainty]
-        shown = [f"{names}, {sure}" for names, sure in zip(shown, percent, strict=False)]
-    return "; ".join(shown)
+    shown = "; ".join(f"{names[0]} and {names[-1]}" for names in groups[:_SHOWN])
+    return [(label, f"{what}: {len(groups):,} ({shown})")]

@@ -101,11 +101,11 @@ def _print(photographs: Photographs, opinions: Sequence[Opinion], doubts: Sequen
     grid = Grid(box=box.SIMPLE_HEAD)
     for heading in ("", "photograph", "label", "models say", "doubt", "against", ""):
         grid.add_column(heading, justify="right" if heading in ("doubt", "against") else "left")
-    for place, one in enumerate(doubts[:_SHOWN], 1):
-        against = f"{one.against} of {one.models}"
-        says = f"{one.suggested} {one.p_suggested:.2f}"
-        mark = "likely wrong" if one.likely else ""
-        words = (str(place), one.photo, one.label, says, f"{one.doubt:.2f}", against, mark)
+    for place, doubt in enumerate(doubts[:_SHOWN], 1):
+        against = f"{doubt.against} of {doubt.models}"
+        says = f"{doubt.suggested} {doubt.p_suggested:.2f}"
+        mark = "likely wrong" if doubt.likely else ""
+        words = (str(place), doubt.photo, doubt.label, says, f"{doubt.doubt:.2f}", against, mark)
         grid.add_row(*map(Text, words))
     console.print(grid)
     for label, text in _notes(n, doubts):

@@ -19,7 +19,7 @@ class ScannedFile(NamedTuple):
         size: width x height of the stored image.
         mode: colour mode, in Pillow's notation.
         reason: reason why the file is unreadable; empty otherwise.
-        note: what was left out of the image or scaled; empty if nothing.
+        note: how the image was changed when it was read, e.g. scaled; empty if it was not.
     """
 
     digest: bytes = b""
@@ -41,22 +41,15 @@ def describe(
         copies: the copies among the n readable images.
         rows: (n,) rows of the readable images.
     """
-    photos = _groups(copies.photo, copies.photo_certainty, rows)
-    # scenes and fields with one photograph are already listed as photographs
-    scenes = _wider(_groups(copies.scene, copies.scene_certainty, rows), photos)
-    fields = _wider(_groups(copies.field, copies.field_certainty, rows), photos)
+    photos = _groups(copies.photo, rows)
+    whole = {tuple(_paths(group)) for group in photos}
+    # scenes with one photograph are already listed as photographs
+    scenes = [one for one in _groups(copies.scene, rows) if tuple(_paths(one)) not in whole]
     digests: defaultdict[bytes, list[str]] = defaultdict(list)
     for row, one in zip(table.rows, files, strict=True):
         if one.digest:
             digests[one.digest].append(row.path)
     readable = [one for one in files if not one.reason]
-    lists = {
-        "copies": [group for group in photos if len(group.rows) > 1],
-        "leaks": [group for group in photos if _crosses(group.rows)],
-        "scene_leaks": [group for group in fields if _crosses(group.rows)],
-        "label_conflicts": [group for group in photos if _contradicts(group.rows)],
-        "scene_label_conflicts": [group for group in scenes if _contradicts(group.rows)],
-    }
     return {
         "images": len(table.rows),
         "classes": _count(rows, copies.photo, [row.class_name for row in rows]),
@@ -69,39 +62,24 @@ def describe(
         },
         "sizes": dict(Counter(one.size for one in readable).most_common()),
         "modes": dict(Counter(one.mode for one in readable).most_common()),
+        "copies": [_paths(group) for group in photos if len(group) > 1],
         "equal_pixels": [names for names in digests.values() if len(names) > 1],
         "photographs": len(photos),
         "scenes": int(copies.scene.max()) + 1,
-        "fields": int(copies.field.max()) + 1,
         "without_features": sum(not one.comparable for one in readable),
-        **{name: [_paths(group.rows) for group in groups] for name, groups in lists.items()},
-        "certainty": {
-            name: [round(group.certainty, 4) for group in groups] for name, groups in lists.items()
-        },
+        "leaks": [_paths(group) for group in photos if _crosses(group)],
+        "scene_leaks": [_paths(group) for group in scenes if _crosses(group)],
+        "label_conflicts": [_paths(group) for group in photos if _contradicts(group)],
+        "scene_label_conflicts": [_paths(group) for group in scenes if _contradicts(group)],
         "photo_table": _compare(copies, rows) if not table.unmapped else None,
     }
 
 
-class _Group(NamedTuple):
-    """Images of one photograph, scene or field, and how sure it is that they belong together."""
-
-    rows: list[Row]
-    certainty: float
-
-
-def _groups(
-    numbers: Iterable[int], certainties: Iterable[float], rows: Sequence[Row]
-) -> list[_Group]:
-    groups: dict[int, _Group] = {}
-    for number, certainty, row in zip(numbers, certainties, rows, strict=True):
-        groups.setdefault(int(number), _Group([], float(certainty))).rows.append(row)
+def _groups(numbers: Iterable[int], rows: Sequence[Row]) -> list[list[Row]]:
+    groups: defaultdict[int, list[Row]] = defaultdict(list)
+    for number, row in zip(numbers, rows, strict=True):
+        groups[int(number)].append(row)
     return list(groups.values())
-
-
-def _wider(groups: Sequence[_Group], photos: Sequence[_Group]) -> list[_Group]:
-    """Returns the groups of several photographs."""
-    whole = {tuple(_paths(group.rows)) for group in photos}
-    return [group for group in groups if tuple(_paths(group.rows)) not in whole]
 
 
 def _count(

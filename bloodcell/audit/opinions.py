@@ -165,8 +165,9 @@ def _read(
     """Reads the mean answers of a run for the photographs of its test part."""
     place = {name: number for number, name in enumerate(photographs.name)}
     try:
-        _, _, names, true, probability, _ = read_predictions(path)
-        mean = average_photos(sample_of(true, probability, names)).probability
+        read = read_predictions(path)
+        names = read.photo
+        mean = average_photos(sample_of(read.true, read.probability, names)).probability
         photo = np.array([place[name] for name in np.unique(names)], np.int64)
     except (ValueError, LookupError) as error:
         raise InputError(

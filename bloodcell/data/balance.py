@@ -19,7 +19,6 @@ def make_order(
     table: Table,
     how: Balance,
     draws: int | None,
-    shuffle: bool,
     world: int,
     rank: int,
     seed: int,
@@ -33,13 +32,12 @@ def make_order(
             a class all data sets; `datasets` draws all data sets equally often, and within a
             data set all its classes.
         draws: number of draws in an epoch, on all devices together; None: n. Not for `none`.
-        shuffle: false yields each image once, unshuffled.
         world: number of devices.
         rank: rank of this device.
         seed: the run's seed.
     """
-    if how == "none" or not shuffle:
-        return DistributedSampler(dataset, world, rank, shuffle=shuffle, seed=seed)
+    if how == "none":
+        return DistributedSampler(dataset, world, rank, seed=seed)
     number = {name: place for place, name in enumerate(table.datasets)}
     sets = torch.tensor([number[table.rows[row].dataset] for row in dataset.rows.tolist()])
     groups = (dataset.targets, sets) if how == "classes" else (sets, dataset.targets)

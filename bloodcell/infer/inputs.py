@@ -194,7 +194,7 @@ def decode_cells(
 def _hint(field: Field) -> str:
     if field == AUTO:
         return "if the picture shows one, the width of its field was measured wrongly: set field"
-    return f"if the field of view is wider than about {8 * field:g} red cells, set field"
+    return f"if the field of view is wider than about {6 * field:g} red cells, set field"
 
 
 Make = Callable[[str, Image.Image], list[Decoded]]

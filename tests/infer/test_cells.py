@@ -74,7 +74,7 @@ def test_a_row_a_cell_and_the_differential_count(
 ) -> None:
     main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.csv"])
     rows = rows_of("cells.csv")
-    hint = "no white cell found; if the field of view is wider than about 8 red cells, set field"
+    hint = "no white cell found; if the field of view is wider than about 6 red cells, set field"
     assert [(Path(row["file"]).name, row["error"]) for row in rows] == [
         ("a.png", ""), ("b.png", ""), ("c.png", hint), ("a.png", ""),
     ]  # fmt: skip

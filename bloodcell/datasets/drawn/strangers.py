@@ -52,12 +52,14 @@ class _Pen(NamedTuple):
         """Returns smooth noise (size, size) with mean 0 and standard deviation 1."""
         noise = self.rng.normal(0, 1, (self.size, self.size))
         found: Plane = ndimage.gaussian_filter(noise, width, mode="wrap")
-        return found / max(found.std(), 1e-9)
+        found /= max(found.std(), 1e-9)
+        return found
 
     def mix(self, share: Plane) -> Picture:
         """Mixes two colours by a share (size, size), 0 to 1."""
         first, second = (np.array(self.colour(), float) for _ in range(2))
-        return (first + (second - first) * share.clip(0, 1)[..., None]).astype(np.uint8)
+        mixed: Picture = (first + (second - first) * share.clip(0, 1)[..., None]).astype(np.uint8)
+        return mixed
 
     def shape(self, draw: ImageDraw.ImageDraw, radius: float, fill: tuple[int, ...]) -> None:
         """Draws an ellipse, a rectangle or a polygon at a random place."""

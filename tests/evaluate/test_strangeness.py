@@ -9,7 +9,8 @@ from bloodcell.evaluate.strangers import ACCEPTED, find_threshold, fit_distance
 def made(n: int, centre: float, seed: int) -> Floats:
     """Features of unit length around a centre in the first of eight channels."""
     features = np.random.default_rng(seed).normal(0, 0.3, (n, 8)) + np.eye(8)[0] * centre
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    unit: Floats = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return unit
 
 
 def test_strangers_are_farther_away_than_training_images() -> None:
