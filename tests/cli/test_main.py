@@ -138,7 +138,7 @@ def test_a_wrong_value(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("fit --data.split foto", "one of photo, seed, folds, train_folds. Did you mean 'photo'?"),
+        ("fit --data.split foto", "one of photo, seed, folds, train_folds, labs. Did you mean 'photo'?"),
         ("fit --model.lr fast", "model.lr=fast cannot be used: it must be a number. See"),
         (
             "fit --data.batch_size automatic",
