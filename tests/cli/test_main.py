@@ -128,7 +128,7 @@ def test_a_wrong_key(refused: Refused) -> None:
 
 def test_a_wrong_value(refused: Refused) -> None:
     said = refused("fit", "--data.split", "random")
-    rule = "it must be one of photo, seed, folds, train_folds."
+    rule = "it must be one of photo, seed, folds, train_folds, labs."
     assert f"data.split=random cannot be used: {rule}" in said
     assert "Did you mean" not in said
     assert "model.lr=fast cannot be used: it must be a number." in refused(
@@ -139,7 +139,10 @@ def test_a_wrong_value(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("fit --data.split foto", "one of photo, seed, folds, train_folds. Did you mean 'photo'?"),
+        (
+            "fit --data.split foto",
+            "one of photo, seed, folds, train_folds, labs. Did you mean 'photo'?",
+        ),
         ("fit --model.lr fast", "model.lr=fast cannot be used: it must be a number. See"),
         (
             "fit --data.batch_size automatic",

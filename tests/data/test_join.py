@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bloodcell.data.balance import BalancedSampler
-from bloodcell.data.batches import ImageDataset
+from bloodcell.data.batches import Batches, ImageDataset
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.join import build_any_table, hold_out
 from bloodcell.data.source import open_source
@@ -205,6 +205,17 @@ def test_devices_share_the_draws(world: int) -> None:
     shared = [list(sampler_of(groups, subgroups, 24, world, rank)) for rank in range(world)]
     assert [one for together in zip(*shared, strict=True) for one in together] == alone
     assert len(set(map(len, shared))) == 1
+
+
+def test_balanced_draws_continue_within_an_epoch() -> None:
+    sampler = sampler_of([0, 0, 0, 1], [0, 1, 1, 0], 22)
+    sampler.set_epoch(3)
+    whole = list(Batches(sampler, 4, joins=True))
+    resumed = Batches(sampler, 4, joins=True)
+    resumed.skip = 2
+    assert list(resumed) == whole[2:]
+    sampler.set_epoch(4)
+    assert list(Batches(sampler, 4, joins=True)) != whole
 
 
 def test_further_draws_are_augmented_differently(two: list[str]) -> None:
