@@ -63,5 +63,5 @@ def test_what_cannot_be_adapted(run: Path, smears: Path, refused: Refused) -> No
     main(["export", folder, "--model", str(run), "--out", "m.onnx"])
     said = refused("predict", folder, "--model", "m.onnx", "--adapt")
     assert "--adapt cannot change the exported model asked" in said
-    with pytest.raises(InputError, match="^adapt cannot change the exported model"):
+    with pytest.raises(InputError, match=r"^adapt cannot change the exported model"):
         bloodcell.load("m.onnx").predict(folder, adapt=True)
