@@ -87,9 +87,7 @@ def predict(
     names = opened.description.class_names
     with (
         ExitStack() as archives,
-        Progress(
-            console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
-        ) as bar,
+        _open_bar() as bar,
         open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
@@ -105,6 +103,12 @@ def predict(
     if out:
         print(out, file=sys.stderr)
     return not tally.counts[UNREADABLE]
+
+
+def _open_bar() -> Progress:
+    """Returns a progress bar on the standard error, shown only in a terminal."""
+    console = Console(file=sys.stderr)
+    return Progress(console=console, transient=True, disable=not sys.stderr.isatty())
 
 
 def _check(
