@@ -87,17 +87,15 @@ def predict(
     start = time.perf_counter()
     tally = Tally(cells, opened.description.scores)
     names = opened.description.class_names
-    console = Console(file=sys.stderr)
     with (
         ExitStack() as archives,
-        Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
+        _open_bar() as bar,
         open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
     ):
         task = bar.add_task("classifying", total=None if cells else total)
         found: Iterable[Input] = find_images(images, archives, tally.left_out)
         if adapt:
-            found = list(found)
-            opened = adapt_to(opened, found, settings, batch_size)
+            opened, found = adapt_to(opened, found, settings, batch_size)
         answers = answer_images(found, opened, settings, abstain, tta, batch_size)
         for answer in settings.draw_each(answers, names) if settings else answers:
             write(answer)
@@ -107,6 +105,12 @@ def predict(
     if out:
         print(out, file=sys.stderr)
     return not tally.counts[UNREADABLE]
+
+
+def _open_bar() -> Progress:
+    """Returns a progress bar on the standard error, shown only in a terminal."""
+    console = Console(file=sys.stderr)
+    return Progress(console=console, transient=True, disable=not sys.stderr.isatty())
 
 
 def _check(
@@ -144,11 +148,13 @@ def check_numbers(abstain: float, batch_size: int, field: Field | None) -> None:
 
 def adapt_to(
     model: Runtime,
-    images: Sequence[Input],
+    images: Iterable[Input],
     cells: Cells | None,
     batch_size: int,
-) -> Runtime:
-    """Returns the model with BatchNorm's statistics adapted to the images, and prints a report.
+) -> tuple[Runtime, Sequence[Input]]:
+    """Returns the model with BatchNorm's statistics adapted to the images, and the images.
+
+    It prints a report to the standard error.
 
     Args:
         model: the model.
@@ -169,11 +175,12 @@ def adapt_to(
 
     assert isinstance(model, TorchModel)
 
+    images = list(images)
     decoded = _decode(images, model, cells, batch_size)
     pixels = ([one.pixels for one in batch if one.pixels is not None] for batch in decoded)
     adapted = adapt(model, (np.stack(batch) for batch in pixels if batch))
     print(adapted.report, file=sys.stderr)
-    return adapted.runtime
+    return adapted.runtime, images
 
 
 def _decode(
