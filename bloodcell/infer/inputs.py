@@ -177,7 +177,8 @@ def decode_cells(
     def cells(name: str, image: Image.Image) -> list[Decoded]:
         found = show_cells(image, size, field)
         decoded = [Decoded(name, pixels, "", cell) for cell, pixels in found]
-        hint = f"if the field of view is not {field}, set field"
+        wider = "than measured" if field == "auto" else f"than {field:g}"
+        hint = f"if the field of view is wider {wider}, set field"
         return decoded or [Decoded(name, None, f"{NO_CELL}; {hint}")]
 
     for together in _decode_ahead(images, cells, batch_size):
