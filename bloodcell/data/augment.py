@@ -50,7 +50,7 @@ def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: 
         return _warp(_recolour(images.float(), draws[:, 7:]), draws[:, :7], scale)
     if how == "stain":
         draws = random_uniform(rows, seed, epoch, count=7 + N_DRAWS + GRAIN**2)
-        place, look, grain = draws.split([7, N_DRAWS, GRAIN**2], 1)
+        place, look, grain = torch.split(draws, [7, N_DRAWS, GRAIN**2], 1)
         return _warp(restain(images.float(), look, grain), place, _WIDE_SCALE ** place[:, 2])
     bits = random_bits(rows, seed, epoch)
     for axis, bit in ((3, 1), (2, 2)):

@@ -31,7 +31,8 @@ _OVERLAP = 64  # pixels; two looks at neighbouring places share at least these
 _EDGE = 10  # steps of the map; results nearer to the edge of a look count less
 LEAST_FIELD, MOST_FIELD = 0.2, 16.0
 _CHANNELS = (16, 24, 32, 48, 64)
-_LEAST = 0.45  # least height of a peak that is a white cell
+# least height of a peak that is a white cell: in a picture of one cell, and of many
+_LEAST, _LEAST_OF_MANY = 0.45, 0.5
 _MIDDLE = 0.5  # how much peaks near the middle are preferred, of several of one height
 
 
@@ -195,7 +196,7 @@ def _highest(heat: Tensor) -> tuple[Tensor, Tensor]:
 def _peaks(heat: Tensor) -> list[tuple[float, float]]:
     """Returns x and y of the peaks of a map (h, w), in steps of the map, highest first."""
     top = F.max_pool2d(heat[None, None], 5, 1, 2)[0, 0]
-    places = ((heat == top) & (heat >= _LEAST)).nonzero()
+    places = ((heat == top) & (heat >= _LEAST_OF_MANY)).nonzero()
     order = heat[places[:, 0], places[:, 1]].argsort(descending=True, stable=True)
     kept: list[tuple[float, float]] = []
     for row, column in places[order].tolist():

@@ -38,7 +38,7 @@ def restain(images: Tensor, draws: Tensor, grain: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W), 0 to 255.
     """
-    dye, light, shade, camera = draws.split([12, 4, 3, 4], 1)
+    dye, light, shade, camera = torch.split(draws, [12, 4, 3, 4], 1)
     density = -((images + 1) / 256).log()
     mixed = torch.einsum("bij,bjhw->bihw", _mix_stains(dye, camera[:, 0]), density)
     offset = _LIGHT * light[:, :1] + _TINT * light[:, 1:]  # (B, 3)
@@ -103,8 +103,8 @@ def _compress(images: Tensor, loss: Tensor) -> Tensor:
     order = torch.arange(_BLOCK, device=images.device)
     waves = ((2 * order + 1) * order[:, None] * (math.pi / (2 * _BLOCK))).cos()  # of the cosine
     waves = waves * torch.where(order > 0, 2 / _BLOCK, 1 / _BLOCK).sqrt()[:, None]  # transform
-    down = waves @ planes.unflatten(2, (-1, _BLOCK))  # (B, 3, H / 8, 8, W)
-    frequencies = down.unflatten(4, (-1, _BLOCK)) @ waves.T  # (B, 3, H / 8, 8, W / 8, 8)
+    down = waves @ torch.unflatten(planes, 2, (-1, _BLOCK))  # (B, 3, H / 8, 8, W)
+    frequencies = torch.unflatten(down, 4, (-1, _BLOCK)) @ waves.T  # (B, 3, H / 8, 8, W / 8, 8)
     steps = (12.0 + 6 * (order[:, None] + order))[:, None]  # about JPEG's table, (8, 1, 8)
     steps = steps * loss.clamp(min=1e-3)[..., None, None]
     rounded = ((frequencies / steps).round() * steps) @ waves

@@ -34,8 +34,8 @@ _CORRECTED = (
 )
 
 _WIDER = (
-    "If --field auto is wrong about the width of their field of view, give --field, e.g. 3 for "
-    "three times the width of about 6 red cells."
+    "If their field of view is wider than about 6 red cells, give --field, e.g. 3 for "
+    "three times that width, or auto, which measures it."
 )
 
 

@@ -22,7 +22,7 @@ def test_features_come_back_as_they_were() -> None:
         for place in (2, 0, 3, 1, 2):
             found = store[place]
             for one, other in zip(found, expected[place], strict=True):
-                assert np.array_equal(one, other)
+                assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def test_nothing_is_left_behind() -> None:

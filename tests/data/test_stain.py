@@ -36,7 +36,7 @@ def test_draws_of_zero_change_nothing(side: int) -> None:
 def test_any_draw_gives_pixels_of_any_size(seed: int, height: int, width: int) -> None:
     images = torch.rand(4, 3, height, width) * 255
     draws = random_uniform(torch.arange(4), seed, 0, N_DRAWS + GRAIN**2)
-    seen = restain(images, *draws.split([N_DRAWS, GRAIN**2], 1))
+    seen = restain(images, *torch.split(draws, [N_DRAWS, GRAIN**2], 1))
     assert seen.shape == images.shape
     assert 0 <= seen.min() <= seen.max() <= 255
 

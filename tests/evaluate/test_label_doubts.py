@@ -16,7 +16,7 @@ def test_models_are_averaged_with_the_same_weight() -> None:
     means = average([first, second], label, 2)
     assert means.models.tolist() == [1, 2, 0]
     assert means.against.tolist() == [0, 1, 0]
-    assert np.allclose(means.probability, [[0.9, 0.1], [0.6, 0.4], [0, 0]])
+    assert np.allclose(means.probability, np.array([[0.9, 0.1], [0.6, 0.4], [0, 0]]))
 
 
 def test_a_model_does_not_judge_classes_that_it_does_not_know() -> None:

@@ -18,7 +18,9 @@ CLASSES = ["lobed", "round"]
 def test_the_accuracy_is_explained_where_images_have_a_class(
     folders: Sequence[str], accuracy: str, legend: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measured = Measurement(np.array([[0.1, 0.9], [0.2, 0.8]], np.float32), 0.01, 100.0)
+    measured = Measurement(
+        np.array([[0.1, 0.9], [0.2, 0.8]], np.float32), np.zeros(2, np.float32), 0.01, 100.0
+    )
     agreement = Agreement(2, 0, 1e-6)
     rows = ["PyTorch", "m.onnx"], [10, 10], [measured, measured], [agreement]
     print_agreement(*rows, folders, CLASSES)

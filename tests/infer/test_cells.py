@@ -61,7 +61,7 @@ def slide(tmp_path: Path) -> Path:
     """Three pictures with a cell each, and one without any."""
     folder = tmp_path / "slide"
     (folder / "second").mkdir(parents=True)
-    drawn = [draw_photograph(name, (9, n)).pixels for n, name in enumerate(NAMES)]
+    drawn = [draw_photograph(name, (10, n)).pixels for n, name in enumerate(NAMES)]
     Image.fromarray(drawn[0]).save(folder / "a.png")
     Image.fromarray(drawn[1]).save(folder / "second" / "a.png")
     Image.fromarray(drawn[2]).save(folder / "b.png")
@@ -97,7 +97,7 @@ def test_a_row_a_cell_and_the_differential_count(
 
 
 def test_a_wider_field_shows_more_cells(model: str) -> None:
-    drawn = [draw_photograph(name, (9, n)).pixels for n, name in enumerate(NAMES[:3])]
+    drawn = [draw_photograph(name, (10, n)).pixels for n, name in enumerate(NAMES[:3])]
     Image.fromarray(np.concatenate(drawn, axis=1)).save("wide.png")
     words = ["predict", "wide.png", "--model", model, "--out", "cells.csv", "--cells"]
     main([*words, "--field", "3"])
