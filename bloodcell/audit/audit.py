@@ -106,8 +106,8 @@ def audit(
 def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:
     """Writes a photo table, in which each unreadable image counts as one photograph."""
     readable = {
-        row.path: (f"p{photo}", f"c{field}")
-        for row, photo, field in zip(rows, copies.photo, copies.field, strict=True)
+        row.path: (f"p{photo}", f"c{scene}")
+        for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True)
     }
     with write_whole(path) as file:
         lines = csv.writer(file)

@@ -11,7 +11,7 @@ side: 2 is twice as wide.
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors.torch import load_file
@@ -101,7 +101,7 @@ class Finder(nn.Module):
         middle = torch.cat([ones * (width / 2), ones * (height / 2)], 1)
         field, place, high = ones, middle, 0 * ones
         for share in (1.0, 0.5):  # the field is the geometric mean of both looks
-            side = ones * longer / field
+            side = cast(Tensor, ones * longer / field)
             part, inside = sample(images, place, side, SIDE, SIDE)
             seen = self(find_density(part, inside))
             field = (field * (-share * seen.scale[:, None]).exp2()).clamp(LEAST_FIELD, MOST_FIELD)
@@ -128,7 +128,7 @@ class Finder(nn.Module):
             (B, 3, size, size), whole numbers from 0 to 255, black outside of the picture.
         """
         place, field = self.locate(images, centres)
-        side = SHARE / field * torch.sym_max(*images.shape[2:])
+        side = cast(Tensor, SHARE / field * torch.sym_max(*images.shape[2:]))
         square, _ = sample(images, place, side, size, size)
         return square.round()
 

@@ -109,7 +109,8 @@ def likely_wrong(label: NDArray[np.int64], probability: Floats) -> NDArray[np.bo
     mean = np.bincount(label, own, n_classes) / np.maximum(count, 1)
     threshold = np.where(count > 0, mean, own.mean())  # a class that no label names
     sure = np.where(probability >= threshold, probability, 0)
-    return (sure.max(1) > 0) & (sure.argmax(1) != label)
+    likely: NDArray[np.bool_] = (sure.max(1) > 0) & (sure.argmax(1) != label)
+    return likely
 
 
 def rank(
