@@ -95,7 +95,7 @@ def test_the_published_configs_differ_as_published() -> None:
         model = settings.get("model", {})
         assert (model.get("hidden", [8]), model.get("lr", 1e-5)) == (hidden, lr)
         assert settings["data"] == {"split": "seed"}
-    others = {"best.yaml", "best_folds.yaml", "demo.yaml"}
+    others = {"any_lab.yaml", "best.yaml", "best_folds.yaml", "demo.yaml"}
     assert {f"{name}.yaml" for name in published} | others == set(SHIPPED)
 
 

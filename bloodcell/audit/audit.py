@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -74,7 +75,6 @@ def audit(
     require(not (labels and write_photos), "--write_photos", write_photos, "used without --labels")
     require(bool(labels) or not sheet, "--sheet", sheet, "used with --labels")
     keep_memory()
-    start = time.perf_counter()
     source = open_source(folder)
     table = build_table(source, photos, label_table)
     if labels:
@@ -82,12 +82,7 @@ def audit(
 
         examine_labels(source, table, labels, out, sheet)
         return True
-    files, copies, rows = _scan(source, table)
-    found = describe(table, files, copies, rows) | {
-        "root": str(source.root),
-        "left_out": dict(source.left_out),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
+    found, copies, rows = _audit_pixels(source, table)
     if out:
         with write_whole(Path(out)) as file:
             file.write(json.dumps(found, indent=1) + "\n")
@@ -101,6 +96,18 @@ def audit(
         print(f"{write_photos}: {first}give it to fit with --data.photos {write_photos}")
     compared = found["photo_table"] or {"leaks": []}
     return not (found["leaks"] or found["scene_leaks"] or compared["leaks"])
+
+
+def _audit_pixels(source: Source, table: Table) -> tuple[dict[str, Any], Copies, list[Row]]:
+    """Returns the findings, the copies, and the rows of the readable images."""
+    start = time.perf_counter()
+    files, copies, rows = _scan(source, table)
+    found = describe(table, files, copies, rows) | {
+        "root": str(source.root),
+        "left_out": dict(source.left_out),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    return found, copies, rows
 
 
 def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:

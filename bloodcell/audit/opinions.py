@@ -136,6 +136,11 @@ def ask(path: Path, photographs: Photographs) -> Opinion:
     Raises:
         InputError: if the model cannot be loaded.
     """
+    if path.suffix == ".onnx":
+        raise InputError(
+            f"--labels {path}: an exported model does not list the images it was trained on. Give "
+            "the run folder."
+        )
     try:
         saved = load_saved(path)
     except InputError as error:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bloodcell.data.cell import Cell
+from bloodcell.errors import require_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,16 @@ class InputFormat(NamedTuple):
     size: int
     crop: Crop = "none"
     field: Field = 1.0
+
+
+def check_field(name: str, field: Field) -> None:
+    """Checks a field of view.
+
+    Raises:
+        InputError: if it is neither `auto` nor a number from 0.1 to 50.
+    """
+    if field != AUTO:
+        require_number(name, field, "auto, or a number from 0.1 to 50, e.g. 3", 0.1, 50)
 
 
 def show(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bloodcell.data.crop import Field
+from bloodcell.data.crop import check_field
 from bloodcell.data.decode import IMAGE_SIZES
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
@@ -82,16 +82,6 @@ def check_settings(hp: Any) -> None:
     drawn = hp["draws"] is None or (hp["draws"] >= 1 and hp["balance"] != "none")
     require(drawn, "data.draws", hp["draws"], rule)
     require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")
-
-
-def check_field(name: str, field: Field) -> None:
-    """Checks a field of view.
-
-    Raises:
-        InputError: if it is neither `auto` nor a number from 0.1 to 50.
-    """
-    if field != AUTO:
-        require_number(name, field, "auto, or a number from 0.1 to 50, e.g. 3", 0.1, 50)
 
 
 def check_model(model: Mapping[str, Any], class_names: Sequence[str], image_size: int) -> None:

@@ -97,8 +97,8 @@ def _compress(images: Tensor, loss: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     padded = F.pad(images, (0, -width % _BLOCK, 0, -height % _BLOCK), mode="replicate")
-    weights = padded.new_tensor(_LUMA)[:, None, None]
-    luma = (weights * padded).sum(1)
+    shares = zip(_LUMA, padded.unbind(1), strict=True)
+    luma = torch.stack([share * plane for share, plane in shares]).sum(0)
     planes = torch.stack([luma, padded[:, 0] - luma, padded[:, 2] - luma], 1)
     order = torch.arange(_BLOCK, device=images.device)
     waves = ((2 * order + 1) * order[:, None] * (math.pi / (2 * _BLOCK))).cos()  # of the cosine

@@ -135,6 +135,8 @@ def rank(
         means: the answers of the models.
     """
     judged = np.flatnonzero(means.models)
+    if not len(judged):
+        return []
     probability, label = means.probability[judged], label[judged]
     likely = likely_wrong(label, probability)
     own = probability[np.arange(len(judged)), label]

@@ -12,8 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from bloodcell.data.crop import Field, Pixels
-from bloodcell.data.describe import check_field
+from bloodcell.data.crop import Field, Pixels, check_field
 from bloodcell.errors import InputError, require_number
 from bloodcell.infer.answers import Answer, check_out, open_writer
 from bloodcell.infer.cells import UNREADABLE, Cells

@@ -47,8 +47,8 @@ def hold(out: Path, verb: str) -> Iterator[list[int]]:
         held = lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
-            f"--out {out}: another {verb} is running there, or a run of a killed one is "
-            "finishing its epoch. Wait for it, or give --out another folder."
+            f"--out {out}: another `bloodcell {verb}` is running there, or a run of a killed one "
+            "is finishing its epoch. Wait for it, or give --out another folder."
         ) from None
     with held:
         yield descriptors

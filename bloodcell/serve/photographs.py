@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from PIL import Image
@@ -12,7 +13,9 @@ from bloodcell.data.source import Source, open_source
 from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError
 from bloodcell.evaluate.experiments import CONFIG
-from bloodcell.model.gallery import Gallery
+
+if TYPE_CHECKING:
+    from bloodcell.model.gallery import Gallery
 
 # maps the file of a training photograph to a small image, or None if it is not available
 Photographs = Callable[[str], Image.Image | None]
@@ -45,7 +48,7 @@ def find_source(model: Path) -> Source | None:
 
 
 def open_photographs(
-    source: Source | None, gallery: Gallery | None, wanted: bool, opened: ExitStack
+    source: Source | None, gallery: "Gallery | None", wanted: bool, opened: ExitStack
 ) -> Photographs:
     """Returns a function that reads a training photograph if the source has all of them.
 

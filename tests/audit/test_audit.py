@@ -152,9 +152,8 @@ def test_names_that_look_like_markup(clean: Path, capsys: pytest.CaptureFixture[
 def test_what_cannot_be_audited(refused: Refused, make_folders: Callable[..., Path]) -> None:
     assert "bloodcell audit needs FOLDER. See `bloodcell audit --help`." in refused("audit")
     assert "audit takes no further arguments (got: b)" in refused("audit", "a", "b")
-    assert "audit takes --photos, --labels, --out, --write_photos (got: --deep)" in refused(
-        "audit", "a", "--deep"
-    )
+    options = "--photos, --label_table, --out, --write_photos, --labels, --sheet"
+    assert f"audit takes {options} (got: --deep)" in refused("audit", "a", "--deep")
     assert "does not exist" in refused("audit", "nowhere")
     folder = str(make_folders({"a": 2, "b": 2}))
     assert "--out=x.csv cannot be used: it must be a file ending in .json" in refused(

@@ -42,7 +42,7 @@ def test_many_images_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch
     """Each block has the features of 4 images; the groups do not depend on it."""
     images = [image for number in range(4) for image in copies_of(number, 5)]
     whole = find(images)
-    monkeypatch.setattr("bloodcell.audit.copies._VALUES", 4 * len(images))
+    monkeypatch.setattr("bloodcell.audit.neighbours._VALUES", 4 * len(images))
     blocks = find(images)
     assert np.array_equal(blocks.photo, whole.photo)
     assert np.array_equal(blocks.scene, whole.scene)

@@ -100,7 +100,8 @@ def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
     assert "verify needs a run folder as its first argument" in refused(
         "verify", "--ckpt_path", str(claimed)
     )
-    said = refused("verify", str(claimed), "--ckpt_path", "other")
+    Path("other.ckpt").touch()
+    said = refused("verify", str(claimed), "--ckpt_path", "other.ckpt")
     assert "omitted, because verify tests the run's best checkpoint" in said
     assert "it has no scores.json, predictions.csv" in refused("verify", "nowhere")
     for wrong in ("[", "[" * 100_000, "{}", '{"test": [], "val": {}, "machine": "x"}'):

@@ -109,7 +109,7 @@ def test_the_lines_of_the_readme(smears: Path, monkeypatch: pytest.MonkeyPatch) 
         ("batch_size", "'8'", "a whole number, 1 or more, e.g. 32"),
         ("batch_size", "8.0", "a whole number"),
         ("batch_size", "True", "a whole number"),
-        ("field", "'2'", "a number from 0.1 to 50, e.g. 3"),
+        ("field", "'2'", "auto, or a number from 0.1 to 50, e.g. 3"),
     ],
 )
 def test_a_number_given_as_text(argument: str, value: str, rule: str, run: Path) -> None:

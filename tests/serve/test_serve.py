@@ -337,7 +337,7 @@ def test_what_the_page_shows(served: tuple[str, int], images: list[Path], run: P
     assert label["label"] == expected.class_name
     confidence = {each["label"]: each["confidence"] for each in label["confidences"]}
     assert confidence == pytest.approx(expected.probability, abs=1e-4)
-    assert "nearest training photograph" in likeness
+    assert "Distance from the training images" in likeness
     rows = names["value"]["data"]
     assert [row[1] for row in rows] == [each["caption"] for each in pictures["value"]]
     assert len(rows) == 3
