@@ -68,7 +68,8 @@ class Finder(nn.Module):
         self.join = nn.ModuleList(_layer(a, a) for a, _ in pairs[1:])
         self.heat = nn.Conv2d(others[0], 1, 1)
         self.scale = nn.Conv2d(others[0], 2, 1)
-        nn.init.constant_(self.heat.bias, -4.0)  # type: ignore[arg-type]  # few pixels are centres
+        assert self.heat.bias is not None
+        nn.init.constant_(self.heat.bias, -4.0)  # few pixels are centres
 
     def forward(self, density: Tensor) -> Seen:
         """Returns the maps of pictures (B, 4, H, W) from `find_density`; see `Seen`."""
