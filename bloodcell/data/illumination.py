@@ -10,6 +10,7 @@ _ROUNDS = 2  # after two rounds, pixels above the mean brightness contain no cel
 _FAR = 0.02  # weight of the whole picture's mean, for places without any clear slide around
 _DARK = 25.0  # 0 to 255; darker pixels are the black border of a rotated or shifted copy
 _LEAST_LIGHT = 8.0  # 0 to 255; darker values have no reliable density
+_WHITE = 235.0  # 0 to 255; value of the clear slide after balancing, which leaves room above it
 _LEAST, _MOST = -0.5, 2.5  # range of the densities
 
 
@@ -28,6 +29,41 @@ def find_density(images: Tensor, inside: Tensor) -> Tensor:
     light = _find_light(images, slide).clamp(min=_LEAST_LIGHT)
     density = -(images.clamp(min=_LEAST_LIGHT) / light).log()
     return torch.cat([density.clamp(_LEAST, _MOST) * slide, slide], 1)
+
+
+def balance_white(images: Tensor) -> Tensor:
+    """Divides each image by the colour of its clear slide, which becomes a light grey.
+
+    So the colour and strength of the lamp, and the camera's white balance, hardly matter.
+
+    Args:
+        images: (B, 3, H, W), 0 to 255, of any dtype.
+
+    Returns:
+        (B, 3, H, W) float32, 0 to 255.
+    """
+    values = images.float()
+    slide = (values.amax(1, keepdim=True) > _DARK).float()
+    return (values * (_WHITE / find_slide_colour(values, slide))).clamp(0, 255)
+
+
+def find_slide_colour(images: Tensor, slide: Tensor) -> Tensor:
+    """Returns the mean colour of the clear slide, (B, 3, 1, 1), 8 to 255.
+
+    Args:
+        images: (B, 3, H, W), 0 to 255, float.
+        slide: (B, 1, H, W), 1 inside of the picture and 0 in black borders.
+    """
+    brightness = images.mean(1, keepdim=True)
+    bright = slide
+    for _ in range(_ROUNDS):
+        bright = bright * (brightness >= _mean(brightness, bright)).float()
+    return _mean(images, bright).clamp(min=_LEAST_LIGHT)
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    """Returns the mean of each picture where `where` is 1."""
+    return (values * where).sum((2, 3), keepdim=True) / where.sum((2, 3), keepdim=True).clamp(min=1)
 
 
 def _find_light(images: Tensor, slide: Tensor) -> Tensor:

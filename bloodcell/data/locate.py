@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bloodcell.data.illumination import find_slide_colour
+
 SHARE = 0.4  # side of the cropped square, relative to the longer side; fits the largest cells
 
 _SIDE = 160  # pixels of the longer side of a field of 1 for the detection of cells
@@ -93,18 +95,9 @@ def _find_purple(images: Tensor, side: int) -> Tensor:
     """Returns how purple each pixel of the reduced pictures is, (B, 1, h, w), 0 to 1."""
     small = _resize(images, side)
     slide = (small.amax(1, keepdim=True) > _DARK).float()
-    brightness = small.mean(1, keepdim=True)
-    bright = slide
-    for _ in range(2):  # after two rounds, pixels above the mean brightness contain no cells
-        bright = bright * (brightness >= _mean(brightness, bright)).float()
-    light = _mean(small, bright).clamp(min=_LEAST_LIGHT)  # (B, 3, 1, 1)
+    light = find_slide_colour(small, slide)  # (B, 3, 1, 1)
     density = -(small.clamp(min=_LEAST_LIGHT) / light).log()
     return (density[:, :1] - density[:, 2:]).clamp(0, 1) * slide
-
-
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Returns the mean of each picture where `where` is 1."""
-    return (values * where).sum((2, 3), keepdim=True) / where.sum((2, 3), keepdim=True).clamp(min=1)
 
 
 def _smooth(purple: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ _METRICS = {
     "ece": "expected calibration error",
 }
 _SHOWN = {"none": "resized to", "cell": "cropped to a square around the white cell and resized to"}
+_BALANCED = ", with its clear slide balanced to light grey"
 _POOLS = {"avg": "average pooling", "flatten": "flattened feature map"}
 _UNITS = {"by_file": "by file", "by_photo": "by photograph"}
 
@@ -71,6 +72,7 @@ def make_card(
         model=description,
         scores=description.scores,
         shown=_SHOWN[description.crop],
+        balanced=_BALANCED if description.recipe.get("white_balance") else "",
         pool=_POOLS[description.pool],
         remark=remark,
         usage=usage,

@@ -156,10 +156,12 @@ def _as_timm_model(saved: Saved) -> Any:
     """
     description = saved.description
     *_, last = saved.network.head.children()
-    if description.pool != "avg" or description.hidden:
+    balanced = saved.network.white_balance
+    if description.pool != "avg" or description.hidden or balanced:
         raise InputError(
-            "--out: a folder for timm needs a model with model.pool=avg and no hidden layers; this "
-            f"one has model.pool={description.pool}, model.hidden={description.hidden}. "
+            "--out: a folder for timm needs a model with model.pool=avg, no hidden layers and "
+            f"model.white_balance=false; this one has model.pool={description.pool}, "
+            f"model.hidden={description.hidden}, model.white_balance={balanced}. "
             f"{_OTHER_FORMATS}."
         )
     options: dict[str, Any] = dict(description.recipe["options"])

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from bloodcell.data.illumination import balance_white
 from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.model.cpu import spare_slow_kernels
 
@@ -31,12 +32,14 @@ class PretrainedConfig:
         mean: mean of each channel, for pixels in 0 to 1.
         std: standard deviation of each channel, for pixels in 0 to 1.
         options: arguments of `timm.create_model` that the weights require.
+        white_balance: whether each image is divided by the colour of its clear slide first.
     """
 
     source: str = "none"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     options: dict[str, str | float] = field(default_factory=dict)
+    white_balance: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as plain types, for checkpoints."""
@@ -57,7 +60,8 @@ class PretrainedConfig:
             raise ValueError(f"std {std} must be over 0")
         if others := options.keys() - _OPTIONS:  # checkpoint_path could read any file
             raise ValueError(f"these options are not allowed: {listed(sorted(map(str, others)))}")
-        return cls(str(values["source"]), mean, std, options)
+        white_balance = values.get("white_balance", False)  # older files lack it
+        return cls(str(values["source"]), mean, std, options, bool(white_balance))
 
 
 class Network(nn.Module):
@@ -75,6 +79,7 @@ class Network(nn.Module):
         config: preprocessing and options that the weights require.
 
     Attributes:
+        white_balance: whether images are divided by the colour of their clear slide.
         has_map: whether the trunk returns a feature map; transformers that return tokens do not.
 
     Raises:
@@ -104,6 +109,7 @@ class Network(nn.Module):
         self.gives_nhwc = self.has_map and shape[1] == shape[2] != shape[3]
         channels = shape[3] if self.gives_nhwc else shape[1]
         n_inputs = channels if pool == "avg" else shape.numel()
+        self.white_balance = config.white_balance
         self.head = make_head(n_inputs, hidden, n_classes, dropout)
         # not in the state dict, because the checkpoint contains the config
         scale = torch.tensor([config.mean, config.std])[:, None, :, None, None] * 255
@@ -128,7 +134,8 @@ class Network(nn.Module):
         Returns:
             (B, C, h, w); h and w are 1 if the trunk has no feature map.
         """
-        features: Tensor = self.trunk((images - self.mean) / self.std)
+        pixels = balance_white(images) if self.white_balance else images
+        features: Tensor = self.trunk((pixels - self.mean) / self.std)
         if not self.has_map:
             return features[:, :, None, None]
         return features.permute(0, 3, 1, 2) if self.gives_nhwc else features

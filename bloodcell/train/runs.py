@@ -139,7 +139,7 @@ def run_folder_of(trainer: Trainer) -> Path | None:
 # settings that the oldest checkpoints do not contain, with the values they were trained with
 _MODEL_BEFORE = {
     "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
-    "optimizer": None, "scheduler": None,
+    "optimizer": None, "scheduler": None, "white_balance": False,
 }  # fmt: skip
 _INPUT = ("data.image_size", "data.crop", "data.field")
 _DATA_BEFORE: dict[str, Any] = {

@@ -55,6 +55,7 @@ class Classifier(LightningModule):
         bn_momentum: momentum of BatchNorm's running statistics, above 0, at most 1; null keeps
             that of the pretrained weights (Keras: 0.01, which needs a thousand steps to adapt).
         smoothing: label smoothing of the training loss, 0 to under 1.
+        white_balance: divide each image by the colour of its clear slide, for several laboratories.
         compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
             takes long; `default`, `reduce-overhead` and `max-autotune` (modes of torch.compile)
             always compile; false never compiles.
@@ -72,6 +73,7 @@ class Classifier(LightningModule):
     """
 
     gallery: Gallery | None = None
+    outputs: Outputs | None = None
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class Classifier(LightningModule):
         weight_decay: float = 0.0,
         bn_momentum: float | None = None,
         smoothing: float = 0.0,
+        white_balance: bool = False,
         compile: Compile = "auto",
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
@@ -100,9 +103,9 @@ class Classifier(LightningModule):
         self.own_optimizer, self.own_scheduler = optimizer, scheduler
         self.class_names, self.image_size, self.freeze_trunk = class_names, image_size, freeze
         self.lr, self.weight_decay, self.smoothing, self.seed = lr, weight_decay, smoothing, seed
-        self.schedule: Schedule = schedule
-        self.compile_how: Compile = compile
-        self.pretrained_config = read_pretrained_config(backbone, weights)
+        self.schedule, self.compile_how = schedule, compile
+        config = read_pretrained_config(backbone, weights)
+        self.pretrained_config = replace(config, white_balance=white_balance)
         self.network = self._build()
         if taken := load_trunk(self.network.trunk, backbone, weights):
             self.pretrained_config = replace(self.pretrained_config, source=taken)
@@ -112,7 +115,6 @@ class Classifier(LightningModule):
         self._so_far: list[Tensor] = []
         self.training_pass: Callable[[Tensor], Tensor] = self.forward
         self._kept: list[Outputs] = []
-        self.outputs: Outputs | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels (B, 3, H, W), 0 to 255, to logits (B, classes)."""
@@ -282,12 +284,9 @@ class Classifier(LightningModule):
         """Returns the mean loss and updates the metrics without synchronising the device."""
         logits, target = logits.float(), batch["target"]
         count = (target != NOT_COUNTED).sum()
+        smoothing = self.smoothing if part == "train" else 0.0
         total = F.cross_entropy(
-            logits,
-            target,
-            ignore_index=NOT_COUNTED,
-            reduction="sum",
-            label_smoothing=self.smoothing if part == "train" else 0.0,
+            logits, target, ignore_index=NOT_COUNTED, reduction="sum", label_smoothing=smoothing
         )
         metrics.loss.update(total.detach(), count)
         metrics.acc.update((logits.argmax(1) == target).sum(), count)

@@ -33,11 +33,14 @@ def rows_of(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+BALANCED = PretrainedConfig(white_balance=True)
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     """A network of single cells with random weights, that is not equally unsure of all."""
     torch.manual_seed(0)
-    network = Network("test_efficientnet", 4, SIZE, [], 0.0, "avg", PretrainedConfig()).eval()
+    network = Network("test_efficientnet", 4, SIZE, [], 0.0, "avg", BALANCED).eval()
     *_, last = network.head.children()
     assert isinstance(last, torch.nn.Linear)
     torch.nn.init.normal_(last.weight)
@@ -47,7 +50,7 @@ def model(tmp_path: Path) -> str:
         "test_efficientnet",
         [],
         "avg",
-        PretrainedConfig().as_dict(),
+        BALANCED.as_dict(),
         name="cells",
         crop="cell",
     )

@@ -130,7 +130,7 @@ def test_heads_that_timm_has_not_are_refused(smears: Path, refused: Refused) -> 
     heads: list[tuple[tuple[int, ...], Pool]] = [((), "flatten"), ((8,), "avg")]
     for hidden, pool in heads:
         said = refused(*words, write_model("m.safetensors", hidden, pool))
-        assert f"this one has model.pool={pool}, model.hidden={list(hidden)}. Give --out a" in said
+        assert f"this one has model.pool={pool}, model.hidden={list(hidden)}, model.white" in said
         assert "Give --out a file that ends in .onnx, .pt2 or .safetensors" in said
     assert sorted(path.name for path in Path().iterdir()) == ["m.safetensors"]
 
