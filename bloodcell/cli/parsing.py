@@ -5,7 +5,7 @@ import difflib
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from bloodcell.cli.arguments import TRAINER, VERBS, Function, Option, Training
 from bloodcell.cli.schema import REQUIRED, Setting
@@ -148,16 +148,18 @@ def _is_list(kind: Any) -> bool:
 
 def _reader(setting: Setting) -> Callable[[str], Any]:
     """Makes the function that reads the value of an option."""
-    kinds = {setting.kind, *get_args(setting.kind)} & {int, float}
+    every = (setting.kind, *get_args(setting.kind))
+    kinds = {*every} & {int, float}
+    words = [word for kind in every if get_origin(kind) is Literal for word in get_args(kind)]
 
     def read(given: str) -> Any:
         if not given:
             raise argparse.ArgumentTypeError("expected one argument")
-        for kind in kinds:
+        for kind in kinds if given not in words else ():
             try:
                 return kind(given)
             except ValueError:
-                rule = Setting(kind, None, "").rule()
+                rule = " or ".join([Setting(kind, None, "").rule(), *words])
                 raise argparse.ArgumentTypeError(
                     f"={given} cannot be used: it must be {rule}"
                 ) from None

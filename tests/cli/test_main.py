@@ -164,7 +164,7 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("test --data.crop nucleus", "data.crop=nucleus cannot be used: it must be one of none, c"),
         ("verify run --data.crop nucleus", "data.crop=nucleus cannot be used"),
         ("predict a.png --batch_size 0", "--batch_size=0 cannot be used: it must be a whole numb"),
-        ("predict a.png --field wide", "--field=wide cannot be used: it must be a number."),
+        ("predict a.png --field wide", "--field=wide cannot be used: it must be a number or"),
         ("predict a.png --field 99 --cells", "--field=99 cannot be used: it must be auto, or a n"),
         ("predict a.png --out", "--out needs a value"),
         ("reproduce --seeds 0", "--seeds=0 cannot be used: it must be a whole number, 1 or more"),

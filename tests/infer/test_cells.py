@@ -148,6 +148,16 @@ def test_the_cells_from_python(model: str, slide: Path, run: Path) -> None:
     assert pickle.loads(pickle.dumps(said)) == said
 
 
+def test_the_width_is_measured_on_request(
+    model: str, slide: Path, refused: Callable[..., str]
+) -> None:
+    words = ["predict", str(slide / "a.png"), "--model", model, "--cells", "--field"]
+    main([*words, "auto", "--out", "auto.csv"])
+    main([*words, "1", "--out", "one.csv"])
+    assert rows_of("auto.csv")[0]["side"] != rows_of("one.csv")[0]["side"]
+    assert "--field=wide cannot be used: it must be a number or auto" in refused(*words, "wide")
+
+
 def test_a_cell_of_a_picture_is_what_predict_alone_takes(model: str, slide: Path) -> None:
     main(["predict", str(slide / "a.png"), "--model", model, "--out", "one.csv"])
     main(["predict", str(slide / "a.png"), "--model", model, "--cells", "--out", "cells.csv"])
