@@ -62,16 +62,35 @@ def read_sheet(path: Path, label: str, needed: str) -> Sheet:
     return parse_sheet(text, label)
 
 
-def check_sheet(path: Path, label: str, needed: str) -> None:
-    """Checks that a table exists, without reading it; arguments as for `read_sheet`.
+class TableSetting(NamedTuple):
+    """A setting whose value is the path of a table.
 
-    Raises:
-        InputError: if the file is missing.
+    Attributes:
+        name: the setting.
+        needed: what to give instead of a file that cannot be read.
     """
-    try:
-        path.stat()
-    except OSError as error:
-        raise InputError(_cannot_read(label, error, needed)) from error
+
+    name: str
+    needed: str
+
+    def label(self, path: Path | str) -> str:
+        """Returns the name of the table in error messages."""
+        return f"{self.name}='{path}'"
+
+    def read(self, path: Path) -> Sheet:
+        """Reads the table, as `read_sheet` does."""
+        return read_sheet(path, self.label(path), self.needed)
+
+    def check(self, path: str) -> None:
+        """Checks that the table exists, without reading it.
+
+        Raises:
+            InputError: if the file is missing.
+        """
+        try:
+            Path(path).stat()
+        except OSError as error:
+            raise InputError(_cannot_read(self.label(path), error, self.needed)) from error
 
 
 def _cannot_read(label: str, error: OSError, needed: str) -> str:

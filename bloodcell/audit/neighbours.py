@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodcell.audit.features import Floats
+
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
 _EXACT = 16_384  # rows up to which all are compared with all, in some seconds
 _TREES = 6
 _LEAF = 1024  # most rows in a part

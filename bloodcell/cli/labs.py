@@ -9,7 +9,7 @@ import yaml
 
 from bloodcell.cli.configs import read_config, read_request
 from bloodcell.cli.settings import pairs
-from bloodcell.errors import InputError, listed, require_number
+from bloodcell.errors import InputError, listed
 from bloodcell.files import write_whole
 
 if TYPE_CHECKING:
@@ -60,14 +60,9 @@ def labs(words: list[str], seeds: int = 1, jobs: int | None = None, out: str = "
         InputError: if an option cannot be used, or a run failed.
     """
     from bloodcell.data.source import open_source
-    from bloodcell.published.crew import hold, keep_options
+    from bloodcell.published.crew import check_options, hold, keep_options
 
-    for flag in (word.partition("=")[0] for word in words):
-        if flag in _OWN:
-            raise InputError(f"labs sets {flag} itself. Leave it out.")
-    rule = "a whole number, 1 or more, e.g. 3"
-    require_number("--seeds", seeds, rule, 1, whole=True)
-    require_number("--jobs", 1 if jobs is None else jobs, rule, 1, whole=True)
+    check_options("labs", words, _OWN, seeds, jobs)
     request, place = read_request("fit", words), Path(out)
     sets = list(open_source(_roots(request.words)).sets)
     if not sets:
@@ -89,20 +84,13 @@ def _run_all(
     place: Path, tasks: list[Task], words: list[str], jobs: int | None, descriptors: list[int]
 ) -> list[str]:
     """Makes the runs that are not finished, and reports; returns those that failed."""
-    from bloodcell.published.crew import Crew, Job, find_run, list_devices
+    from bloodcell.published.crew import Crew, Job, find_run, list_devices, make_job
 
     waiting = []
     for task in tasks:
-        folder, scores = find_run(place, task.name, task.seed)
-        new = [
-            *(*words, "--name", task.name, "--seed_everything", str(task.seed)),
-            *("--data.split", "labs", "--data.test_on", task.test_on),
-            *("--trainer.default_root_dir", str(place), "--trainer.devices", "1"),
-        ]
-        started = ["--ckpt_path", str(folder)] if folder else new
-        if not scores:
-            log = place / "logs" / f"{task.name}-{task.seed}.txt"
-            waiting.append(Job(f"{task.name}, seed {task.seed}", started, log))
+        held_out = ("--data.split", "labs", "--data.test_on", task.test_on)
+        if find_run(place, task.name, task.seed)[1] is None:
+            waiting.append(make_job(place, task.name, task.seed, [*words, *held_out]))
     print(f"{len(tasks)} runs in {place}: {len(waiting)} to do", flush=True)
     failed = list[str]()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bloodcell.cli.settings import pairs, read_value
-from bloodcell.data.labels import check_labels
+from bloodcell.data import labels
 from bloodcell.data.source import check_root
 from bloodcell.datasets import photos
 from bloodcell.model.find import (
@@ -62,7 +62,7 @@ def _check_weights(weights: str) -> None:
 
 _CHECKS: dict[str, Callable[[str], None]] = {
     "data.root": check_root,
-    "data.photos": lambda path: photos.check(Path(path)),
-    "data.labels": lambda path: check_labels(Path(path)),
+    "data.photos": photos.SETTING.check,
+    "data.labels": labels.SETTING.check,
     "model.weights": _check_weights,
 }

@@ -38,8 +38,7 @@ def make_order(
     """
     if how == "none":
         return DistributedSampler(dataset, world, rank, seed=seed)
-    number = {name: place for place, name in enumerate(table.datasets)}
-    sets = torch.tensor([number[table.rows[row].dataset] for row in dataset.rows.tolist()])
+    sets = torch.tensor(table.numbers_of_sets(dataset.rows.tolist()))
     groups = (dataset.targets, sets) if how == "classes" else (sets, dataset.targets)
     return BalancedSampler(dataset, *groups, draws or len(dataset), world, rank, seed)
 

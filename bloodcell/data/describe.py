@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bloodcell.data.crop import check_field
+from bloodcell.data.crop import AUTO, check_field
 from bloodcell.data.decode import IMAGE_SIZES
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.data.table import Table
 from bloodcell.errors import require, require_number
-
-AUTO = "auto"  # value of data.batch_size and data.field
 
 
 def describe(table: Table, source: Source, split: str, parts: dict[str, list[int]]) -> str:

@@ -9,7 +9,7 @@ _WINDOW = 0.4  # width of the filter relative to the picture's longer side; appl
 _ROUNDS = 2  # after two rounds, pixels above the mean brightness contain no cells
 _FAR = 0.02  # weight of the whole picture's mean, for places without any clear slide around
 _DARK = 25.0  # 0 to 255; darker pixels are the black border of a rotated or shifted copy
-_LEAST_LIGHT = 8.0  # 0 to 255; darker values have no reliable density
+LEAST_LIGHT = 8.0  # 0 to 255; darker values have no reliable density
 _WHITE = 235.0  # 0 to 255; value of the clear slide after balancing, which leaves room above it
 _LEAST, _MOST = -0.5, 2.5  # range of the densities
 
@@ -25,9 +25,9 @@ def find_density(images: Tensor, inside: Tensor) -> Tensor:
         (B, 4, H, W): the densities of red, green and blue, 0 outside of the slide; and 1 on the
         slide, 0 outside.
     """
-    slide = inside * (images.amax(1, keepdim=True) > _DARK).to(images.dtype)
-    light = _find_light(images, slide).clamp(min=_LEAST_LIGHT)
-    density = -(images.clamp(min=_LEAST_LIGHT) / light).log()
+    slide = inside * find_slide(images)
+    light = _find_light(images, slide).clamp(min=LEAST_LIGHT)
+    density = -(images.clamp(min=LEAST_LIGHT) / light).log()
     return torch.cat([density.clamp(_LEAST, _MOST) * slide, slide], 1)
 
 
@@ -43,8 +43,16 @@ def balance_white(images: Tensor) -> Tensor:
         (B, 3, H, W) float32, 0 to 255.
     """
     values = images.float()
-    slide = (values.amax(1, keepdim=True) > _DARK).float()
-    return (values * (_WHITE / find_slide_colour(values, slide))).clamp(0, 255)
+    return (values * (_WHITE / find_slide_colour(values, find_slide(values)))).clamp(0, 255)
+
+
+def find_slide(images: Tensor) -> Tensor:
+    """Returns 1 on the slide and 0 in the black border of copies, (B, 1, H, W).
+
+    Args:
+        images: (B, 3, H, W), 0 to 255, float.
+    """
+    return (images.amax(1, keepdim=True) > _DARK).to(images.dtype)
 
 
 def find_slide_colour(images: Tensor, slide: Tensor) -> Tensor:
@@ -58,7 +66,7 @@ def find_slide_colour(images: Tensor, slide: Tensor) -> Tensor:
     bright = slide
     for _ in range(_ROUNDS):
         bright = bright * (brightness >= _mean(brightness, bright)).float()
-    return _mean(images, bright).clamp(min=_LEAST_LIGHT)
+    return _mean(images, bright).clamp(min=LEAST_LIGHT)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
@@ -88,12 +96,18 @@ def _mean_around(values: Tensor, weight: Tensor, width: int) -> Tensor:
     """Returns the weighted mean around each pixel, with a little of the whole picture's."""
     far = _FAR * weight.mean((2, 3), keepdim=True)
     all_values = _FAR * (values * weight).mean((2, 3), keepdim=True)
-    near = _smooth(weight, width)
-    return (_smooth(values * weight, width) + all_values) / (near + far).clamp(min=1e-6)
+    near = smooth(weight, width)
+    return (smooth(values * weight, width) + all_values) / (near + far).clamp(min=1e-6)
 
 
-def _smooth(values: Tensor, width: int) -> Tensor:
-    for _ in range(2):
+def smooth(values: Tensor, width: int) -> Tensor:
+    """Returns the mean over a square around each pixel, applied twice.
+
+    Args:
+        values: (B, C, H, W).
+        width: odd width of the square in pixels.
+    """
+    for _ in range(2):  # first columns, then rows, which is faster than squares
         values = F.avg_pool2d(values, (width, 1), 1, (width // 2, 0))
         values = F.avg_pool2d(values, (1, width), 1, (0, width // 2))
     return values

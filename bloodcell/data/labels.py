@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from bloodcell.data.image_files import IMAGE_SUFFIXES
 from bloodcell.datasets.photos import plain
 from bloodcell.errors import InputError, listed
-from bloodcell.spreadsheet import check_sheet, find_column, read_sheet
+from bloodcell.spreadsheet import TableSetting, find_column
 
 # the usual names of the columns, the preferred ones first
 _FILE = (
@@ -15,7 +15,7 @@ _FILE = (
     *("image_path", "filepath", "img", "id"),
 )
 _CLASS = ("class", "label", "target", "category", "class_name", "diagnosis", "dx")
-_NEEDED = "a CSV file with the columns file and class"
+SETTING = TableSetting("data.labels", "a CSV file with the columns file and class")
 
 
 def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
@@ -34,8 +34,7 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
         InputError: if the table cannot be read, lacks a column or a value, or if a line matches
             no image, several images, or an image that another line puts into another class.
     """
-    label = _label(path)
-    sheet = read_sheet(path, label, _NEEDED)
+    label, sheet = SETTING.label(path), SETTING.read(path)
     file, kind = find_column(sheet, _FILE, label), find_column(sheet, _CLASS, label)
     images = _Images(root, names)
     classes: dict[str, str] = {}
@@ -69,19 +68,6 @@ def read_labels(path: Path, root: str, names: Iterable[str]) -> dict[str, str]:
             f"have names such as {images.example!r}. Correct the names, or delete the lines."
         )
     return classes
-
-
-def check_labels(path: Path) -> None:
-    """Checks that a label table exists, without reading it.
-
-    Raises:
-        InputError: if the file is missing.
-    """
-    check_sheet(path, _label(path), _NEEDED)
-
-
-def _label(path: Path) -> str:
-    return f"data.labels='{path}'"
 
 
 class _Images:

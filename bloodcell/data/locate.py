@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bloodcell.data.illumination import find_slide_colour
+from bloodcell.data.illumination import LEAST_LIGHT, find_slide, find_slide_colour, smooth
 
 SHARE = 0.4  # side of the cropped square, relative to the longer side; fits the largest cells
 
 _SIDE = 160  # pixels of the longer side of a field of 1 for the detection of cells
-_DARK = 25.0  # 0 to 255; darker pixels are the black border of a rotated or shifted copy
-_LEAST_LIGHT = 8.0  # 0 to 255; darker values have no reliable density
 _SMOOTHED = 17  # filter width in pixels; two passes are about as wide as a nucleus
 _REACH = 28  # radius in pixels of the region that belongs to a peak's cell
 _NOTHING = 1e-3  # above the rounding errors of a uniform picture
@@ -42,12 +40,12 @@ def find_cell(images: Tensor, field: float = 1.0) -> Tensor:
     height, width = images.shape[2:]
     side = max(1, round(_SIDE * field))
     purple = _find_purple(images, side)
-    smooth = _smooth(purple)
+    smoothed = smooth(purple, _SMOOTHED)
     # column and row of the maximum separately, because ONNX cannot divide by the width
-    x, y = smooth.amax(2).argmax(2), smooth.amax(3).argmax(2)  # (B, 1)
+    x, y = smoothed.amax(2).argmax(2), smoothed.amax(3).argmax(2)  # (B, 1)
     centre = _move_to_middle(purple, torch.cat([x, y], 1).float())
     middle = torch.cat([torch.full_like(x, width), torch.full_like(y, height)], 1) / 2
-    found = smooth.amax((2, 3)) > _NOTHING  # (B, 1)
+    found = smoothed.amax((2, 3)) > _NOTHING  # (B, 1)
     return torch.where(found, (centre + 0.5) * (torch.sym_max(height, width) / side), middle)
 
 
@@ -94,17 +92,10 @@ def _resize(images: Tensor, side: int) -> Tensor:
 def _find_purple(images: Tensor, side: int) -> Tensor:
     """Returns how purple each pixel of the reduced pictures is, (B, 1, h, w), 0 to 1."""
     small = _resize(images, side)
-    slide = (small.amax(1, keepdim=True) > _DARK).float()
+    slide = find_slide(small)
     light = find_slide_colour(small, slide)  # (B, 3, 1, 1)
-    density = -(small.clamp(min=_LEAST_LIGHT) / light).log()
+    density = -(small.clamp(min=LEAST_LIGHT) / light).log()
     return (density[:, :1] - density[:, 2:]).clamp(0, 1) * slide
-
-
-def _smooth(purple: Tensor) -> Tensor:
-    for _ in range(2):  # first columns, then rows, which is faster than squares
-        purple = F.avg_pool2d(purple, (_SMOOTHED, 1), 1, (_SMOOTHED // 2, 0))
-        purple = F.avg_pool2d(purple, (1, _SMOOTHED), 1, (0, _SMOOTHED // 2))
-    return purple
 
 
 def _move_to_middle(purple: Tensor, centres: Tensor) -> Tensor:

@@ -78,6 +78,11 @@ class Table:
         index = {name: label for label, name in enumerate(self.class_names)}
         return [index.get(row.class_name, -1) for row in self.rows]
 
+    def numbers_of_sets(self, rows: Iterable[int]) -> list[int]:
+        """Returns the index in `datasets` of the data set of each of these rows."""
+        index = {name: number for number, name in enumerate(self.datasets)}
+        return [index[self.rows[row].dataset] for row in rows]
+
     @cached_property
     def datasets(self) -> list[str]:
         """The names of the data sets, sorted."""

@@ -9,6 +9,7 @@ number in the name of the original photograph; photographs of the same white cel
 import hashlib
 import lzma
 from collections.abc import Collection
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def check(folder: Path) -> None:
         )
 
 
+@cache  # both `is_copy` and the table of the images need it
 def read_photos() -> photos.PhotoTable:
     """Reads the photo table of the set: 12,515 files, 348 photographs, 325 cells."""
     packed = resources.files("bloodcell.datasets").joinpath("kaggle_photos.csv.xz").read_bytes()

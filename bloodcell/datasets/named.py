@@ -70,9 +70,3 @@ def recognise(paths: Iterable[str]) -> NamedDataset | None:
     """
     names = list(paths)
     return next((one for one in named_datasets().values() if one.is_copy(names)), None)
-
-
-def find_shipped_photos(paths: Iterable[str]) -> photos.PhotoTable:
-    """Returns the shipped photo table of the data set that these images are a copy of, or {}."""
-    found = recognise(paths)
-    return found.photo_table() if found else {}

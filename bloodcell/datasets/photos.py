@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bloodcell.errors import InputError
-from bloodcell.spreadsheet import Sheet, check_sheet, find_column, parse_sheet, read_sheet
+from bloodcell.spreadsheet import Sheet, TableSetting, find_column, parse_sheet
 
 COLUMNS = ("file", "photo")
-_NEEDED = f"a CSV file with the columns {', '.join(COLUMNS)} and, if known, cell"
+SETTING = TableSetting(
+    "data.photos", f"a CSV file with the columns {', '.join(COLUMNS)} and, if known, cell"
+)
 
 
 class Origin(NamedTuple):
@@ -37,21 +39,7 @@ def read(path: Path) -> PhotoTable:
     Raises:
         InputError: if the file is missing, is not CSV, lacks a column or contradicts itself.
     """
-    label = _label(path)
-    return _parse(read_sheet(path, label, _NEEDED), label)
-
-
-def check(path: Path) -> None:
-    """Checks that a photo table exists, without reading it.
-
-    Raises:
-        InputError: if the file is missing.
-    """
-    check_sheet(path, _label(path), _NEEDED)
-
-
-def _label(path: Path) -> str:
-    return f"data.photos='{path}'"
+    return _parse(SETTING.read(path), SETTING.label(path))
 
 
 def find(table: PhotoTable, path: str) -> str | None:

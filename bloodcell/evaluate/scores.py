@@ -27,6 +27,7 @@ from bloodcell.files import write_whole
 
 PREDICTIONS = "predictions.csv"
 SCORES = "scores.json"
+CONFUSION = "confusion"  # entry of `SCORES`: tested photographs by true and predicted class
 _DATASET = "dataset"  # column
 _OF_CHOICES = ("accuracy", "balanced_accuracy")
 _LEAST = 1e-7  # of a probability, so that not all of an image are 0

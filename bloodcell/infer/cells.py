@@ -16,13 +16,13 @@ from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.differential import estimate_shares
 from bloodcell.evaluate.figures.cells import draw_cells
 from bloodcell.evaluate.metrics import independent_interval
+from bloodcell.evaluate.scores import CONFUSION
 from bloodcell.files import write_whole_bytes
 from bloodcell.infer.answers import Answer
 from bloodcell.infer.inputs import NO_CELL
 from bloodcell.infer.runtime import Runtime
 
 UNSURE, UNREADABLE, UNLIKE = "unsure", "unreadable", "unlike"
-CONFUSION = "confusion"  # entry of `scores.json`: tested images by true and predicted class
 _LEGEND = (
     "The 95 % intervals (Wilson) show how far each share can be from that of the whole smear.\n"
     "They do not include errors of the model, which has no table of its errors."

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 from filelock import FileLock, Timeout
 
-from bloodcell.errors import TERMINATED, InputError
+from bloodcell.errors import TERMINATED, InputError, require_number
 from bloodcell.evaluate.experiments import CONFIG, by_number
 from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import write_whole
@@ -102,6 +102,29 @@ def find_run(out: Path, name: str, seed: int) -> tuple[Path | None, dict[str, An
     return found, None
 
 
+def check_options(
+    verb: str, words: Sequence[str], own: Collection[str], seeds: int, jobs: int | None
+) -> None:
+    """Checks the options of a command that starts several runs.
+
+    Args:
+        verb: the command.
+        words: options of every `fit`.
+        own: options that the command sets.
+        seeds: number of seeds.
+        jobs: number of concurrent runs; None if it is not given.
+
+    Raises:
+        InputError: if one of them cannot be used.
+    """
+    for flag in (word.partition("=")[0] for word in words):
+        if flag in own:
+            raise InputError(f"{verb} sets {flag} itself. Leave it out.")
+    rule = "a whole number, 1 or more, e.g. 3"
+    require_number("--seeds", seeds, rule, 1, whole=True)
+    require_number("--jobs", 1 if jobs is None else jobs, rule, 1, whole=True)
+
+
 class Job(NamedTuple):
     """One training.
 
@@ -120,6 +143,24 @@ class Job(NamedTuple):
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         messages = [line for line in lines if line.startswith("bloodcell: ")] or lines[-1:]
         return "".join(messages[-1:]).removeprefix("bloodcell: ")
+
+
+def make_job(out: Path, name: str, seed: int, words: Sequence[str]) -> Job:
+    """Returns the job that begins a run or, if it has begun, continues it.
+
+    Args:
+        out: the folder of the runs.
+        name: name of the run.
+        seed: its seed_everything.
+        words: its other options.
+    """
+    folder, _ = find_run(out, name, seed)
+    new = [
+        *(*words, "--name", name, "--seed_everything", str(seed)),
+        *("--trainer.default_root_dir", str(out), "--trainer.devices", "1"),
+    ]
+    log = out / "logs" / f"{name}-{seed}.txt"
+    return Job(f"{name}, seed {seed}", ["--ckpt_path", str(folder)] if folder else new, log)
 
 
 def list_devices(jobs: int | None, accelerator: str | None) -> list[dict[str, str]]:

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bloodcell.datasets.drawn import DRAWN
-from bloodcell.errors import BAD_INPUT, InputError, listed, require, require_number
+from bloodcell.errors import BAD_INPUT, InputError, listed, require
 from bloodcell.evaluate.published import PUBLISHED
-from bloodcell.published.crew import Crew, Job, find_run, hold, keep_options, list_devices
+from bloodcell.published.crew import (
+    Crew,
+    Job,
+    check_options,
+    find_run,
+    hold,
+    keep_options,
+    list_devices,
+    make_job,
+)
 from bloodcell.published.twins import report_twins
 from bloodcell.text import clock
 
@@ -121,14 +130,9 @@ def reproduce(
     Raises:
         InputError: if an option cannot be used, or a run failed.
     """
-    for flag in (word.partition("=")[0] for word in words):
-        if flag in _OWN:
-            raise InputError(f"reproduce sets {flag} itself. Leave it out.")
+    check_options("reproduce", words, _OWN, seeds, jobs)
     if words and not words[0].startswith("--"):
         raise InputError(f"reproduce takes options only (got: {words[0]}).")
-    rule = "a whole number, 1 or more, e.g. 3"
-    require_number("--seeds", seeds, rule, 1, whole=True)
-    require_number("--jobs", 1 if jobs is None else jobs, rule, 1, whole=True)
     chosen = list(dict.fromkeys(splits.split(",")))
     rule = f"{', '.join(_SPLITS)} or {','.join(_SPLITS)}"
     require(set(chosen) <= set(_SPLITS), "--splits", splits, rule)
@@ -211,16 +215,9 @@ class _Progress:
 
 
 def _job(request: Request, task: Task) -> Job:
-    folder = find_run(request.out, task.name, task.seed)[0]
-    new = [
-        *("--config", f"{task.config}.yaml", "--name", task.name),
-        *(_pace(task.lr) if request.fast else ()),
-        *request.words,
-        *("--seed_everything", str(task.seed), "--data.split", task.split),
-        *("--trainer.default_root_dir", str(request.out), "--trainer.devices", "1"),
-    ]
-    words = ["--ckpt_path", str(folder)] if folder else new
-    return Job(str(task), words, request.out / "logs" / f"{task.name}-{task.seed}.txt")
+    pace = _pace(task.lr) if request.fast else ()
+    words = ["--config", f"{task.config}.yaml", *pace, *request.words, "--data.split", task.split]
+    return make_job(request.out, task.name, task.seed, words)
 
 
 def _pace(published: float) -> tuple[str, ...]:

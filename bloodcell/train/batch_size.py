@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.nn import functional as F
 
+from bloodcell.data.crop import AUTO
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.describe import AUTO
 from bloodcell.errors import InputError, require
 from bloodcell.memory import is_full
 from bloodcell.model.compiled import may_record_graphs

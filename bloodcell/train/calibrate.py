@@ -72,10 +72,8 @@ def _draw_strangers(size: int) -> ImageDataset:
 
 def _kinds(data: BloodCells, images: ImageDataset) -> Tensor:
     """Returns a number (n,) for the class and the data set of each image."""
-    names = [data.table.rows[row].dataset for row in images.rows.tolist()]
-    return images.targets + len(data.class_names) * torch.from_numpy(
-        np.unique(names, return_inverse=True)[1]
-    )
+    sets = torch.tensor(data.table.numbers_of_sets(images.rows.tolist()))
+    return images.targets + len(data.class_names) * sets
 
 
 def balance(labels: Tensor, most: int) -> Tensor:

@@ -26,6 +26,7 @@ from bloodcell.evaluate.figures.predictions import (
 from bloodcell.evaluate.figures.style import save
 from bloodcell.evaluate.metrics import effective_number
 from bloodcell.evaluate.scores import (
+    CONFUSION,
     Predictions,
     count_confusion,
     read_predictions,
@@ -96,7 +97,7 @@ def _write_results(
         **_read_epochs(folder, checkpoint["epoch"]),
         "test": _score_test(predictions, loss),
         **equipped,
-        "confusion": count_confusion(predictions),
+        CONFUSION: count_confusion(predictions),
         "baseline": score(_classify_by_colours(data, predictions)),
         "baseline_training_images": min(MOST, len(data.datasets["train"])),
         "effective_test_images": effective_number(predictions.photo),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bloodcell.audit import neighbours
-from bloodcell.audit.neighbours import Floats, similar_pairs
+from bloodcell.audit.features import Floats
+from bloodcell.audit.neighbours import similar_pairs
 
 
 def draw_rows(count: int, near: int = 4) -> Floats:

@@ -13,7 +13,7 @@ from bloodcell.data.splits import make_parts
 from bloodcell.data.table import build_table
 from bloodcell.datasets import chula, drawn, kaggle, pbc
 from bloodcell.datasets.classes import COMMON, common
-from bloodcell.datasets.named import find_shipped_photos, named_datasets
+from bloodcell.datasets.named import named_datasets, recognise
 from bloodcell.errors import InputError
 
 MODULE = """
@@ -66,8 +66,10 @@ def test_one_module_adds_a_data_set() -> None:
 
 def test_a_copy_is_recognised_by_its_files() -> None:
     known = next(iter(kaggle.read_photos()))
-    assert len(find_shipped_photos(["mine/0.png", f"some/folder/{known}"])) == kaggle.N_FILES
-    assert find_shipped_photos(["mine/0.png"]) == {}
+    found = recognise(["mine/0.png", f"some/folder/{known}"])
+    assert found is kaggle.DATASET
+    assert len(found.photo_table()) == kaggle.N_FILES
+    assert recognise(["mine/0.png"]) is None
 
 
 def test_naming_data_sets_imports_no_library_of_images() -> None:

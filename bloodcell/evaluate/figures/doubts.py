@@ -1,16 +1,14 @@
 """A sheet of the photographs whose labels are doubted most."""
 
-import math
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 from bloodcell.evaluate.doubts import Doubt
-from bloodcell.evaluate.figures.style import RED, styled
+from bloodcell.evaluate.figures.style import RED, draw_grid, shorten, styled
 
 MOST = 24  # photographs
-_COLUMNS = 4
 _SIDE = 480  # pixels of a picture's longer side; the sheet shows no more
 _NAME = 34  # characters of a photograph's name
 
@@ -26,24 +24,18 @@ def draw_doubts(
         doubts: the photographs, the most doubted first.
         pictures: an RGB image of each; None if it cannot be read.
     """
-    columns = min(_COLUMNS, len(doubts))
-    rows = math.ceil(len(doubts) / columns)
-    figure = Figure(figsize=(3.3 * columns, 3.5 * rows + 0.7), layout="constrained")
-    figure.suptitle(f"{title}: the most doubted labels\nred: likely wrong")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes:
-        ax.axis("off")
+    heading = f"{title}: the most doubted labels\nred: likely wrong"
+    figure, axes = draw_grid(heading, len(doubts), (3.3, 3.5), 0.7)
     for place, (ax, one, picture) in enumerate(zip(axes, doubts, pictures, strict=False), 1):
         if picture:
             picture.thumbnail((_SIDE, _SIDE))
             ax.imshow(picture)
         else:
             ax.text(0.5, 0.5, "cannot be read", ha="center")
-        name = one.photo if len(one.photo) <= _NAME else f"...{one.photo[3 - _NAME :]}"
         ax.set_title(
             f"\n{place}. labelled {one.label} ({one.p_label:.2f})\n"
             f"models say {one.suggested} ({one.p_suggested:.2f})\n"
-            f"{one.against} of {one.models} models against the label\n{name}",
+            f"{one.against} of {one.models} models against the label\n{shorten(one.photo, _NAME)}",
             fontsize=9,
             color=RED if one.likely else "black",
             weight="bold" if one.likely else "normal",

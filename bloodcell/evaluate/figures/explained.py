@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bloodcell.evaluate.figures.style import styled
+from bloodcell.evaluate.figures.style import shorten, styled
 
 _PAIRS = 2  # per row of the figure
 _CLASSES = 4  # listed at an image
@@ -48,7 +48,7 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
         if image.heat.any():
             pair[1].contour(image.heat, levels=[0.5], colors="black", linewidths=1.2)
         ranked = sorted(image.probability.items(), key=lambda one: -one[1])[:_CLASSES]
-        pair[0].set_title(_short(image.name), fontsize=9)
+        pair[0].set_title(shorten(image.name, _CHARACTERS), fontsize=9)
         pair[1].set_title(f"{ranked[0][0]} {ranked[0][1]:.2f}", fontsize=9, fontweight="bold")
         pair[1].set_xlabel("\n".join(f"{name} {p:.2f}" for name, p in ranked[1:]), fontsize=8)
     for ax in axes.ravel():
@@ -66,7 +66,3 @@ def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.
     share = heat[..., None]
     mixed: NDArray[np.uint8] = (grey * (1 - share) + pixels * share).clip(0, 255).astype(np.uint8)
     return mixed
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _CHARACTERS else f"...{name[3 - _CHARACTERS :]}"

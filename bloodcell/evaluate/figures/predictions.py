@@ -1,6 +1,5 @@
 """Figures of a model's predictions: confusion matrix, reliability diagram, worst photographs."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,10 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bloodcell.evaluate.figures.style import BLUE, GREY, RED, styled
+from bloodcell.evaluate.figures.style import BLUE, GREY, RED, draw_grid, shorten, styled
 from bloodcell.evaluate.metrics import CALIBRATION_BINS, Sample, average_photos, sample_of
 from bloodcell.evaluate.scores import Predictions
 
+_NAME = 32  # characters of a photograph's name
 _NUMBERS_UP_TO = 12  # classes; with more, the cells are too small for numbers
 
 
@@ -152,20 +152,15 @@ def draw_worst(title: str, worst: Sequence[Worst], images: Sequence[NDArray[np.u
         worst: the photographs.
         images: (H, W, 3) RGB of each.
     """
-    columns = min(4, len(worst))
-    rows = math.ceil(len(worst) / columns)
-    figure = Figure(figsize=(3 * columns, 3.95 * rows + 0.6), layout="constrained")
-    figure.suptitle(f"{title}: the lowest probabilities of the true class")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes:
-        ax.axis("off")
+    heading = f"{title}: the lowest probabilities of the true class"
+    figure, axes = draw_grid(heading, len(worst), (3, 3.95), 0.6)
     for ax, one, image in zip(axes, worst, images, strict=False):
         ax.imshow(image)
         right = one.predicted == one.true
         ax.set_title(
             f"\n{'right' if right else 'WRONG'}: {one.predicted} {one.p_predicted:.2f}\n"
             f"true: {one.true} {one.p_true:.2f}\n"
-            f"{one.files_wrong} of {one.files} files wrong\nphotograph {_short(one.photo)}",
+            f"{one.files_wrong} of {one.files} files wrong\nphotograph {shorten(one.photo, _NAME)}",
             fontsize=9,
             color="black" if right else RED,
             weight="normal" if right else "bold",
@@ -176,7 +171,3 @@ def draw_worst(title: str, worst: Sequence[Worst], images: Sequence[NDArray[np.u
 def _both(predictions: Predictions) -> tuple[tuple[str, Sample], tuple[str, Sample]]:
     files = sample_of(predictions.true, predictions.probability, predictions.photo)
     return ("by file", files), ("by photograph", average_photos(files))
-
-
-def _short(name: str, most: int = 32) -> str:
-    return name if len(name) <= most else f"...{name[3 - most :]}"

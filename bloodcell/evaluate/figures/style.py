@@ -5,12 +5,14 @@ design", 2008), for black-and-white print and colour-blind readers.
 """
 
 import io
+import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bloodcell.files import write_whole_bytes
@@ -41,6 +43,33 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             return draw(*args, **kwargs)
 
     return wrapped
+
+
+def draw_grid(
+    title: str, n: int, cell: tuple[float, float], head: float, columns: int = 4
+) -> tuple[Figure, list[Axes]]:
+    """Makes a figure of pictures, at least `n`, without axes.
+
+    Args:
+        title: title of the figure.
+        n: number of pictures.
+        cell: width and height of each in inches.
+        head: height of the title in inches.
+        columns: largest number of columns.
+    """
+    columns = min(columns, n)
+    rows = math.ceil(n / columns)
+    figure = Figure(figsize=(cell[0] * columns, cell[1] * rows + head), layout="constrained")
+    figure.suptitle(title)
+    axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for ax in axes:
+        ax.axis("off")
+    return figure, axes
+
+
+def shorten(name: str, most: int) -> str:
+    """Returns the last `most` characters of a name; dots replace what is left out."""
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def render(figure: Figure) -> bytes:
