@@ -58,8 +58,9 @@ def audit(
         out: a .json file for all findings; with --labels, a .csv file (default: none).
         write_photos: a .csv file for a photo table of the found photographs, for --data.photos
             (default: none).
-        labels: run folders, or .ckpt or .safetensors files of models: list the photographs whose
-            labels those of them doubt most that were not trained on them (default: none).
+        labels: run folders, or .ckpt or .safetensors files of models: list the photographs with
+            the most doubtful labels. Each is judged only by models that were not trained on it
+            (default: none).
         sheet: with --labels, a .png file for pictures of the most doubted labels (default: none).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Finds the most similar rows of a matrix in a time that grows linearly with their number.
+"""Finds the most similar rows of a matrix; of many rows, in almost linear time.
 
 Up to some number of rows, all rows are compared with each other. Above it, a forest is searched:
 each tree splits the rows at the median of a random projection until no part has more than

@@ -160,7 +160,7 @@ def ask(path: Path, photographs: Photographs) -> Opinion:
         )
     note = "its test part" if tested else "classified now"
     if not len(photo):
-        note = "it was trained on the photographs that it could judge, or on their cells"
+        note = "it was trained on all photographs that it has answers for, or on their cells"
     return Opinion(path, photo, probability, names, int(seen.sum()), note)
 
 

@@ -1,4 +1,4 @@
-"""`bloodcell labs`: holds out each data set once, and tests on it what the others teach."""
+"""`bloodcell labs`: holds out each data set in turn, trains on the others and tests on it."""
 
 import csv
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _HEADINGS = (
 _LEGEND = (
     "Balanced accuracy over the classes of a data set that was neither trained nor validated on, "
     "with its 95 % interval over photographs. Own classes only: by photograph, if the model could "
-    "choose only among its classes. Shared classes: by photograph, over {shared}."
+    "choose only among the classes of that data set. Shared classes: by photograph, over {shared}."
 )
 
 
@@ -47,12 +47,13 @@ class Task(NamedTuple):
 def labs(words: list[str], seeds: int = 1, jobs: int | None = None, out: str = "labs") -> None:
     """Trains without one data set at a time, tests on it, and prints a table.
 
-    All options of fit apply to all runs, e.g. --config any_lab.yaml --data.root "[kaggle, pbc]".
+    Any other option of fit applies to all runs:
+    --config any_lab.yaml --data.root "[kaggle, pbc]", for example.
     Finished runs are kept; after an interruption the same command continues.
 
     Args:
         words: options of every `fit`; data.root has at least two data sets.
-        seeds: number of seeds, from 0.
+        seeds: number of seeds; 3 means the seeds 0, 1 and 2.
         jobs: number of concurrent runs (default: one per GPU, or one without a GPU).
         out: folder of the runs and of the tables labs.md and labs.csv.
 

@@ -33,8 +33,8 @@ def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: 
         rows: (B,) int64, the row of each image in the table.
         how: `none`; `flips`: horizontal and vertical flips, each with probability 0.5; `full`:
             also random rotation, shift, scale, shear, brightness, contrast and colour, with black
-            outside of the image; or `stain`: the same with more scale, and instead of brightness,
-            contrast and colour whatever differs between laboratories (see `restain`).
+            outside of the image; or `stain`: the same with a wider range of scales, and with
+            differences between laboratories instead of brightness, contrast and colour (`restain`).
         seed: the run's seed.
         epoch: number of the epoch, from 0.
 

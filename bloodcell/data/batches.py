@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampl
 from bloodcell.data.placement import Gather
 from bloodcell.errors import InputError
 
-_FURTHER_DRAW = 2**24  # above all row numbers of a set that balanced draws repeat
+_FURTHER_DRAW = 2**24  # added for each further draw of an image; above every row
 NOT_COUNTED = -100  # target of padding rows, which the loss and the metrics ignore
 
 

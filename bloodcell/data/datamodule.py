@@ -54,7 +54,8 @@ class BloodCells(LightningDataModule):
         batch_size: batch size on each device; `auto`: the largest power of two up to 512 that fits
             into the GPU's memory, or 32 on a CPU.
         augment: `none`; `flips`: horizontal and vertical; `full`: also rotation, shift, scale,
-            shear, brightness, contrast and colour; or `stain`: also as from another laboratory.
+            shear, brightness, contrast and colour; or `stain`: as `full`, but with
+            the differences of laboratories (stain, light, optics) in place of the last three.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
         cache_gib: limit of the decoded images on disk in GiB, for all data sets together; 0
             decodes into memory at each start.
@@ -68,7 +69,8 @@ class BloodCells(LightningDataModule):
             equally often, and within a class all data sets; `datasets` draws all data sets equally
             often, and within a data set all its classes.
         draws: training images drawn per epoch with `balance`; null: as many as there are.
-        classes: other names for classes, e.g. {SNE: neutrophil}; spelling is ignored.
+        classes: other names for classes, e.g. {SNE: neutrophil}; capitals, spaces and plural s
+            are ignored.
         seed: seed of split, order and augmentation; the command line uses seed_everything.
 
     Attributes:

@@ -53,8 +53,8 @@ def _describe_sets(table: Table, parts: dict[str, list[int]]) -> Iterator[str]:
     if untrained:
         left = sorted({table.rows[i].class_name for i in untrained})
         yield (
-            f"{len(untrained):,} images of {', '.join(left)} are left out: no data set with them "
-            "is trained on."
+            f"{len(untrained):,} images of {', '.join(left)} are left out: no data set "
+            "that is trained on has these classes."
         )
 
 

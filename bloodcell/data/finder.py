@@ -33,7 +33,7 @@ LEAST_FIELD, MOST_FIELD = 0.2, 16.0
 _CHANNELS = (16, 24, 32, 48, 64)
 # least height of a peak that is a white cell: in a picture of one cell, and of many
 _LEAST, _LEAST_OF_MANY = 0.45, 0.5
-_MIDDLE = 0.5  # how much peaks near the middle are preferred, of several of one height
+_MIDDLE = 0.5  # how much peaks near the middle are preferred to equally high ones
 
 
 class Seen(NamedTuple):
@@ -56,7 +56,7 @@ def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Finder(nn.Module):
-    """A convolutional network whose layers see from 3 to 200 pixels around."""
+    """A convolutional encoder and decoder; the receptive field grows from 3 to about 180 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,9 +175,9 @@ def _offsets(length: float) -> list[int]:
 
 
 def _highest(heat: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns x and y of the highest peak in pixels of the input, (B, 2), and its height (B, 1).
+    """Returns x and y of the best peak in input pixels, (B, 2), and the map's maximum, (B, 1).
 
-    Of several peaks, those in the middle are preferred: pictures of single cells show it there.
+    Peaks near the middle are preferred, because pictures of single cells show the cell there.
     """
     size = heat.shape[3]
     line = (torch.arange(size, device=heat.device) + 0.5) / size - 0.5

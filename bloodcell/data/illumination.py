@@ -77,8 +77,8 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 def _find_light(images: Tensor, slide: Tensor) -> Tensor:
     """Returns the light through the clear slide, smooth over a large part of the picture.
 
-    Cells absorb light, so the clear slide is brighter than the mean around it. Of a strong slope of
-    the light, about half remains: the network has learned from pictures with such slopes.
+    Cells absorb light, so the clear slide is brighter than the mean around it. If the light
+    falls off strongly, half of the slope remains; the network was trained on such pictures.
     """
     size = images.shape[2:]
     small = F.avg_pool2d(images * slide, _COARSE)

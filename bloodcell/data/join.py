@@ -29,7 +29,8 @@ def build_any_table(
         source: the images.
         photo_table: as for `build_table`; of several data sets, for those without a name.
         labels: as `photo_table`.
-        classes: new names of classes, by their names in the data sets; spelling is ignored.
+        classes: new names of classes, by their names in the data sets; capitals, spaces and a
+            plural s are ignored.
 
     Raises:
         InputError: as `build_table`; or if `classes` names a class that does not occur, or a
@@ -47,8 +48,8 @@ def build_any_table(
     for setting, path in {"data.photos": photo_table, "data.labels": labels}.items():
         if path and all(one.dataset for one in source.sets.values()):
             raise InputError(
-                f"{setting}={path} is for your own data sets, but {listed([*source.sets])} have "
-                "their own tables. Leave it out."
+                f"{setting}={path} is only for data sets of your own, but data.root has only named "
+                f"ones ({listed([*source.sets])}). Leave it out."
             )
     rows: list[Row] = []
     unmapped = unlabelled = 0
@@ -100,9 +101,9 @@ def hold_out(table: Table, test_on: Sequence[str]) -> Table:
     """
     unknown = [name for name in test_on if name not in table.datasets]
     if unknown or len(test_on) >= len(table.datasets):
-        what = "is not a data set" if unknown else "leaves no data set to train on"
+        what = "is not a data set of" if unknown else "leaves nothing to train on in"
         raise InputError(
-            f"data.test_on={listed(unknown or list(test_on))} {what} of data.root: it has "
+            f"data.test_on={listed(unknown or list(test_on))} {what} data.root: it has "
             f"{listed(table.datasets)}. Give some of them."
         )
     trained = {row.class_name for row in table.rows if row.dataset not in test_on}

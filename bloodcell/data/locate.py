@@ -6,7 +6,8 @@ white cell or a platelet, for any lamp and camera. The peaks of this difference,
 size of a nucleus, are the white cells; platelets are too small to form a peak. `finder` does the
 same with a small network, in uneven light and at any scale.
 
-All lengths are relative to the picture's longer side in the Kaggle set, taken through a 100x lens.
+Lengths in pixels apply to pictures of the Kaggle set, taken through a 100x lens and reduced to a
+longer side of 160 pixels.
 `field` is the field of view relative to the Kaggle set's: 2 means twice as wide. All operations
 exist in ONNX, so exported models use the same method.
 """

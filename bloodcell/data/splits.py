@@ -34,8 +34,8 @@ def make_parts(
 ) -> Parts:
     """Splits the rows of a table into train, val and test.
 
-    Several data sets are split one by one, and the parts joined. Of these, a data set may lack
-    classes, and classes with few groups need not be in its test and validation parts.
+    Several data sets are split one by one, and their parts are joined. Each may then lack
+    classes, and classes with few cells need not be in its test and validation parts.
 
     Args:
         table: the data, of one or several data sets.
@@ -231,12 +231,13 @@ def _fold(
 ) -> list[int]:
     """Returns the rows of a fold.
 
-    If `which` is None, it is the first fold with at most half of the photographs of each class: a
-    large slide may have most of a class, which then stays in training.
+    If `which` is None, it is the first fold with at most half of the photographs of each class
+    or, if there is none, the fold that comes nearest to that: a large slide may have most of a
+    class, which then stays in training.
     """
     photos, classes, cells = photographs
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # only of several data sets, a class may be that rare
+    with warnings.catch_warnings():  # only with several data sets may a class be rare
         warnings.filterwarnings("ignore", "The least populated class")
         found = [chosen for _, chosen in folds.split(photos, classes, cells)]
 

@@ -6,8 +6,8 @@ lengths relative to the photograph; `prepare` writes them as one table, `boxes.c
 the file name up to the last underscore; photographs of a slide belong together.
 
 The numbers of the classes come from the source's notebook, and agree with the boxes of a reduced
-copy that were read here. The download itself was not tried, and no digest of it is known: that
-each photograph is in the archive and that all classes occur is checked.
+copy that were read here. The download itself was not tried, and no digest of it is known. It
+is only checked that boxes of all five classes occur.
 """
 
 import csv
@@ -48,7 +48,7 @@ def prepare() -> Prepared:
     """Downloads the set into the cache, and writes its boxes as a table.
 
     Raises:
-        InputError: if the download fails, or the archive lacks photographs, boxes or classes.
+        InputError: if the download fails, or the archive lacks boxes of a class.
     """
     cache = cache_folder()
     folder = cache / CHULA
@@ -74,7 +74,7 @@ def unpack(archive: Path, folder: Path) -> None:
         folder: a new folder for the photographs and the table.
 
     Raises:
-        InputError: if the archive lacks photographs, boxes or classes.
+        InputError: if the archive lacks boxes of a class.
     """
     folder.mkdir(parents=True)
     with zipfile.ZipFile(archive) as opened:

@@ -36,7 +36,7 @@ def estimate_shares(counts: Sequence[int], confusion: Floats, seed: int = 0) -> 
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     smooth = (confusion + prior) / (confusion + prior).sum(1, keepdims=True)
     share = _true_shares(np.array([counts]) / max(sum(counts), 1), smooth[None])[0]
-    # the median of the draws can lie beside the most likely share
+    # the most likely share can lie outside of the interval of the draws
     low, high = np.minimum(low, share), np.maximum(high, share)
     return [Estimate(*map(float, each)) for each in zip(share, low, high, strict=True)]
 

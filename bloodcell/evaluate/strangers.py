@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from bloodcell.evaluate.metrics import Floats
 
 ACCEPTED = 0.8  # share of the cells of a laboratory left out that the threshold accepts
-_INVERSE_PENALTY = 0.01  # of squared weights, per mean of two equally large groups
+_INVERSE_PENALTY = 0.01  # scikit-learn's C; the weights of the images sum to their number
 _LEAST_SPREAD = 0.1  # of a feature, relative to the mean spread: rare features get small weights
 
 
@@ -18,7 +18,8 @@ def fit_distance(
 ) -> tuple[NDArray[np.float32], float]:
     """Fits a logistic regression between training images and pictures without cells.
 
-    All data sets have the same weight, and the training images as much as the other pictures.
+    All data sets have the same weight. The training images together weigh as much as the pictures
+    without cells.
 
     Args:
         known: (n, C) features of training images, rows of unit length.
@@ -26,8 +27,8 @@ def fit_distance(
         strange: (m, C) features of pictures without cells, rows of unit length.
 
     Returns:
-        Weights (C,) and bias: their sum with the features of an image is the logarithm of the odds
-        that it shows no cell.
+        Weights (C,) and bias: the inner product of the weights and the features of an image, plus
+        the bias, is the logarithm of the odds that it shows no cell.
     """
     names, number, count = np.unique(datasets, return_inverse=True, return_counts=True)
     share = 1 / (len(names) * count[number])
@@ -47,7 +48,7 @@ def find_threshold(known: Floats, datasets: Sequence[str], strange: Floats) -> f
 
     Each laboratory is left out of the fit in turn, and `ACCEPTED` of its images must be accepted:
     the threshold is the largest of these quantiles. With one laboratory it is 0, where both kinds
-    of pictures are as likely.
+    of pictures are equally likely.
 
     Args:
         known: as for `fit_distance`.

@@ -15,7 +15,7 @@ from bloodcell.infer.runtime import Classified, Runtime
 from bloodcell.infer.torch_runtime import TorchModel, as_images
 from bloodcell.model.network import Network
 
-TRUSTED = 200  # images whose own statistics get half of the weight
+TRUSTED = 200  # number of images at which their own statistics get half of the weight
 _FEW = 50  # images
 _ONE_CLASS = 0.8  # share of the most frequent class
 
@@ -124,7 +124,9 @@ def _describe(named: Counter[int], share: float, names: list[str]) -> str:
     if n < _FEW:
         doubts.append(f"fewer than {_FEW} images")
     if most > _ONE_CLASS * n:
-        doubts.append(f"nearly all are {names[label]}, and their statistics are not a slide's")
+        doubts.append(
+            f"more than {_ONE_CLASS:.0%} are {names[label]}, unlike the cells of a whole slide"
+        )
     if doubts:
         text += f"\nWARNING: this probably makes the predictions worse ({'; '.join(doubts)})"
     return text

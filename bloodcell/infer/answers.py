@@ -26,8 +26,8 @@ class Answer(NamedTuple):
         cell: position of the cell in the image; None for a whole image.
         read: returns the bytes of the image; all cells of an image share this object.
         note: how the image was changed when it was read, e.g. scaled; empty if it was not.
-        unlike: whether the image is farther from the training images than cells of other
-            laboratories usually are; None if the image is unreadable or the model has no gallery.
+        unlike: whether `distance` exceeds the threshold of the model's gallery; None if the image
+            is unreadable or the model has no gallery.
         distance: distance from the training images, as `Gallery.distance` returns it; None where
             `unlike` is None.
     """

@@ -29,8 +29,8 @@ _LEGEND = (
 )
 _CORRECTED = (
     "Corrected: the share that explains the counts best if the model errs as on {}.\n"
-    "The 95 % intervals are of the corrected share; they include the chance of counting\n"
-    "{:,} cells and the model's own errors, as far as that test tells them."
+    "The 95 % intervals are of the corrected share; they include the sampling error of\n"
+    "{:,} cells, and the model's errors as estimated from those photographs."
 )
 
 _WIDER = (

@@ -83,7 +83,7 @@ class OnnxSquares:
         squares = [node.output[0] for node in model.graph.node if node.op_type in CROPS]
         if len(squares) != 1:
             raise InputError(
-                f"--model {path} has {len(squares)} crop steps (GridSample) instead of one, so "
+                f"--model {path} has {len(squares)} crop steps instead of one, so "
                 "--cells cannot use it. Export it again."
             )
         self._square = squares[0]

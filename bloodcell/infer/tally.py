@@ -30,7 +30,7 @@ class Tally:
 
     def add(self, answer: Answer) -> None:
         """Counts a prediction."""
-        aside = self._cells and answer.unlike  # of the differential count
+        aside = self._cells and answer.unlike  # left out of the differential count
         self.counts[UNLIKE if aside else _kind(answer)] += 1
         self._unlike += bool(answer.unlike)
         if answer.note:

@@ -15,7 +15,7 @@ from bloodcell.model.description import NETWORK, RECIPE, TRAINED_ON
 
 _DATA_SETTINGS = "datamodule_hyper_parameters"
 _OF_MODEL = ("state_dict", "hyper_parameters")
-_KINDS = {  # types of a checkpoint's entries; only resuming needs those outside `_OF_MODEL`
+_KINDS = {  # types of a checkpoint's entries; a model needs only those of `_OF_MODEL`
     **dict.fromkeys((*_OF_MODEL, _DATA_SETTINGS, "loops", "callbacks"), dict),
     **dict.fromkeys(("epoch", "global_step"), int),
     "optimizer_states": list,

@@ -1,4 +1,4 @@
-"""Runs trainings in separate processes, one at a time on each device."""
+"""Runs trainings in separate processes, by default one at a time on each device."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def keep_options(out: Path, now: list[str]) -> None:
 
 
 def find_run(out: Path, name: str, seed: int) -> tuple[Path | None, dict[str, Any] | None]:
-    """Finds the newest run that is finished or can continue.
+    """Finds the first finished run or, if there is none, the newest that can continue.
 
     Args:
         out: the folder of the runs.

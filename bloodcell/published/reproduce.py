@@ -50,7 +50,7 @@ class Request(NamedTuple):
     """The runs to make.
 
     Attributes:
-        seeds: number of seeds, from 0.
+        seeds: number of seeds; 3 means the seeds 0, 1 and 2.
         splits: as `data.split`.
         jobs: number of concurrent runs; None means one per GPU, or one without a GPU.
         fast: small images and few epochs, for CPUs.
@@ -120,7 +120,7 @@ def reproduce(
 
     Args:
         words: options of every `fit`.
-        seeds: number of seeds, from 0.
+        seeds: number of seeds; 3 means the seeds 0, 1 and 2.
         splits: seed (as published), photo (by photograph), or both, separated by a comma.
         jobs: number of concurrent runs (default: one per GPU, or one without a GPU).
         fast: for CPUs: 128 pixels, at most 24 epochs, and suitable batch sizes and learning rates;

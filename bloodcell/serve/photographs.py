@@ -23,7 +23,7 @@ _SIDE = 96  # pixels
 
 
 def find_source(model: Path) -> Source | None:
-    """Returns the training data of a run, or None if its folder or archive is gone.
+    """Returns the folder or archive of a run, or None if it is gone or a named data set.
 
     Args:
         model: run folder or checkpoint in it.

@@ -41,8 +41,8 @@ def serve(
         model: a run folder, a .ckpt or a .safetensors file (default: the bundled model).
         host: the address to listen on; the default is reachable only from this machine.
         port: the port to listen on; 0 selects a free one.
-        data: the training data, a folder or a .zip, to show the nearest training photographs
-            (default: the data of the run, if they still exist).
+        data: the training data, a folder, a .zip or the name of a data set, to show the nearest
+            training photographs (default: the folder or .zip of the run, if it still exists).
 
     Returns:
         True.

@@ -86,7 +86,9 @@ def keep_traceback(error: Exception, trainer: Trainer) -> str | None:
 def _explain_full(trainer: Trainer, model: Classifier, data: BloodCells) -> str:
     device = trainer.strategy.root_device
     problem = f"{device} has too little memory for data.batch_size={data.batch_size}. "
-    if data.batch_size == 1 or not is_gpu(trainer):
+    if data.batch_size == 1:
+        return f"{problem}Use a smaller --data.image_size."
+    if not is_gpu(trainer):
         return f"{problem}Use a smaller batch, or a smaller --data.image_size."
     size = largest(trainer, model, data, data.batch_size // 2)
     return f"{problem}--data.batch_size {size} fits, and auto finds it."

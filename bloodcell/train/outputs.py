@@ -34,12 +34,12 @@ class Outputs(NamedTuple):
 
     @classmethod
     def of(cls, network: Network, batch: Batch, gallery: Gallery | None) -> Self:
-        """Runs the network, and compares the images with a gallery.
+        """Runs the network, and finds the distances from the training images.
 
         Args:
             network: in evaluation mode.
             batch: on the network's device.
-            gallery: photographs of the training part; None: no comparison.
+            gallery: gives the distances; None: they are NaN.
         """
         maps = network.maps(batch["image"])
         logits = network.classify(maps).float()

@@ -45,7 +45,7 @@ class Classifier(LightningModule):
             bloodcell), `none`, or a file (.safetensors, .pth, .pth.tar, .ckpt, Keras' .h5). Of
             several sets of weights in a file, EMA weights are preferred; FILE#ENTRY selects one.
         hidden: widths of the hidden dense layers; [] for a linear head.
-        dropout: dropout probability after each hidden dense layer, 0 to under 1.
+        dropout: probability after each hidden dense layer, or, without one, before the last layer.
         pool: `flatten` flattens the trunk's feature map, as published; `avg` averages it.
         freeze: freeze the trunk and train only the head.
         lr: learning rate of Adam; `optimizer` has its own.
@@ -69,7 +69,7 @@ class Classifier(LightningModule):
         network: maps uint8 pixels to logits.
         pretrained_config: preprocessing and options that belong to the trunk's weights.
         outputs: outputs for all images of the last validation or test, sorted by row.
-        gallery: photographs to which evaluated images are compared; None: no comparison.
+        gallery: gives evaluated images their distance from the training images; None: it is NaN.
     """
 
     gallery: Gallery | None = None

@@ -120,7 +120,7 @@ def test_photographs_of_the_training_part_are_not_judged(
     rows = Photographs(source, table).first.tolist()  # one copy of each
     change_keys(sure_run, image_keys(table, source, rows))
     said = refused(*of_smears(smears), "--labels", str(sure_run))
-    assert "it was trained on the photographs that it could judge, or on their cells" in said
+    assert "it was trained on all photographs that it has answers for, or on their cells" in said
     assert "--config best_folds.yaml" in said
 
 

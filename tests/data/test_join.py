@@ -112,7 +112,10 @@ def test_a_laboratory_is_only_tested_on(two: list[str], name: str) -> None:
             {"split": "labs", "test_on": "rome"},
             r"test_on=rome is not a data set of data\.root: it ha",
         ),
-        ({"split": "labs", "test_on": ["paris", "berlin"]}, r"leaves no data set to train on"),
+        (
+            {"split": "labs", "test_on": ["paris", "berlin"]},
+            r"leaves nothing to train on in data\.root: it has",
+        ),
         ({"draws": 5}, r"data\.draws=5 cannot be used: .*data\.balance not none"),
         ({"balance": "classes", "draws": 0}, r"data\.draws=0 cannot be used: it must be 1 or more"),
     ],

@@ -1,8 +1,8 @@
 """Draws whole fields of a smear: any number of white cells, any width, stain and light.
 
-They test what finds cells and measures scale: red cells in clumps, white cells that touch,
-platelets alone and in heaps, deposits of stain, strong and coloured vignettes. The demo data set
-has none of them.
+They test the network that finds cells and measures scale: red cells in clumps, white cells that
+touch, platelets alone and in heaps, deposits of stain, strong and coloured vignettes. The demo data
+set has none of them.
 """
 
 from __future__ import annotations
