@@ -92,9 +92,9 @@ def likely_wrong(label: NDArray[np.int64], probability: Floats) -> NDArray[np.bo
     """Finds the labels that are likely to be wrong by confident learning.
 
     A photograph counts as a member of a class if its probability of that class is at least the
-    mean of this probability over the photographs with that label. If the most probable class of
-    which it is a member is not its label, the label is likely to be wrong (Northcutt, Jiang and
-    Chuang, "Confident learning", Journal of Artificial Intelligence Research 70, 2021).
+    mean of this probability over the photographs with that label. If the most probable of its
+    classes is not its label, the label is likely to be wrong (Northcutt, Jiang and Chuang,
+    "Confident learning", Journal of Artificial Intelligence Research 70, 2021).
 
     Args:
         label: (n,).
