@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from zipfile import ZipFile, ZipInfo
 
 from PIL import Image
 
@@ -136,13 +137,19 @@ def find_images(
         InputError: if a path does not exist, contains no image or cannot be read.
     """
     left_out = LeftOut() if left_out is None else left_out
+
+    @cache
+    def entries(path: Path) -> _Entries:  # a list of paths may name an archive thousands of times
+        archive = archives.enter_context(open_archive(path, str(path)))
+        return archive, {one.filename: one for one in archived_images(archive, left_out)}
+
     for word in given:
         if word == STDIN:
             lines = (line.lstrip(_BYTE_ORDER_MARK).rstrip("\r\n") for line in sys.stdin)
             yield from (_file(line) for line in lines if line)
             continue
         found = 0
-        for found, image in enumerate(_find(word, archives, left_out), 1):  # noqa: B007  counted
+        for found, image in enumerate(_find(word, entries, left_out), 1):  # noqa: B007  counted
             yield image
         if not found:
             others = f" {left_out}." if left_out else ""
@@ -230,12 +237,16 @@ def _file(path: str) -> Named:
     return Named(path, partial(read_file, Path(path)))
 
 
-def _find(word: str, archives: ExitStack, left_out: LeftOut) -> Iterator[Named]:
+_Entries = tuple[ZipFile, dict[str, ZipInfo]]  # an opened archive, and its images by their names
+
+
+def _find(word: str, entries: Callable[[Path], _Entries], left_out: LeftOut) -> Iterator[Named]:
     path = Path(word).expanduser()
     if path.is_dir():
         return _folder(path, left_out)
     if archive := _archive_above(path):
-        return _archive(archive, path.relative_to(archive).as_posix(), archives, left_out)
+        inside = path.relative_to(archive).as_posix()
+        return _archived(archive, inside, *entries(archive))
     if path.is_file():
         return iter([_file(str(path))])
     if glob.has_magic(word):
@@ -264,11 +275,12 @@ def _folder(root: Path, left_out: LeftOut) -> Iterator[Named]:
     return (_file(str(path)) for path in walk_images(root, left_out))
 
 
-def _archive(path: Path, inside: str, archives: ExitStack, left_out: LeftOut) -> Iterator[Named]:
-    """Yields all images of an archive, those in a folder, or those that match a pattern."""
-    archive = archives.enter_context(open_archive(path, str(path)))
-    for entry in archived_images(archive, left_out):
-        name = entry.filename
-        wanted = inside == "." or name == inside or name.startswith(f"{inside}/")
+def _archived(
+    path: Path, inside: str, archive: ZipFile, entries: dict[str, ZipInfo]
+) -> Iterator[Named]:
+    """Yields all images of an archive, one of them, those in a folder, or those of a pattern."""
+    chosen = [inside] if inside in entries else entries
+    for name in chosen:
+        wanted = inside in (".", name) or name.startswith(f"{inside}/")
         if wanted or fnmatch(name, inside):
-            yield Named(f"{path}/{name}", partial(read_entry, archive, entry))
+            yield Named(f"{path}/{name}", partial(read_entry, archive, entries[name]))

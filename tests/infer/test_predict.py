@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from PIL import Image
 
 from bloodcell.cli.main import main
+from bloodcell.data.image_files import open_archive
 from bloodcell.infer.heat import find_heat
+from bloodcell.infer.inputs import find_images
 from bloodcell.infer.runtime import views
 from bloodcell.infer.saved import Saved, load_saved, write_saved
 from bloodcell.infer.torch_runtime import TorchModel
@@ -74,6 +77,24 @@ def test_every_way_to_name_images(run: Path, smears: Path, monkeypatch: pytest.M
     ):
         main(["predict", *given, "--model", str(run), "--out", "said.csv"])
         assert len(asked("said.csv")) == count, given
+
+
+def test_paths_inside_one_archive_open_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"set/{number}.png" for number in range(50)]
+    with zipfile.ZipFile("all.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    opened = list[Path]()
+
+    def count(path: Path, label: str) -> zipfile.ZipFile:
+        opened.append(path)
+        return open_archive(path, label)
+
+    monkeypatch.setattr("bloodcell.infer.inputs.open_archive", count)
+    given = [f"all.zip/{name}" for name in names]
+    with ExitStack() as archives:
+        assert [image.name for image in find_images(given, archives)] == given
+    assert len(opened) == 1
 
 
 def test_any_kind_of_image_and_bad_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
