@@ -13,7 +13,7 @@ from bloodcell.errors import InputError, listed
 from bloodcell.files import write_whole
 
 if TYPE_CHECKING:
-    from bloodcell.evaluate.scores import Predictions
+    from bloodcell.evaluate.unseen import HeldOut
 
 _OWN = (
     *("--name", "--ckpt_path", "--seed_everything", "--data.split", "--data.test_on"),
@@ -21,12 +21,13 @@ _OWN = (
 )
 _HEADINGS = (
     *("tested on", "seed", "cells", "classes", "balanced, by file", "balanced, by photograph"),
-    *("own classes only", "shared classes", "learning time"),
+    *("own classes only", "shared classes", "called unlike", "learning time"),
 )
 _LEGEND = (
     "Balanced accuracy over the classes of a data set that was neither trained nor validated on, "
     "with its 95 % interval over photographs. Own classes only: by photograph, if the model could "
-    "choose only among the classes of that data set. Shared classes: by photograph, over {shared}."
+    "choose only among the classes of that data set. Shared classes: by photograph, over {shared}. "
+    "Called unlike: share of the images that the model calls unlike all training images."
 )
 
 
@@ -121,52 +122,50 @@ def _roots(words: Sequence[str]) -> Any:
 
 
 def _report(place: Path, tasks: list[Task]) -> None:
-    """Prints the table of the finished runs, and writes it as Markdown and CSV."""
+    """Prints the table of the finished runs, and writes it as Markdown, CSV and JSON."""
     from bloodcell.evaluate.scores import read_predictions
     from bloodcell.evaluate.tables import as_markdown, print_wide
+    from bloodcell.evaluate.unseen import FILE_NAME, HeldOut, write_unseen
     from bloodcell.published.crew import find_run
 
     found = [(task, *find_run(place, task.name, task.seed)) for task in tasks]
     runs = [
-        (task, scores, read_predictions(folder))
+        (task, HeldOut(task.test_on, scores, read_predictions(folder)))
         for task, folder, scores in found
         if folder and scores
     ]
     if not runs:
         print(f"no finished run in {place} yet")
         return
-    classes = [{of.class_names[label] for label in of.true.tolist()} for _, _, of in runs]
-    shared = set.intersection(*classes)
-    rows = [
-        _row(task, scores, of, len(own), shared)
-        for (task, scores, of), own in zip(runs, classes, strict=True)
-    ]
+    shared = set.intersection(*(run.class_names() for _, run in runs))
+    rows = [_row(task, run, shared) for task, run in runs]
     legend = _LEGEND.format(shared=", ".join(sorted(shared)))
     print_wide(_HEADINGS, rows, legend, words=("tested on",))
     with write_whole(place / "labs.md") as file:
         file.write(as_markdown(_HEADINGS, rows, legend))
     with write_whole(place / "labs.csv") as file:
         csv.writer(file).writerows([_HEADINGS, *rows])
-    print(f"{place}: labs.md, labs.csv, lightning_logs")
+    written = ["labs.md", "labs.csv", "lightning_logs"]
+    first = {run.dataset: run for _, run in runs[::-1]}
+    if len(first) == len({task.test_on for task in tasks}):
+        write_unseen(place / FILE_NAME, [first[name] for name in sorted(first)])
+        written.append(f"{FILE_NAME} (for export --labs)")
+    print(f"{place}: {', '.join(written)}")
 
 
-def _row(
-    task: Task, scores: dict[str, Any], of: "Predictions", classes: int, shared: set[str]
-) -> list[str]:
+def _row(task: Task, run: "HeldOut", shared: set[str]) -> list[str]:
     from bloodcell.evaluate.metrics import Estimate, average_photos, estimate, sample_of
     from bloodcell.text import clock
 
-    test = scores["test"]["by_dataset"][task.test_on]
-    own = test.get("own_classes", test)
+    found, of = run.summary(), run.predictions
     kept = [i for i, label in enumerate(of.true.tolist()) if of.class_names[label] in shared]
     over_shared = "-"
     if kept:
         photo = [of.photo[i] for i in kept]
         sample = average_photos(sample_of(of.true[kept], of.probability[kept], photo))
         over_shared = str(estimate(sample)["balanced_accuracy"][0])
-    found = (test["by_file"], test["by_photo"], own["by_photo"])
     return [
-        *(task.test_on, str(task.seed), f"{test['by_photo']['n']:,}", str(classes)),
-        *(str(Estimate(**one["balanced_accuracy"])) for one in found),
-        *(over_shared, clock(scores["learning_time_seconds"])),
+        *(task.test_on, str(task.seed), f"{found['photographs']:,}", str(found["classes"])),
+        *(str(Estimate(**found[key])) for key in ("by_file", "by_photo", "own_classes")),
+        *(over_shared, f"{found['unlike']:.1%}", clock(run.scores["learning_time_seconds"])),
     ]

@@ -13,7 +13,9 @@ _RANGE = (0.05, 20.0)  # of temperatures
 _SPREAD = 0.2
 
 
-def fit_temperature(true: NDArray[np.int64], logits: Floats, n_photos: int) -> float:
+def fit_temperature(
+    true: NDArray[np.int64], logits: Floats, n_photos: int, weight: Floats | None = None
+) -> float:
     """Fits the temperature to the log loss, with a log-normal prior around 1.
 
     Guo et al., "On calibration of modern neural networks" (ICML 2017). Accuracy does not change.
@@ -25,6 +27,7 @@ def fit_temperature(true: NDArray[np.int64], logits: Floats, n_photos: int) -> f
         true: (n,) labels of files.
         logits: (n, classes).
         n_photos: number of photographs that the files were made from.
+        weight: (n,) weight of each file in the log loss; None if all are alike.
 
     Returns:
         The temperature, .05 to 20; over 1 if the model is overconfident.
@@ -33,15 +36,28 @@ def fit_temperature(true: NDArray[np.int64], logits: Floats, n_photos: int) -> f
 
     def negative_log_posterior(exponent: float) -> float:
         chosen = log_softmax(logits / np.exp(exponent), axis=1)[rows, true]
-        return float(-n_photos * chosen.mean() + 0.5 * (exponent / _SPREAD) ** 2)
+        loss = -np.average(chosen, weights=weight)
+        return float(n_photos * loss + 0.5 * (exponent / _SPREAD) ** 2)
 
     low, high = np.log(_RANGE)
     found = minimize_scalar(negative_log_posterior, bounds=(low, high), method="bounded")
     return float(np.exp(found.x))
 
 
-def judge(true: NDArray[np.int64], logits: Floats, temperature: float = 1.0) -> dict[str, float]:
-    """Returns `log_loss` and `ece`, by file, of the probabilities at a temperature."""
+def judge(
+    true: NDArray[np.int64],
+    logits: Floats,
+    temperature: float = 1.0,
+    weight: Floats | None = None,
+) -> dict[str, float]:
+    """Returns `log_loss` and `ece`, by file, of the probabilities at a temperature.
+
+    Args:
+        true: (n,) labels of files.
+        logits: (n, classes).
+        temperature: divisor of the logits.
+        weight: (n,) weight of each file; None if all are alike.
+    """
     sample = Sample(true, softmax(logits / temperature, axis=1), np.arange(len(true)))
-    found = compute(sample, np.ones((1, len(true))))
+    found = compute(sample, np.ones((1, len(true))) if weight is None else weight[None])
     return {name: float(found[name][0]) for name in ("log_loss", "ece")}

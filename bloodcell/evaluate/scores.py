@@ -57,9 +57,16 @@ class Predictions(NamedTuple):
     def only(self, dataset: str) -> "Predictions":
         """Returns the predictions for the images of one data set."""
         kept = [i for i, name in enumerate(self.dataset) if name == dataset]
-        split, file, photo = ([of[i] for i in kept] for of in (self.split, self.file, self.photo))
+        return self.take(kept)._replace(dataset=())
+
+    def take(self, kept: Sequence[int]) -> "Predictions":
+        """Returns the predictions for the images at some positions."""
         return Predictions(
-            split, file, photo, self.true[kept], self.probability[kept], self.class_names
+            *([of[i] for i in kept] for of in (self.split, self.file, self.photo)),
+            self.true[kept],
+            self.probability[kept],
+            self.class_names,
+            [self.dataset[i] for i in kept] if self.dataset else (),
         )
 
 

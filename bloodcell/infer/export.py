@@ -5,11 +5,13 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bloodcell.errors import InputError, listed, require
 from bloodcell.evaluate.card import CARD, write_card
+from bloodcell.evaluate.unseen import add_unseen, read_unseen
 from bloodcell.files import beside, check_place
 from bloodcell.infer.agreement import (
     Agreement,
@@ -63,7 +65,11 @@ class Exported(NamedTuple):
 
 
 def export(
-    images: list[str], model: str | None = None, out: str | None = None, int8: str | None = None
+    images: list[str],
+    model: str | None = None,
+    out: str | None = None,
+    int8: str | None = None,
+    labs: str | None = None,
 ) -> Agreement:
     """Writes a model as one file, and checks its predictions on images.
 
@@ -81,6 +87,9 @@ def export(
             or a name that ends in / or has no suffix (default: NAME.onnx with the run's name).
         int8: training images; up to 200 of them calibrate a second file NAME.int8.onnx, which
             computes in 8 bits (default: none).
+        labs: folder of a finished `labs` with the model's settings. Its results on data sets left
+            out give the temperature, the errors in differential counts, and rows of the card
+            (default: none).
 
     Returns:
         The agreement between the model and the exported file (not the 8-bit file).
@@ -96,6 +105,8 @@ def export(
         from bloodcell.infer.saved import MODEL, load_saved  # imports torch: after the checks
 
         saved = load_saved(path)
+        if labs:
+            saved = saved._replace(description=_add_labs(saved.description, Path(labs)))
         description = saved.description
         source = find_checkpoint(MODEL, path, "best")
         target = Path(out or f"{description.name}.onnx")
@@ -140,6 +151,14 @@ def _check(given: Sequence[str], model: str | None, out: str | None, int8: str |
         )
     require(int8 != STDIN, "--int8", int8, "the paths of training images, not the standard input")
     return path
+
+
+def _add_labs(description: Description, folder: Path) -> Description:
+    """Returns a description with the results of its recipe on data sets left out of training."""
+    require(bool(description.scores), "--model", description.name, "a model with its scores.json")
+    found = read_unseen(folder, description.class_names)
+    scores = add_unseen(description.scores, found, description.class_names)
+    return replace(description, scores=scores, temperature=found["temperature"])
 
 
 def _check_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bloodcell.cli.main import main
 from bloodcell.evaluate.scores import Predictions, read_predictions, score, write_predictions
+from bloodcell.infer.saved import load_saved
 
 Refused = Callable[..., str]
 SMALL = [
@@ -95,6 +96,40 @@ def test_each_laboratory_is_held_out_once(
     main(words)
     assert "2 runs in labs: 0 to do" in capsys.readouterr().out
     assert "contains runs with other options" in refused(*words, "--data.augment", "flips")
+
+
+def test_an_export_carries_the_results_on_laboratories_left_out(
+    root: str, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    main(["labs", *SMALL, "--data.root", root])
+    main(["fit", *SMALL, "--data.root", root, "--name", "both"])
+    run, images = "lightning_logs/both/version_0", root.strip("[]").split(", ")[0]
+    main(["export", images, "--model", run, "--out", "both.safetensors", "--labs", "labs"])
+    found = json.loads(Path("labs/labs.json").read_text())
+    saved = load_saved(Path("both.safetensors")).description
+    assert (
+        saved.temperature == found["temperature"] != load_saved(Path(run)).description.temperature
+    )
+    assert found["after"]["log_loss"] <= found["before"]["log_loss"] + 1e-9
+    left_out = np.array(found["confusion"])
+    assert left_out.sum(1).tolist() == [24, 0, 24]  # no monocyte could be tested
+    own = json.loads(Path(run, "scores.json").read_text())["confusion"]["counts"]
+    assert saved.scores["confusion"]["counts"] == [
+        found["confusion"][0],
+        own[1],
+        found["confusion"][2],
+    ]
+    of = "48 photographs of data sets left out of training (berlin, paris)"
+    assert saved.scores["confusion"]["of"] == of
+    value = found["datasets"]["paris"]["by_file"]["value"]
+    assert f"| paris | 24 | 2 | {value:.4f} [" in Path("both.safetensors.MODEL_CARD.md").read_text()
+    capsys.readouterr()
+    words = ["export", images, "--model", run, "--out", "other.safetensors", "--labs"]
+    assert "--labs=. cannot be used: it must be a folder with labs.json" in refused(*words, ".")
+    found["class_names"].pop()
+    Path("labs/labs.json").write_text(json.dumps(found))
+    assert "but theirs are basophil, monocyte" in refused(*words, "labs")
+    assert not Path("other.safetensors").exists()
 
 
 @pytest.mark.parametrize(
