@@ -57,16 +57,9 @@ class Predictions(NamedTuple):
     def only(self, dataset: str) -> "Predictions":
         """Returns the predictions for the images of one data set."""
         kept = [i for i, name in enumerate(self.dataset) if name == dataset]
-        return self.take(kept)._replace(dataset=())
-
-    def take(self, kept: Sequence[int]) -> "Predictions":
-        """Returns the predictions for the images at some positions."""
+        split, file, photo = ([of[i] for i in kept] for of in (self.split, self.file, self.photo))
         return Predictions(
-            *([of[i] for i in kept] for of in (self.split, self.file, self.photo)),
-            self.true[kept],
-            self.probability[kept],
-            self.class_names,
-            [self.dataset[i] for i in kept] if self.dataset else (),
+            split, file, photo, self.true[kept], self.probability[kept], self.class_names
         )
 
 
