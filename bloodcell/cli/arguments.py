@@ -102,7 +102,7 @@ VERBS: dict[str, Function | Training] = {
         ("run", "benchmark", "data", "model", "trainer"),
     ),
     "cache": Function("bloodcell.cli.cache"),
-    "download": Function("bloodcell.datasets.kaggle"),
+    "download": Function("bloodcell.datasets.download"),
 }
 TRAINER = {  # options of Lightning's Trainer that the help pages show
     "max_epochs": f"number of epochs (default: {MAX_EPOCHS})",

@@ -113,10 +113,7 @@ def _call(verb: str, words: list[str]) -> bool:
     function = VERBS[verb]
     assert isinstance(function, Function)
     arguments = vars(given) | ({WORDS: rest} if WORDS in function.read(verb).settings else {})
-    done = function.call(verb, arguments)
-    if isinstance(done, Path):
-        print(done)
-    return done is not False
+    return function.call(verb, arguments) is not False
 
 
 def _no_such_verb(verb: str, verbs: list[str]) -> str:

@@ -28,13 +28,8 @@ N_FILES = 12_515
 DIGEST = "c77b3c043a09aa5647509232a18f7aa3252b4282eef43faca9943e6b965e1d40"
 
 
-def download() -> Path:
-    """Downloads the Kaggle data set Blood Cells, and checks each file.
-
-    Files in the cache of kagglehub are not downloaded again.
-
-    Returns:
-        The folder with the unpacked archive.
+def prepare() -> Prepared:
+    """Downloads the set from Kaggle into the cache of kagglehub, and checks each file.
 
     Raises:
         InputError: if the download fails, or files are missing or changed.
@@ -42,7 +37,7 @@ def download() -> Path:
     advice = "; to try bloodcell without data, use --data.root drawn"
     folder = download_kaggle(KAGGLE, f"{HANDLE}/versions/{VERSION}", advice)
     check(folder)
-    return folder
+    return Prepared(folder)
 
 
 def check(folder: Path) -> None:
@@ -72,11 +67,6 @@ def read_photos() -> photos.PhotoTable:
     """Reads the photo table of the set: 12,515 files, 348 photographs, 325 cells."""
     packed = resources.files("bloodcell.datasets").joinpath("kaggle_photos.csv.xz").read_bytes()
     return photos.parse(lzma.decompress(packed).decode(), "the shipped photo table")
-
-
-def prepare() -> Prepared:
-    """Downloads the set, as `download` does."""
-    return Prepared(download())
 
 
 def is_copy(paths: Collection[str]) -> bool:

@@ -3,6 +3,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from bloodcell.cli.places import check_places
 from bloodcell.cli.schema import REQUIRED, read_signature
 from bloodcell.cli.settings import check_words, settings
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.datasets.named import Prepared, named_datasets
 from bloodcell.errors import InputError, listed
 from bloodcell.train.task import Classifier
 
@@ -278,8 +280,16 @@ def test_help_all_lists_lightnings_options(capsys: pytest.CaptureFixture[str]) -
         assert "--trainer.gradient_clip_val" in capsys.readouterr().out
 
 
-def test_download_takes_no_options(refused: Refused) -> None:
-    assert "download takes no further arguments (got: now)" in refused("download", "now")
+def test_download_prepares_the_sets_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    assert "download now: no such data set. Choose from chula" in refused("download", "now")
+    for name, one in list(named_datasets().items()):
+        place = Prepared(Path(f"{name}_files"))
+        monkeypatch.setitem(named_datasets(), name, replace(one, prepare=lambda it=place: it))
+    main(["download"])
+    main(["download", "chula", "pbc"])
+    assert capsys.readouterr().out == "kaggle: kaggle_files\nchula: chula_files\npbc: pbc_files\n"
 
 
 def test_print_config_needs_no_training(
@@ -296,10 +306,10 @@ def test_print_config_needs_no_training(
 def test_ctrl_c_ends_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted() -> Path:
+    def interrupted(*_: str) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bloodcell.datasets.kaggle.download", interrupted)
+    monkeypatch.setattr("bloodcell.datasets.kaggle.download_kaggle", interrupted)
     with pytest.raises(SystemExit) as stopped:
         main(["download"])
     assert stopped.value.code == 130
