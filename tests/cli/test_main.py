@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -285,8 +286,8 @@ def test_download_prepares_the_sets_it_is_given(
 ) -> None:
     assert "download now: no such data set. Choose from chula" in refused("download", "now")
     for name, one in list(named_datasets().items()):
-        place = Prepared(Path(f"{name}_files"))
-        monkeypatch.setitem(named_datasets(), name, replace(one, prepare=lambda it=place: it))
+        prepare = partial(Prepared, Path(f"{name}_files"))
+        monkeypatch.setitem(named_datasets(), name, replace(one, prepare=prepare))
     main(["download"])
     main(["download", "chula", "pbc"])
     assert capsys.readouterr().out == "kaggle: kaggle_files\nchula: chula_files\npbc: pbc_files\n"
