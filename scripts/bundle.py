@@ -1,10 +1,11 @@
-"""Creates the bundled model from a run folder.
+"""Creates the bundled model from a run folder and the runs without one data set at a time.
 
-python scripts/bundle.py lightning_logs/NAME/version_0 "blood-cells.zip/*/images/TEST/*"
+python scripts/bundle.py lightning_logs/NAME/version_0 "blood-cells.zip/*/images/TEST/*" --labs labs
 
 It has half precision, and is kept only if its predictions agree with the run's.
 """
 
+import argparse
 import sys
 
 from bloodcell.evaluate.card import CARD
@@ -14,16 +15,20 @@ from bloodcell.model.bundled import FILE_NAME, FOLDER
 _LARGEST = 8e6  # bytes
 
 
-def bundle(run: str, given: list[str]) -> None:
+def bundle(run: str, images: list[str], labs: str | None) -> None:
     FOLDER.mkdir(exist_ok=True)
     file = FOLDER / FILE_NAME
-    export(given, run, str(file))
+    export(images, run, str(file), labs=labs)
     (FOLDER / f"{FILE_NAME}.{CARD}").replace(FOLDER / CARD)
     if (size := file.stat().st_size) > _LARGEST:
         sys.exit(f"{file}: {size / 1e6:.1f} MB, over {_LARGEST / 1e6:.0f}: too large to ship")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    bundle(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("images", nargs="+", help="images on which the predictions are compared")
+    parser.add_argument("--labs", help="folder of a finished `bloodcell labs`")
+    bundle(**vars(parser.parse_args()))
