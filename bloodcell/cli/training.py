@@ -179,7 +179,7 @@ class BloodcellCLI(LightningCLI):
             runs.check_unseen(checkpoint, self.datamodule, _PARTS[self.verb])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds arguments that are not set; only `fit` writes a run folder."""
+        """Fills in the arguments that the user left open; only `fit` writes a run folder."""
         given = self.config_init.trainer
         logger = None
         if self.verb != "fit" or given.logger is False:

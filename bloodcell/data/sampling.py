@@ -31,7 +31,7 @@ def sample(
 
 
 def sample_near(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tensor, Tensor]:
-    """Samples a square from a large picture, reading only the pixels around.
+    """Samples a square from a large picture, reading only the pixels around it.
 
     Args:
         image: (3, H, W), float.

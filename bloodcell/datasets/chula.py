@@ -6,8 +6,8 @@ lengths relative to the photograph; `prepare` writes them as one table, `boxes.c
 the file name up to the last underscore; photographs of a slide belong together.
 
 The numbers of the classes come from the source's notebook, and agree with the boxes of a reduced
-copy that were read here. The download itself was not tried, and no digest of it is known. It
-is only checked that boxes of all five classes occur.
+copy. The download itself was never tried, and no digest of it is known. `unpack` only checks that
+boxes of all five classes occur.
 """
 
 import csv

@@ -13,11 +13,11 @@ def estimate_shares(counts: Sequence[int], confusion: Floats, seed: int = 0) -> 
     """Estimates the share of each class from the predicted classes of a slide's cells.
 
     A model that confuses classes shifts their shares. If its errors are known, the true shares
-    are those under which the predicted classes are most likely; they are found by expectation
-    maximisation (Saerens, Latinne and Decaestecker, Neural Computation 14, 2002; there for
-    probabilities). For the intervals, the predicted shares and each row of the confusion matrix
-    are drawn from their Dirichlet posteriors, so that few cells and few tested images both widen
-    them.
+    are estimated as those under which the predicted classes are most likely. They are found by
+    expectation maximisation (Saerens, Latinne and Decaestecker, Neural Computation 14, 2002, who
+    use predicted probabilities instead of classes). For the intervals, the predicted shares and
+    each row of the confusion matrix are drawn from their Dirichlet posteriors, so that few cells
+    and few tested images both widen them.
 
     Args:
         counts: number of cells predicted as each class.

@@ -89,7 +89,7 @@ def average(votes: Iterable[Votes], label: NDArray[np.int64], n_classes: int) ->
 
 
 def likely_wrong(label: NDArray[np.int64], probability: Floats) -> NDArray[np.bool_]:
-    """Finds the labels that are likely to be wrong by confident learning.
+    """Finds, by confident learning, the labels that are likely to be wrong.
 
     A photograph counts as a member of a class if its probability of that class is at least the
     mean of this probability over the photographs with that label. If the most probable of its

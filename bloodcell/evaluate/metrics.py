@@ -192,9 +192,9 @@ def independent_interval(right: int, n: int) -> tuple[float, float]:
 
 
 def effective_number(photo: Sequence[str]) -> float:
-    """Returns the number of independent images with as much information, if copies are identical.
+    """Returns how many independent images would tell as much as these, if copies were identical.
 
-    Kish's effective sample size (Survey Sampling, 1965), with the files of a photograph as weight.
+    Kish's effective sample size (Survey Sampling, 1965), each photograph weighted by its files.
     """
     counts = np.unique(photo, return_counts=True)[1]
     return float(counts.sum() ** 2 / (counts**2).sum())
