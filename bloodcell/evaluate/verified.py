@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bloodcell.errors import InputError, listed
-from bloodcell.evaluate.history import FILE_NAME, best, read_history
+from bloodcell.evaluate.history import FILE_NAME, Epoch, best, read_history
 from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions, score
 from bloodcell.machine import describe
 
@@ -134,10 +134,7 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
         ("test", "photos"): again["by_photo"]["n"],
     }
     if epochs:
-        chosen = best(epochs)
-        if claims.get("monitor", "val/loss") != "val/loss":  # metrics.csv has no other metric
-            claimed = claims.get("best_epoch")
-            chosen = next((line for line in epochs if line.epoch == claimed), chosen)
+        chosen = _choose(epochs, claims)
         must |= {("val", "loss"): chosen.val_loss, ("val", "accuracy"): chosen.val_acc}
         must |= {("train", "loss"): chosen.train_loss, ("train", "accuracy"): chosen.train_acc}
         if (claims.get("epochs"), claims.get("best_epoch")) != (len(epochs), chosen.epoch):
@@ -148,13 +145,22 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
     return false
 
 
+def _choose(epochs: list[Epoch], claims: dict[str, Any]) -> Epoch:
+    """Returns the epoch that must be the best, or for other metrics the one that is claimed."""
+    if claims.get("monitor", "val/loss") != "val/loss":  # metrics.csv has no other metric
+        claimed = claims.get("best_epoch")
+        return next((line for line in epochs if line.epoch == claimed), best(epochs))
+    return best(epochs)
+
+
 def _alike(now: Any, then: Any) -> bool:
-    """Returns whether two scores are equal up to rounding."""
+    """Returns whether two scores are equal up to rounding; NaN is equal to NaN."""
     if isinstance(now, dict):
         same = isinstance(then, dict) and now.keys() == then.keys()
         return same and all(_alike(value, then[key]) for key, value in now.items())
     if isinstance(now, float) and isinstance(then, float):
-        return math.isclose(now, then, rel_tol=1e-6, abs_tol=1e-9)
+        both_nan = math.isnan(now) and math.isnan(then)
+        return both_nan or math.isclose(now, then, rel_tol=1e-6, abs_tol=1e-9)
     return bool(now == then)
 
 
