@@ -35,8 +35,8 @@ def sample_near(image: Tensor, x: float, y: float, side: float, size: int) -> tu
 
     Args:
         image: (3, H, W), float.
-        x: of the square's centre, in pixels.
-        y: of the square's centre, in pixels.
+        x: distance of the square's centre from the left edge, in pixels.
+        y: distance of the square's centre from the upper edge, in pixels.
         side: side of the square in pixels of the picture.
         size: side of the result in pixels.
 

@@ -54,7 +54,7 @@ def _mix_stains(draws: Tensor, colour: Tensor) -> Tensor:
 
     Args:
         draws: (B, 12).
-        colour: (B,); saturation, or none of it in the highest draws.
+        colour: (B,), draws of the saturation; the highest ones remove all colour.
     """
     same = torch.eye(3, device=draws.device)
     factor = (_DYE * draws[:, :1] + _CHANNEL * draws[:, 1:4]).exp()
@@ -89,7 +89,7 @@ def _spread(grain: Tensor, size: torch.Size) -> Tensor:
 
 
 def _compress(images: Tensor, loss: Tensor) -> Tensor:
-    """Rounds the frequencies of blocks as JPEG does, without its coarser colours.
+    """Rounds the frequencies of blocks as JPEG does, but keeps the resolution of the colours.
 
     Args:
         images: (B, 3, H, W), 0 to 255.

@@ -22,7 +22,7 @@ def estimate_shares(counts: Sequence[int], confusion: Floats, seed: int = 0) -> 
     Args:
         counts: number of cells predicted as each class.
         confusion: (classes, classes), number of tested images by true class and predicted class.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         The share of each class and its 95 % interval, 0 to 1.
@@ -51,6 +51,6 @@ def _true_shares(predicted: Floats, confusion: Floats) -> Floats:
     shares = np.full_like(predicted, 1 / predicted.shape[1])
     for _ in range(_ROUNDS):
         joint = shares[:, :, None] * confusion
-        given = joint / joint.sum(1, keepdims=True).clip(1e-12)  # of the true class
+        given = joint / joint.sum(1, keepdims=True).clip(1e-12)  # P(true | predicted)
         shares = (given * predicted[:, None, :]).sum(2)
     return shares
