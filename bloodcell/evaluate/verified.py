@@ -1,5 +1,6 @@
 """Compares the scores of a run with those computed again from its checkpoint."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -52,15 +53,16 @@ def read_claims(folder: Path) -> dict[str, Any]:
         )
     try:
         read_predictions(folder)
+        read_history(folder / FILE_NAME)
         claims: dict[str, Any] = json.loads((folder / SCORES).read_text())
         kinds = {"test": dict, "val": dict, "machine": dict, "precision": str}
         for key, kind in (kinds | {"data_fingerprint": str}).items():
             if not isinstance(claims[key], kind):
                 raise TypeError(f"{key} is {claims[key]!r}"[:80])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:
         raise InputError(
-            f"verify {folder}: its {SCORES} or {PREDICTIONS} is damaged ({error}), so there is "
-            "nothing to compare with. Score it again: bloodcell test --ckpt_path RUN."
+            f"verify {folder}: its {SCORES}, {PREDICTIONS} or {FILE_NAME} is damaged ({error}), so "
+            "there is nothing to compare with. Score it again: bloodcell test --ckpt_path RUN."
         ) from error
     return claims
 
