@@ -147,10 +147,6 @@ def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
     damaged = "its scores.json, predictions.csv or metrics.csv is damaged"
     for wrong in ("[", "[" * 100_000, "{}", '{"test": [], "val": {}, "machine": "x"}'):
         (claimed / "scores.json").write_text(wrong)
-        assert "its scores.json, predictions.csv or metrics.csv is damaged" in refused(
-            "verify", str(claimed)
-        )
+        assert damaged in refused("verify", str(claimed))
     (claimed / "scores.json").write_text("[")
-    assert "its scores.json, predictions.csv or metrics.csv is damaged" in refused(
-        "verify", str(claimed)
-    )
+    assert damaged in refused("verify", str(claimed))
