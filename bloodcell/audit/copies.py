@@ -111,7 +111,7 @@ class _Groups:
         return np.unique(self._group, return_inverse=True)[1].astype(np.int64)
 
     def near(self) -> list[list[int]]:
-        """Returns pairs of groups with similar colours, closest first, by an image of each."""
+        """Returns an image from each of two groups with similar colours, the closest pair first."""
         of = np.array(list(self._members))
         colours = np.stack([self._mean_colours(members) for members in self._members.values()])
         pairs: list[list[int]] = of[similar_pairs(colours, _NEAR_GROUPS)[:_COMPARISONS]].tolist()

@@ -20,7 +20,7 @@ _GROUPS = ("data", "model", "trainer")
 
 @dataclass
 class RunOptions:
-    """Options of `fit` that belong neither to the data, the model nor the Trainer.
+    """Options of `fit` that belong to neither the data, the model nor the Trainer.
 
     Args:
         name: folder of the run below lightning_logs (default: the config's name, or custom without
@@ -73,7 +73,7 @@ def check_words(verb: str, words: Sequence[str]) -> None:
     """Rejects invalid options without importing LightningCLI.
 
     Raises:
-        InputError: naming an option that does not exist, or its wrong value.
+        InputError: naming the option that does not exist or has a wrong value.
     """
     for name, value in pairs(words):
         if not name.startswith("--"):

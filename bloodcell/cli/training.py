@@ -19,7 +19,7 @@ from bloodcell.cli.configs import Request, read_config, without_repeated
 from bloodcell.cli.lightning_errors import constructor_errors, lightning_errors
 from bloodcell.cli.settings import SEED, RunOptions, settings
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.datasets.drawn import DRAWN
+from bloodcell.datasets.drawn import DRAWN, is_drawn
 from bloodcell.errors import InputError, reason, require
 from bloodcell.model.checkpoint import data_state, network_state, refusing
 from bloodcell.model.find import IMAGENET, NONE
@@ -179,7 +179,7 @@ class BloodcellCLI(LightningCLI):
             runs.check_unseen(checkpoint, self.datamodule, _PARTS[self.verb])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds arguments that are not set; only `fit` writes a run folder."""
+        """Fills in the arguments that the user left open; only `fit` writes a run folder."""
         given = self.config_init.trainer
         logger = None
         if self.verb != "fit" or given.logger is False:
@@ -266,7 +266,7 @@ class BloodcellCLI(LightningCLI):
         name = str(config.name or self.request.config_name)
         rule = "the name of a single folder below lightning_logs"
         require(Path(name).name == name not in (".", ".."), "--name", name, rule)
-        drawn = config.data.root == DRAWN and DRAWN not in name
+        drawn = is_drawn(config.data.root) and DRAWN not in name
         return f"{name}-{DRAWN}" if drawn else name
 
 

@@ -44,7 +44,7 @@ def make_order(
 
 
 class BalancedSampler(DistributedSampler[int]):
-    """Draws all groups of images equally often in an epoch, and their subgroups, too.
+    """Draws all groups of images equally often in an epoch, and so all subgroups of each group.
 
     Each draw of an epoch depends only on (seed, epoch). Within a subgroup, no image is drawn twice
     before each has been drawn once; position `n * k + i` is the k-th further draw of image i.
@@ -78,7 +78,7 @@ class BalancedSampler(DistributedSampler[int]):
             members.setdefault(pair, []).append(position)
         subgroups = Counter(outer for outer, _ in members)
         shares = [1 / (len(subgroups) * subgroups[outer]) for outer, _ in sorted(members)]
-        self._ends = torch.tensor(shares, dtype=torch.double).cumsum(0)  # (strata,), up to 1
+        self._ends = torch.tensor(shares, dtype=torch.double).cumsum(0)  # (subgroups,), up to 1
         self._members = [torch.tensor(members[pair]) for pair in sorted(members)]
 
     def __iter__(self) -> Iterator[int]:
@@ -87,7 +87,7 @@ class BalancedSampler(DistributedSampler[int]):
         start = torch.rand(1, generator=generator, dtype=torch.double)
         ends = (self._ends * self.draws - start).ceil().long()
         ends[-1] = self.draws
-        counts = ends.diff(prepend=torch.zeros(1, dtype=torch.long))  # of each stratum
+        counts = ends.diff(prepend=torch.zeros(1, dtype=torch.long))  # draws of each subgroup
         drawn = [
             self._draw(members, count, generator)
             for members, count in zip(self._members, counts.tolist(), strict=True)
@@ -98,7 +98,7 @@ class BalancedSampler(DistributedSampler[int]):
         return iter(padded[self.rank :: self.num_replicas].tolist())
 
     def _draw(self, members: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Returns the positions of `count` draws of a stratum."""
+        """Returns the positions of `count` draws of a subgroup."""
         n = len(cast(ImageDataset, self.dataset))
         rounds = -(-count // len(members))
         shuffled = [

@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampl
 from bloodcell.data.placement import Gather
 from bloodcell.errors import InputError
 
-_FURTHER_DRAW = 2**24  # added for each further draw of an image; above every row
+_FURTHER_DRAW = 2**24  # added to the row for each further draw of an image; above every row
 NOT_COUNTED = -100  # target of padding rows, which the loss and the metrics ignore
 
 
@@ -101,13 +101,13 @@ class ImageDataset(Dataset[Batch]):
 
 
 class EvenSampler(Sampler[int]):
-    """Yields every n-th position of an order on each of n devices, equally many on each.
+    """Deals the positions of an order to the devices in turn, equally many to each.
 
     Positions past the end pad the last round, so that no device waits forever. The dataset marks
     them as not counted, so that an evaluation counts every image exactly once.
 
     Args:
-        order: (n,) the position of each image.
+        order: (n,) the positions of the images, in the order of their use.
         world: number of devices.
         rank: rank of this device.
     """
@@ -127,7 +127,7 @@ class InOrder(DistributedSampler[int]):
     """A DistributedSampler with the same order in every epoch, for `overfit_batches`.
 
     Args:
-        order: (n,) the position of each image.
+        order: (n,) the positions of the images, in the order of their use.
         world: number of devices.
         rank: rank of this device.
     """

@@ -16,7 +16,7 @@ class BoxedCell(NamedTuple):
     Attributes:
         file: name of the photograph's file in the source.
         class_name: class of the cell.
-        slide: name of the slide, or of whatever else belongs together; else the photograph.
+        slide: name of the slide, which no split divides; the photograph if it is unknown.
         centre: x and y of the box's centre in pixels of the photograph.
     """
 
@@ -34,7 +34,7 @@ def read_boxes(
     Args:
         data: the table, CSV with the columns file, class, xmin, ymin, xmax, ymax (pixels) and, if
             known, slide.
-        label: the table in error messages.
+        label: name of the table in error messages.
         folder: the table's folder in the source, empty or with a slash at its end; files are
             relative to it.
         names: names of all images in the source.
@@ -73,7 +73,7 @@ def read_boxes(
 
 
 def _number(text: str) -> float:
-    """Returns a number; NaN, which fails each comparison, if the text is none."""
+    """Returns a number; NaN, which fails each comparison, for any other text."""
     try:
         number = float(text)
     except ValueError:

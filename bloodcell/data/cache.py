@@ -106,10 +106,14 @@ def fingerprint(source: Source, names: Sequence[str], input_format: InputFormat)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def list_entries() -> list[Entry]:
-    """Returns the entries of the cache, most recently used first."""
+def list_entries(home: Path | None = None) -> list[Entry]:
+    """Returns the entries of the cache, most recently used first.
+
+    Args:
+        home: as for `open_cached`.
+    """
     entries = []
-    for path in (cache_folder() / "pixels").glob(f"*/{_PIXELS}"):
+    for path in (home or cache_folder() / "pixels").glob(f"*/{_PIXELS}"):
         if path.parent.suffix == _PARTIAL:
             continue
         with contextlib.suppress(FileNotFoundError):  # another process may have removed it
@@ -174,7 +178,7 @@ def _make_room(home: Path, needed: int, limit_gib: float) -> None:
     for partial in home.glob(f"*{_PARTIAL}"):
         if not partial.with_suffix("").exists():
             _remove(partial.with_suffix(""))
-    entries = list_entries()
+    entries = list_entries(home)
     while entries and sum(entry.bytes for entry in entries) + needed > limit_gib * 2**30:
         _remove(entries.pop().folder)
     free = shutil.disk_usage(home).free

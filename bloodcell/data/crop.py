@@ -88,7 +88,7 @@ def crop_cell(
 
     Args:
         images: (B, 3, H, W), 0 to 255, float.
-        input_format: with `crop: cell`.
+        input_format: the format of the input, with `crop: cell`.
         centres: (B, 2), x and y of the cells' centres in pixels; None finds them.
 
     Returns:

@@ -48,19 +48,19 @@ class BloodCells(LightningDataModule):
         labels: CSV file with the columns file and class, for images that are not in class folders.
         image_size: side of the network's square input in pixels, 32 to 1024.
         crop: `none` resizes the whole picture to a square; `cell` crops a square around the white
-            cell, whose side is 0.4 times the picture's longer side / `field`.
+            cell. The square's side is 0.4 times the picture's longer side, divided by `field`.
         field: width of the field of view relative to the Kaggle set's, 0.1 to 50, for `crop: cell`;
             `auto` measures it in each picture, and also finds the cell in uneven light.
         batch_size: batch size on each device; `auto`: the largest power of two up to 512 that fits
             into the GPU's memory, or 32 on a CPU.
         augment: `none`; `flips`: horizontal and vertical; `full`: also rotation, shift, scale,
-            shear, brightness, contrast and colour; or `stain`: as `full`, but with
-            the differences of laboratories (stain, light, optics) in place of the last three.
+            shear, brightness, contrast and colour; or `stain`: as `full`, but with differences
+            between laboratories (stain, light, optics) instead of brightness, contrast and colour.
         unreadable: `stop` at images that cannot be read, or `skip` and list them.
         cache_gib: limit of the decoded images on disk in GiB, for all data sets together; 0
             decodes into memory at each start.
         on_device: true keeps all decoded images in the training device's memory, false streams
-            batches, `auto` keeps them if they need at most half of a GPU's free memory.
+            batches, `auto` keeps them there if they need at most half of a GPU's free memory.
         transforms: torchvision.transforms.v2 transforms, by class path, applied to each training
             batch (B, 3, H, W) uint8 on the device before `augment`. Random transforms draw once per
             batch and depend on seed, epoch and step.

@@ -157,9 +157,11 @@ def _stated_white(tiff: Any) -> float | None:
 def _as_image(pixels: NDArray[Any], stated: float | None, photometric: int) -> Deep:
     """Scales pixels (H, W, channels) of any type to 8 bits."""
     known = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK)
-    mode = "CMYK" if photometric == _CMYK else _MODES.get(pixels.shape[2], "")
-    if photometric not in known or not mode or (mode == "CMYK") != (photometric == _CMYK):
-        raise ValueError(f"{pixels.shape[2]} channels of an unsupported kind: {_ADVICE}")
+    channels = pixels.shape[2]
+    modes = {4: "CMYK"} if photometric == _CMYK else _MODES
+    mode = modes.get(channels)
+    if photometric not in known or mode is None:
+        raise ValueError(f"{channels} channels of an unsupported kind: {_ADVICE}")
     white = _white(pixels, stated)
     if pixels.dtype.kind == "f":
         scaled = np.rint(np.clip(pixels, 0, white) * (255 / white)).astype(np.uint8)

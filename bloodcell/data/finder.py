@@ -1,9 +1,9 @@
 """A small network that finds white cells and measures the scale of a picture, in any light.
 
-Its input is the optical density relative to the clear slide around. Its outputs are a map of the
-centres of white cells, and the size of red cells in pixels. A picture is seen twice: as a whole,
-and around a cell at the scale that the first look measured, at which a red cell is `RED` pixels
-wide. All operations exist in ONNX, so exported models contain the same network.
+Its input is the optical density relative to the clear slide around each pixel. Its outputs are a
+map of the centres of white cells, and the size of red cells in pixels. A picture is seen twice: as
+a whole, and around a cell at the scale that the first look measured, at which a red cell is `RED`
+pixels wide. All operations exist in ONNX, so exported models contain the same network.
 
 A field of view is relative to the Kaggle set's, in which 6.4 red cells are as long as the longer
 side: 2 is twice as wide.
@@ -118,7 +118,7 @@ class Finder(nn.Module):
         """Crops a square around the most prominent white cell of each picture.
 
         The square is as wide as `SHARE` of the longer side of a picture of field 1, so cells of
-        one size have one size in it.
+        equal size look equally large in all squares.
 
         Args:
             images: (B, 3, H, W), 0 to 255, float.
@@ -167,7 +167,7 @@ class Finder(nn.Module):
 
 
 def _offsets(length: float) -> list[int]:
-    """Returns the first pixels of overlapping looks at a line, in steps of the map."""
+    """Returns the first pixels of overlapping looks at a line, multiples of `STRIDE`."""
     if length <= SIDE:
         return [round((length - SIDE) / 2 / STRIDE) * STRIDE]
     count = 1 + math.ceil((length - SIDE) / (SIDE - _OVERLAP))

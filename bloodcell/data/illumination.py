@@ -7,7 +7,7 @@ from torch.nn import functional as F
 _COARSE = 4  # the light is estimated from a picture reduced by this factor
 _WINDOW = 0.4  # width of the filter relative to the picture's longer side; applied twice
 _ROUNDS = 2  # after two rounds, pixels above the mean brightness contain no cells
-_FAR = 0.02  # weight of the whole picture's mean, for places without any clear slide around
+_FAR = 0.02  # weight of the whole picture's mean, for places far from any clear slide
 _DARK = 25.0  # 0 to 255; darker pixels are the black border of a rotated or shifted copy
 LEAST_LIGHT = 8.0  # 0 to 255; darker values have no reliable density
 _WHITE = 235.0  # 0 to 255; value of the clear slide after balancing, which leaves room above it
@@ -15,7 +15,7 @@ _LEAST, _MOST = -0.5, 2.5  # range of the densities
 
 
 def find_density(images: Tensor, inside: Tensor) -> Tensor:
-    """Returns the optical density relative to the clear slide around, which may be lit unevenly.
+    """Returns the optical density relative to the clear slide nearby, which may be unevenly lit.
 
     Args:
         images: (B, 3, H, W), 0 to 255, float; H and W are multiples of 4.

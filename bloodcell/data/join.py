@@ -27,7 +27,7 @@ def build_any_table(
 
     Args:
         source: the images.
-        photo_table: as for `build_table`; of several data sets, for those without a name.
+        photo_table: as for `build_table`; of several data sets, only for those of your own.
         labels: as `photo_table`.
         classes: new names of classes, by their names in the data sets; capitals, spaces and a
             plural s are ignored.

@@ -7,9 +7,8 @@ size of a nucleus, are the white cells; platelets are too small to form a peak. 
 same with a small network, in uneven light and at any scale.
 
 Lengths in pixels apply to pictures of the Kaggle set, taken through a 100x lens and reduced to a
-longer side of 160 pixels.
-`field` is the field of view relative to the Kaggle set's: 2 means twice as wide. All operations
-exist in ONNX, so exported models use the same method.
+longer side of 160 pixels. `field` is the field of view relative to the Kaggle set's: 2 means twice
+as wide. All operations exist in ONNX, so exported models use the same method.
 """
 
 from typing import cast
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from bloodcell.data.illumination import LEAST_LIGHT, find_slide, find_slide_colour, smooth
 
-SHARE = 0.4  # side of the cropped square, relative to the longer side; fits the largest cells
+SHARE = 0.4  # side of the cropped square relative to the longer side; the largest cells fit into it
 
 _SIDE = 160  # pixels of the longer side of a field of 1 for the detection of cells
 _SMOOTHED = 17  # filter width in pixels; two passes are about as wide as a nucleus

@@ -31,12 +31,12 @@ def sample(
 
 
 def sample_near(image: Tensor, x: float, y: float, side: float, size: int) -> tuple[Tensor, Tensor]:
-    """Samples a square from a large picture, reading only the pixels around.
+    """Samples a square from a large picture, reading only the pixels around it.
 
     Args:
         image: (3, H, W), float.
-        x: of the square's centre, in pixels.
-        y: of the square's centre, in pixels.
+        x: distance of the square's centre from the left edge, in pixels.
+        y: distance of the square's centre from the upper edge, in pixels.
         side: side of the square in pixels of the picture.
         size: side of the result in pixels.
 

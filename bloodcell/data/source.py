@@ -32,8 +32,8 @@ class Source:
         sizes: size of each image file in bytes, by the image's name: its path relative to the
             root, with forward slashes, and `#1`, `#2` ... for each boxed cell of a photograph. With
             several data sets, their names come first.
-        stamps: a number for each image that changes with its content: in a folder, the ctime
-            in ns, which tools cannot reset; in an archive, the CRC.
+        stamps: a number for each image, which changes with the image's content: in a folder, the
+            ctime in ns, which tools cannot reset; in an archive, the CRC.
         photos: the photo table that belongs to the images; None if there is none.
         left_out: numbers of image files of unsupported types.
         cells: the boxed cells by their names; empty if each image has one class.

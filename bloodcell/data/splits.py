@@ -57,7 +57,7 @@ def make_parts(
 
     Raises:
         InputError: if a part lacks a class, a class has too few photographs to split, `fold` is
-            not 0 to 4, or `test_on` does not go with `split`.
+            not 0 to 4, `labs` lacks `test_on`, or another split has it.
     """
     if not 0 <= fold < N_FOLDS:
         raise InputError(f"data.fold={fold} is not one of the {N_FOLDS} folds: give 0 to 4.")

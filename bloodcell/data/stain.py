@@ -18,7 +18,7 @@ GRAIN = 64  # side in pixels of the tile of noise, which is repeated over the im
 _DYE, _CHANNEL = 0.35, 0.15  # log of the factor of all densities, and of each channel's
 _MIXING = 0.12  # share of another channel's density
 _LIGHT, _TINT = 0.15, 0.1  # density added to all channels, and to each of them
-_SLOPE, _VIGNETTE = 0.15, 0.2  # density from the centre to an edge, and from it to the corners
+_SLOPE, _VIGNETTE = 0.15, 0.2  # density from centre to edge, and from centre to corner
 _SATURATION, _GREY = 0.5, 0.05  # relative change; share of images without colour
 _BLUR, _SHARPEN = 1.0, 0.5  # share of the difference to the image blurred over a 32nd of its side
 _NOISE = 12.0  # 0 to 255
@@ -54,7 +54,7 @@ def _mix_stains(draws: Tensor, colour: Tensor) -> Tensor:
 
     Args:
         draws: (B, 12).
-        colour: (B,); saturation, or none of it in the highest draws.
+        colour: (B,), draws of the saturation; the highest ones remove all colour.
     """
     same = torch.eye(3, device=draws.device)
     factor = (_DYE * draws[:, :1] + _CHANNEL * draws[:, 1:4]).exp()
@@ -89,11 +89,11 @@ def _spread(grain: Tensor, size: torch.Size) -> Tensor:
 
 
 def _compress(images: Tensor, loss: Tensor) -> Tensor:
-    """Rounds the frequencies of blocks as JPEG does, without its coarser colours.
+    """Rounds the frequencies of blocks as JPEG does, but keeps the resolution of the colours.
 
     Args:
         images: (B, 3, H, W), 0 to 255.
-        loss: (B, 1, 1, 1), multiple of JPEG's steps; at most 0 changes nothing.
+        loss: (B, 1, 1, 1), multiple of JPEG's steps; 0 or less leaves the image as it is.
     """
     height, width = images.shape[2:]
     padded = F.pad(images, (0, -width % _BLOCK, 0, -height % _BLOCK), mode="replicate")
@@ -101,8 +101,9 @@ def _compress(images: Tensor, loss: Tensor) -> Tensor:
     luma = torch.stack([share * plane for share, plane in shares]).sum(0)
     planes = torch.stack([luma, padded[:, 0] - luma, padded[:, 2] - luma], 1)
     order = torch.arange(_BLOCK, device=images.device)
-    waves = ((2 * order + 1) * order[:, None] * (math.pi / (2 * _BLOCK))).cos()  # of the cosine
-    waves = waves * torch.where(order > 0, 2 / _BLOCK, 1 / _BLOCK).sqrt()[:, None]  # transform
+    # rows of the discrete cosine transform
+    waves = ((2 * order + 1) * order[:, None] * (math.pi / (2 * _BLOCK))).cos()
+    waves = waves * torch.where(order > 0, 2 / _BLOCK, 1 / _BLOCK).sqrt()[:, None]
     down = waves @ torch.unflatten(planes, 2, (-1, _BLOCK))  # (B, 3, H / 8, 8, W)
     frequencies = torch.unflatten(down, 4, (-1, _BLOCK)) @ waves.T  # (B, 3, H / 8, 8, W / 8, 8)
     steps = (12.0 + 6 * (order[:, None] + order))[:, None]  # about JPEG's table, (8, 1, 8)

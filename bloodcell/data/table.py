@@ -37,11 +37,12 @@ class Row:
         class_name: name of the class.
         official: part in the official split: train, val or test; empty without an official split;
             or the name of a folder of a named data set that belongs to no part.
-        photo: name of the photograph that the image was made from; of a boxed cell, its own name,
-            because the cells of a photograph can have several classes.
-        cell: name of what no split divides: the white cell in the image, or a boxed cell's slide.
+        photo: name of the photograph that the image was made from; for a boxed cell, the cell's own
+            name, because the cells of a photograph can have several classes.
+        cell: name of a group that no split divides: the images of one white cell or, for boxed
+            cells, those of one slide.
         dataset: name of the data set.
-        folder: the class as the data set names it; None if it is called `class_name`.
+        folder: the class as the data set names it; None if that name is `class_name`.
     """
 
     path: str
@@ -59,8 +60,8 @@ class Table:
 
     Attributes:
         rows: the rows, sorted by path.
-        class_names: the classes, sorted; the label of a class is its index. Under `test_on`, only
-            those of the other data sets.
+        class_names: the classes, sorted; the label of a class is its index. With `test_on`, only
+            those of the data sets that are trained on.
         unmapped: number of images that no photo table contains; each counts as a photograph.
         fingerprint: hash of the `fact` of each row, 16 hexadecimal digits.
         unlabelled: number of images that are left out because no label table names them.

@@ -6,14 +6,15 @@ lengths relative to the photograph; `prepare` writes them as one table, `boxes.c
 the file name up to the last underscore; photographs of a slide belong together.
 
 The numbers of the classes come from the source's notebook, and agree with the boxes of a reduced
-copy that were read here. The download itself was not tried, and no digest of it is known. It
-is only checked that boxes of all five classes occur.
+copy. The download itself was never tried, and no digest of it is known. `unpack` only checks that
+boxes of all five classes occur.
 """
 
 import csv
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +22,7 @@ from filelock import FileLock
 
 from bloodcell.datasets.downloads import download_file
 from bloodcell.datasets.named import NamedDataset, Prepared
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, reason
 from bloodcell.files import cache_folder, write_whole
 
 CHULA = "chula"
@@ -48,7 +49,7 @@ def prepare() -> Prepared:
     """Downloads the set into the cache, and writes its boxes as a table.
 
     Raises:
-        InputError: if the download fails, or the archive lacks boxes of a class.
+        InputError: if the download fails, or the archive is damaged or lacks boxes of a class.
     """
     cache = cache_folder()
     folder = cache / CHULA
@@ -60,6 +61,11 @@ def prepare() -> Prepared:
             download_file(CHULA, ADDRESS, archive)
             try:
                 unpack(archive, partial)
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise InputError(
+                    f"data.root='{CHULA}': the archive from {ADDRESS} is damaged "
+                    f"({reason(error)}). Repeat the command to download it again."
+                ) from error
             finally:
                 archive.unlink()
             partial.rename(folder)

@@ -1,5 +1,6 @@
 """Downloads from Kaggle and from web addresses, one process at a time."""
 
+import http.client
 import shutil
 import urllib.request
 from pathlib import Path
@@ -60,7 +61,10 @@ def download_file(name: str, address: str, path: Path) -> None:
             partial.open("wb") as file,
         ):
             shutil.copyfileobj(answer, file)
-    except OSError as error:  # those of urllib and http, too
+            size = answer.headers["Content-Length"]
+            if size and file.tell() != int(size):  # a connection that broke raises nothing
+                raise OSError(f"only {file.tell():,} of {int(size):,} bytes arrived")
+    except (OSError, http.client.HTTPException) as error:  # errors of urllib are OSErrors
         raise InputError(
             f"data.root='{name}' could not be downloaded ({reason(error)}). Without a network, "
             f"download {address} elsewhere and set data.root to the .zip."

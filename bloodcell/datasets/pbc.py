@@ -4,9 +4,9 @@ Acevedo et al., Data in Brief 30:105474, 2020; doi 10.17632/snkd93bnjr.1, licenc
 cell is in the middle of each image of about 360 x 363 pixels. The source has no table of patients
 or slides, so each file counts as a photograph. `ig` are immature granulocytes.
 
-Files of a reduced copy were read here. The download from Kaggle was not tried: its number of files
-in each class is compared with the publication, as no digest of it is known. 17 of its images are
-exact duplicates of others.
+Tested with files of a reduced copy only; the download from Kaggle was never tried. As no digest of
+it is known, `check` compares the number of files in each class with the publication. 17 of its
+images are exact duplicates of others.
 """
 
 import re

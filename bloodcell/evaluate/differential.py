@@ -13,16 +13,16 @@ def estimate_shares(counts: Sequence[int], confusion: Floats, seed: int = 0) -> 
     """Estimates the share of each class from the predicted classes of a slide's cells.
 
     A model that confuses classes shifts their shares. If its errors are known, the true shares
-    are those under which the predicted classes are most likely; they are found by expectation
-    maximisation (Saerens, Latinne and Decaestecker, Neural Computation 14, 2002; there for
-    probabilities). For the intervals, the predicted shares and each row of the confusion matrix
-    are drawn from their Dirichlet posteriors, so that few cells and few tested images both widen
-    them.
+    are estimated as those under which the predicted classes are most likely. They are found by
+    expectation maximisation (Saerens, Latinne and Decaestecker, Neural Computation 14, 2002, who
+    use predicted probabilities instead of classes). For the intervals, the predicted shares and
+    each row of the confusion matrix are drawn from their Dirichlet posteriors, so that few cells
+    and few tested images both widen them.
 
     Args:
         counts: number of cells predicted as each class.
         confusion: (classes, classes), number of tested images by true class and predicted class.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         The share of each class and its 95 % interval, 0 to 1.
@@ -51,6 +51,6 @@ def _true_shares(predicted: Floats, confusion: Floats) -> Floats:
     shares = np.full_like(predicted, 1 / predicted.shape[1])
     for _ in range(_ROUNDS):
         joint = shares[:, :, None] * confusion
-        given = joint / joint.sum(1, keepdims=True).clip(1e-12)  # of the true class
+        given = joint / joint.sum(1, keepdims=True).clip(1e-12)  # P(true | predicted)
         shares = (given * predicted[:, None, :]).sum(2)
     return shares

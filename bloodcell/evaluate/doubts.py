@@ -43,7 +43,7 @@ class Doubt(NamedTuple):
     Attributes:
         photo: name of the photograph.
         file: path of its first image.
-        label: class by label.
+        label: the class that its label names.
         suggested: most probable class.
         doubt: 1 - `p_label`, 0 to 1.
         likely: whether the label is likely to be wrong, by `likely_wrong`.
@@ -89,7 +89,7 @@ def average(votes: Iterable[Votes], label: NDArray[np.int64], n_classes: int) ->
 
 
 def likely_wrong(label: NDArray[np.int64], probability: Floats) -> NDArray[np.bool_]:
-    """Finds the labels that are likely to be wrong by confident learning.
+    """Finds, by confident learning, the labels that are likely to be wrong.
 
     A photograph counts as a member of a class if its probability of that class is at least the
     mean of this probability over the photographs with that label. If the most probable of its
@@ -107,7 +107,8 @@ def likely_wrong(label: NDArray[np.int64], probability: Floats) -> NDArray[np.bo
     own = probability[np.arange(len(label)), label]
     count = np.bincount(label, minlength=n_classes)
     mean = np.bincount(label, own, n_classes) / np.maximum(count, 1)
-    threshold = np.where(count > 0, mean, own.mean())  # a class that no label names
+    # a class that no label names gets the mean of all
+    threshold = np.where(count > 0, mean, own.mean())
     sure = np.where(probability >= threshold, probability, 0)
     likely: NDArray[np.bool_] = (sure.max(1) > 0) & (sure.argmax(1) != label)
     return likely
@@ -123,7 +124,7 @@ def rank(
 ) -> list[Doubt]:
     """Sorts the photographs that a model judged, the most doubted label first.
 
-    Of several scores of the literature, the probability of the label found most planted errors
+    Of several scores from the literature, the probability of the label found most planted errors
     (EXPERIMENTS.md).
 
     Args:

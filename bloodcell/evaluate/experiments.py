@@ -1,5 +1,6 @@
 """Pools the seeds of each experiment, and tests which experiments differ. Needs no torch."""
 
+import csv
 import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -22,6 +23,7 @@ from bloodcell.evaluate.metrics import (
 from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions
 
 CONFIG = "config.yaml"
+_DAMAGED = (ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError, csv.Error)
 _LEVEL = 0.05  # significance level of all comparisons with the best together
 
 
@@ -112,7 +114,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
             scores = json.loads((folder / SCORES).read_text())
             run = Run(folder, settings, scores, read_predictions(folder))
             _check(run)
-        except (ValueError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
+        except _DAMAGED as error:
             left_out[folder] = f"not in bloodcell's format ({type(error).__name__}: {error})"
         else:
             missing_files = scores.get("test_files_not_scored", 0)

@@ -47,7 +47,7 @@ def best(history: list[Epoch]) -> Epoch:
     """Returns the epoch with the lowest validation loss, the first of several equal ones.
 
     Args:
-        history: at least one validated epoch.
+        history: at least one epoch; the first is returned if none was validated.
     """
     validated = (line for line in history if not math.isnan(line.val_loss))
-    return min(validated, key=lambda line: line.val_loss)
+    return min(validated, key=lambda line: line.val_loss, default=history[0])

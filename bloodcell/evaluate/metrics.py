@@ -72,9 +72,9 @@ def draw_blocks(classes: NDArray[np.int64], seed: int, draws: int = DRAWS) -> It
     """Yields what `draw_photos` returns in blocks of draws, to limit the memory.
 
     Args:
-        classes: (photos,) the class of each.
-        seed: of the draws; each block after the first has its own.
-        draws: how many.
+        classes: (photos,) the class of each photograph.
+        seed: seed of the draws; each block after the first derives its own from it.
+        draws: number of draws.
     """
     step = max(1, _DRAWN // len(classes))
     for start in range(0, draws, step):
@@ -89,7 +89,7 @@ def draw_photos(classes: NDArray[np.int64], seed: int | list[int], draws: int = 
     surveys", Survey Methodology 18, 1992). A class of one photograph always has weight 1.
 
     Args:
-        classes: (photos,) the class of each.
+        classes: (photos,) the class of each photograph.
         seed: seed of the draws.
         draws: number of draws.
 
@@ -166,7 +166,7 @@ def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, lis
         draws: number of draws.
 
     Returns:
-        By name, one estimate, or one for each class.
+        By name, a list with one estimate, or with one for each class.
     """
     classes = _photo_labels(sample)
     value = compute(sample, np.ones((1, len(classes))))
@@ -180,7 +180,7 @@ def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, lis
 
 
 def independent_interval(right: int, n: int) -> tuple[float, float]:
-    """Returns the 95 % interval of an accuracy if all n were independent, which copies are not.
+    """Returns the 95 % interval of `right / n` if the n images were independent; copies are not.
 
     Wilson's interval (Journal of the American Statistical Association 22, 1927).
     """
@@ -192,9 +192,9 @@ def independent_interval(right: int, n: int) -> tuple[float, float]:
 
 
 def effective_number(photo: Sequence[str]) -> float:
-    """Returns the number of independent images with as much information, if copies are identical.
+    """Returns how many independent images would tell as much as these, if copies were identical.
 
-    Kish's effective sample size (Survey Sampling, 1965), with the files of a photograph as weight.
+    Kish's effective sample size (Survey Sampling, 1965), each photograph weighted by its files.
     """
     counts = np.unique(photo, return_counts=True)[1]
     return float(counts.sum() ** 2 / (counts**2).sum())
@@ -227,7 +227,7 @@ def _auc(sample: Sample, weights: Floats) -> Floats:
     for label in range(n_classes):
         order = np.argsort(sample.probability[:, label], kind="stable")
         score = sample.probability[order, label]
-        first = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])  # of equal scores
+        first = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])  # the first of equal scores
         positive = sample.true[order] == label
         for start in range(0, n_draws, step):
             drawn = weights[start : start + step, sample.photo[order]]

@@ -46,6 +46,6 @@ def find_published(name: str) -> Published | None:
     """Returns the published row of an experiment, for any split.
 
     Args:
-        name: the experiment's: the name of a shipped config, alone or followed by `-` and more.
+        name: name of the experiment: that of a shipped config, alone or followed by `-` and more.
     """
     return next((row for row in PUBLISHED if f"{name}-".startswith(f"{row.name}-")), None)

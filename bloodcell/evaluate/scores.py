@@ -30,7 +30,7 @@ SCORES = "scores.json"
 CONFUSION = "confusion"  # entry of `SCORES`: tested photographs by true and predicted class
 _DATASET = "dataset"  # column
 _OF_CHOICES = ("accuracy", "balanced_accuracy")
-_LEAST = 1e-7  # of a probability, so that not all of an image are 0
+_LEAST = 1e-7  # added to each probability, so that not all of an image are 0
 
 
 class Predictions(NamedTuple):
@@ -70,7 +70,7 @@ def score(predictions: Predictions) -> dict[str, Any]:
         `by_file` and `by_photo`, each with `n` and, by metric, `value`, `low` and `high`; metrics
         of single classes have these by class. `by_file` also has the interval that accuracy would
         have if files were independent. With several data sets, `by_dataset` has all this for each;
-        means over classes are over those that occur in it. For one that lacks classes,
+        means over classes are over those that occur in it. For a data set that lacks classes,
         `own_classes` has the accuracies if the model could only choose among those that occur.
     """
     found = _score_one(predictions)

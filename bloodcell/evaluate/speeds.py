@@ -20,8 +20,8 @@ class Speeds(NamedTuple):
         network: training steps of the network alone, on random pixels in device memory.
         training: training as `fit` does it.
         inference: predictions of the network for real images.
-        not_network: share of a training step's time outside the network, 0 to 1; below 0 if the
-            machine's speed varied by more than that.
+        not_network: share of a training step's time outside the network, at most 1; noise can make
+            a small share negative.
         compiled: mode of `torch.compile` in training and in the network alone; False if neither
             was compiled.
         memory_gib: peak memory of training on the device; None on a CPU.

@@ -1,4 +1,4 @@
-"""Fits the number that tells images without blood cells from the training images."""
+"""Fits the distance that separates images without blood cells from the training images."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bloodcell.evaluate.metrics import Floats
 
-ACCEPTED = 0.8  # share of the cells of a laboratory left out that the threshold accepts
+ACCEPTED = 0.8  # share of a left-out laboratory's cells that the threshold accepts
 _INVERSE_PENALTY = 0.01  # scikit-learn's C; the weights of the images sum to their number
 _LEAST_SPREAD = 0.1  # of a feature, relative to the mean spread: rare features get small weights
 

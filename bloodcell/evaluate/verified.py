@@ -1,5 +1,6 @@
 """Compares the scores of a run with those computed again from its checkpoint."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bloodcell.errors import InputError, listed
-from bloodcell.evaluate.history import FILE_NAME, best, read_history
+from bloodcell.evaluate.history import FILE_NAME, Epoch, best, read_history
 from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions, score
 from bloodcell.machine import describe
 
@@ -52,15 +53,16 @@ def read_claims(folder: Path) -> dict[str, Any]:
         )
     try:
         read_predictions(folder)
+        read_history(folder / FILE_NAME)
         claims: dict[str, Any] = json.loads((folder / SCORES).read_text())
         kinds = {"test": dict, "val": dict, "machine": dict, "precision": str}
         for key, kind in (kinds | {"data_fingerprint": str}).items():
             if not isinstance(claims[key], kind):
                 raise TypeError(f"{key} is {claims[key]!r}"[:80])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:
         raise InputError(
-            f"verify {folder}: its {SCORES} or {PREDICTIONS} is damaged ({error}), so there is "
-            "nothing to compare with. Score it again: bloodcell test --ckpt_path RUN."
+            f"verify {folder}: its {SCORES}, {PREDICTIONS} or {FILE_NAME} is damaged ({error}), so "
+            "there is nothing to compare with. Score it again: bloodcell test --ckpt_path RUN."
         ) from error
     return claims
 
@@ -134,10 +136,7 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
         ("test", "photos"): again["by_photo"]["n"],
     }
     if epochs:
-        chosen = best(epochs)
-        if claims.get("monitor", "val/loss") != "val/loss":  # metrics.csv has no other metric
-            claimed = claims.get("best_epoch")
-            chosen = next((line for line in epochs if line.epoch == claimed), chosen)
+        chosen = _choose(epochs, claims)
         must |= {("val", "loss"): chosen.val_loss, ("val", "accuracy"): chosen.val_acc}
         must |= {("train", "loss"): chosen.train_loss, ("train", "accuracy"): chosen.train_acc}
         if (claims.get("epochs"), claims.get("best_epoch")) != (len(epochs), chosen.epoch):
@@ -148,13 +147,22 @@ def _false_claims(folder: Path, claims: dict[str, Any], again: dict[str, Any]) -
     return false
 
 
+def _choose(epochs: list[Epoch], claims: dict[str, Any]) -> Epoch:
+    """Returns the epoch that must be the best, or for other metrics the one that is claimed."""
+    if claims.get("monitor", "val/loss") != "val/loss":  # metrics.csv has no other metric
+        claimed = claims.get("best_epoch")
+        return next((line for line in epochs if line.epoch == claimed), best(epochs))
+    return best(epochs)
+
+
 def _alike(now: Any, then: Any) -> bool:
-    """Returns whether two scores are equal up to rounding."""
+    """Returns whether two scores are equal up to rounding; NaN is equal to NaN."""
     if isinstance(now, dict):
         same = isinstance(then, dict) and now.keys() == then.keys()
         return same and all(_alike(value, then[key]) for key, value in now.items())
     if isinstance(now, float) and isinstance(then, float):
-        return math.isclose(now, then, rel_tol=1e-6, abs_tol=1e-9)
+        both_nan = math.isnan(now) and math.isnan(then)
+        return both_nan or math.isclose(now, then, rel_tol=1e-6, abs_tol=1e-9)
     return bool(now == then)
 
 

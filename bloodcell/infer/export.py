@@ -145,7 +145,7 @@ def _check(given: Sequence[str], model: str | None, out: str | None, int8: str |
         _check_folder(Path(out))
     else:
         check_place("--out", out, ".onnx", ".pt2", ".safetensors")
-    if int8 and out and Path(out).suffix != ".onnx":
+    if int8 and out and (is_folder(out) or Path(out).suffix != ".onnx"):
         raise InputError(
             f"--int8 with --out {out}: only an .onnx file can have 8 bits. Leave one of them out."
         )

@@ -164,7 +164,7 @@ def decode_batches(
 
     Args:
         images: the images.
-        input_format: the model's input format; None keeps whole images at their size.
+        input_format: the model's input format; None keeps whole images, reduced if they are large.
         batch_size: images per list; the last list may be shorter.
     """
 

@@ -60,7 +60,7 @@ def predict(
         abstain: give no class to images whose largest probability is below this value, 0 to 1.
         tta: average over the eight rotations and reflections, which takes eight times as long.
         adapt: mix BatchNorm's statistics with those of these images, which are read twice. This
-            helps with images of some other laboratories, and makes others worse.
+            improves the predictions for some other laboratories, and worsens them for others.
         cells: find the white cells of each image, and write a row for each cell and the
             differential count.
         field: with --cells, the width of the field of view relative to that of the Kaggle set,

@@ -61,7 +61,7 @@ def find_resumable(flag: str, path: Path) -> list[Path]:
 
 
 def find_weights(weights: str) -> tuple[Path, str]:
-    """Returns the file of `model.weights`, and the entry that is named after `#`.
+    """Returns the file of `model.weights`, and the name of the entry that follows `#`.
 
     Args:
         weights: `bundled` or a path; `PATH#ENTRY` names an entry of a file that contains several

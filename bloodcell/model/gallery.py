@@ -16,11 +16,11 @@ TENSORS = ("features", "labels", "weight")
 class Gallery(NamedTuple):
     """Features of one image of each training photograph, of at most `MOST` photographs.
 
-    The distance of an image from all training images is a linear function of its features: the
-    logarithm of the odds, in a logistic regression between training images and drawn pictures
-    without cells, that it shows no cell. This recognised other pictures without cells, and accepted
-    cells of other laboratories, better than distances to the nearest training features do
-    (EXPERIMENTS.md).
+    The distance of an image from all training images is the logarithm of the odds that it shows no
+    cell. A logistic regression between training images and drawn pictures without cells gives
+    these odds, so the distance is a linear function of the features. It was better at recognising
+    other pictures without cells, and at accepting cells of other laboratories, than the distance
+    to the nearest training features (EXPERIMENTS.md).
 
     Attributes:
         features: (n, C), rows of unit length.

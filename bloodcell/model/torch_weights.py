@@ -76,7 +76,7 @@ def choose(path: Path, content: dict[str, Any], entry: str) -> tuple[State, str]
 
 
 def without_prefix(state: State, wanted: Collection[str]) -> State:
-    """Returns the weights of a trunk that may be a part of what was saved.
+    """Returns a trunk's weights under its own names, if it was saved as part of a larger model.
 
     Args:
         state: weights by name, perhaps with a prefix, such as `module.` or `model.`.

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 from filelock import FileLock, Timeout
 
+from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import TERMINATED, InputError, require_number
 from bloodcell.evaluate.experiments import CONFIG, by_number
 from bloodcell.evaluate.scores import SCORES
@@ -82,14 +83,16 @@ def find_run(out: Path, name: str, seed: int) -> tuple[Path | None, dict[str, An
 
     Args:
         out: the folder of the runs.
-        name: name of the run.
+        name: name of the run; `fit` adds `-drawn` to it if drawn smears are among the data.
         seed: its seed_everything.
 
     Returns:
         Its folder, and its scores if it is finished.
     """
     found = None
-    for folder in sorted((out / "lightning_logs" / name).glob("version_*"), key=by_number):
+    names = (name, f"{name}-{DRAWN}")
+    folders = [found for one in names for found in (out / "lightning_logs" / one).glob("version_*")]
+    for folder in sorted(folders, key=by_number):
         if not (folder / CONFIG).is_file():
             continue
         settings = yaml.load((folder / CONFIG).read_text(), yaml.CSafeLoader)

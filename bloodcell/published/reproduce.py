@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import BAD_INPUT, InputError, listed, require
 from bloodcell.evaluate.published import PUBLISHED
 from bloodcell.published.crew import (
@@ -69,12 +68,6 @@ class Request(NamedTuple):
     def options(self) -> list[str]:
         """The options that decide the results of all runs."""
         return [*([_FAST_TEXT] if self.fast else []), *self.words]
-
-    @property
-    def suffix(self) -> str:
-        """The end of the runs' names, which shows how they differ from the published ones."""
-        drawn = self.value("--data.root") == DRAWN
-        return f"{'-fast' if self.fast else ''}{f'-{DRAWN}' if drawn else ''}"
 
     def value(self, flag: str) -> str | None:
         """Returns the last value of a flag in the options; None if it is absent."""
@@ -156,8 +149,9 @@ def _run_all(request: Request, descriptors: list[int]) -> dict[str, str]:
     Returns:
         The reasons of failed runs, by their names.
     """
+    fast = "-fast" if request.fast else ""
     tasks = [
-        Task(row.name, row.lr, split, seed, f"{row.name}-{split}{request.suffix}")
+        Task(row.name, row.lr, split, seed, f"{row.name}-{split}{fast}")
         for seed in range(request.seeds)  # all experiments with one seed, then the next seed
         for row in PUBLISHED
         for split in request.splits

@@ -14,7 +14,7 @@ from bloodcell.memory import is_full
 from bloodcell.model.compiled import may_record_graphs
 from bloodcell.train.task import Classifier
 
-ON_CPU = 32  # the published size; larger batches are not faster on a CPU
+ON_CPU = 32  # the default size; larger batches are not faster on a CPU
 MOST = 512  # keeps a GPU busy; with more, an epoch would have few steps
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from bloodcell import machine
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import count_photos, shared_photos
-from bloodcell.datasets.drawn import DRAWN
+from bloodcell.datasets.drawn import is_drawn
 from bloodcell.evaluate import history
 from bloodcell.evaluate.baseline import MOST, nearest_labels
 from bloodcell.evaluate.card import CARD, write_card
@@ -91,7 +91,7 @@ def _write_results(
     predictions = read_predictions(folder)  # rounded, so that `verify` computes the same scores
     scores = {
         "name": name,
-        "drawn": data.hparams["root"] == DRAWN,
+        "drawn": is_drawn(data.hparams["root"]),
         "split": data.split,
         **_count_data(data, predictions),
         **_read_epochs(folder, checkpoint["epoch"]),

@@ -16,7 +16,7 @@ from bloodcell.data.batches import NOT_COUNTED
 
 _THRESHOLDS = 200  # of the ROC curves, so that memory does not grow with the number of images
 _BINS = 15  # of the expected calibration error
-_AT_ONCE = 4_096  # images; torchmetrics compares their probabilities with all thresholds at once
+_AT_ONCE = 4_096  # images given to the metrics at once, to limit the memory
 
 
 class Mean(Metric):
@@ -66,8 +66,8 @@ class MeanAUROC(MulticlassAUROC):
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Counts the images above each threshold.
 
-        On MPS and in deterministic mode, torchmetrics compares every probability with every
-        threshold at once, which takes 50 GB for 2,500 images.
+        On MPS and in deterministic mode, torchmetrics counts by comparing every result with every
+        counter at once, which takes 50 GB for 2,500 images of four classes.
 
         Args:
             preds: (n, classes) probabilities.

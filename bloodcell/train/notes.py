@@ -4,7 +4,7 @@ from typing import Any
 
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import count_photos, shared_photos
-from bloodcell.datasets.drawn import DRAWN
+from bloodcell.datasets.drawn import is_drawn
 
 Note = tuple[str, str]
 
@@ -108,4 +108,4 @@ def on_data(data: BloodCells) -> list[Note]:
 
 def drawn(data: BloodCells) -> str:
     """Returns a suffix that marks results on drawn smears; empty for photographs."""
-    return ", DRAWN smears" if data.hparams["root"] == DRAWN else ""
+    return ", DRAWN smears" if is_drawn(data.hparams["root"]) else ""

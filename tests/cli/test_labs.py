@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bloodcell.cli.main import main
+from bloodcell.datasets.drawn import DATASET, DRAWN
+from bloodcell.datasets.named import Prepared, named_datasets
 from bloodcell.evaluate.scores import Predictions, read_predictions, score, write_predictions
 from bloodcell.infer.saved import load_saved
 
@@ -58,6 +61,22 @@ def test_scores_by_data_set(root: str, capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main(["verify", str(folder), "--trainer.accelerator", "cpu"])
     assert "different: by_dataset" in capsys.readouterr().out
+
+
+def test_drawn_smears_among_others_are_marked(
+    make_folders: Callable[..., Path],
+    smears: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    drawn = replace(DATASET, prepare=lambda: Prepared(smears / "images", smears / "photos.csv"))
+    monkeypatch.setitem(named_datasets(), DRAWN, drawn)
+    root = f"[drawn, {make_folders({'NEUTROPHIL': 12, 'MONOCYTE': 12}, 'paris')}]"
+    main(["fit", *SMALL, "--data.root", root, "--name", "both"])
+    folder = Path("lightning_logs/both-drawn/version_0")
+    assert json.loads((folder / "scores.json").read_text())["drawn"]
+    assert "one of its data sets is DRAWN smears" in (folder / "MODEL_CARD.md").read_text()
+    assert ", DRAWN smears\n" in capsys.readouterr().out
 
 
 def test_predictions_of_several_data_sets_survive_the_file(tmp_path: Path) -> None:

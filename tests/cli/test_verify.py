@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from bloodcell.cli.main import main
+from bloodcell.errors import InputError
+from bloodcell.evaluate.history import Epoch
 from bloodcell.evaluate.scores import read_predictions, score, write_predictions
+from bloodcell.evaluate.verified import compare, read_claims
 
 Refused = Callable[..., str]
 
@@ -95,6 +98,43 @@ def test_labels_that_agree_with_the_model(
     assert "other files, classes or photographs" in capsys.readouterr().out
 
 
+def test_a_run_without_a_validated_epoch(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "unvalidated" / "version_0", 0.9)
+    said, nan = read_predictions(folder), float("nan")
+    lines = [Epoch._fields, Epoch(0, 0.5, 0.8, nan, nan, 1e-5, 100.0, 1.0)]
+    (folder / "metrics.csv").write_text("\n".join(",".join(map(str, one)) for one in lines))
+    found = score(said)
+    accuracy = {by: found[by]["accuracy"]["value"] for by in ("by_file", "by_photo")}
+    claims = {
+        "monitor": "train/loss",
+        "epochs": 1,
+        "best_epoch": 0,
+        "train": {"loss": 0.5, "accuracy": 0.8},
+        "val": {"loss": nan, "accuracy": nan},
+        "test": found
+        | {"loss": 0.3, "accuracy": accuracy["by_file"], "photos": 80}
+        | {"accuracy_by_photo": accuracy["by_photo"]},
+        "data_fingerprint": "f",
+    }
+    checks = compare(folder, claims, said, 0.3, "f")
+    assert all(one.passed for one in checks), checks
+    claims["val"] = {"loss": 0.1, "accuracy": nan}
+    assert "different: val loss" in compare(folder, claims, said, 0.3, "f")[0].detail
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("metrics.csv", "epoch,train_loss\n0\n"), ("predictions.csv", '"' + 200_000 * "x")],
+)
+def test_damaged_tables(
+    name: str, text: str, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "damaged" / "version_0", 0.9)
+    (folder / name).write_text(text)
+    with pytest.raises(InputError, match=r"its scores\.json, predictions\.csv or metrics\.csv is"):
+        read_claims(folder)
+
+
 def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
     assert "verify needs a run folder as its first argument" in refused("verify")
     assert "verify needs a run folder as its first argument" in refused(
@@ -104,8 +144,9 @@ def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
     said = refused("verify", str(claimed), "--ckpt_path", "other.ckpt")
     assert "omitted, because verify tests the run's best checkpoint" in said
     assert "it has no scores.json, predictions.csv" in refused("verify", "nowhere")
+    damaged = "its scores.json, predictions.csv or metrics.csv is damaged"
     for wrong in ("[", "[" * 100_000, "{}", '{"test": [], "val": {}, "machine": "x"}'):
         (claimed / "scores.json").write_text(wrong)
-        assert "its scores.json or predictions.csv is damaged" in refused("verify", str(claimed))
+        assert damaged in refused("verify", str(claimed))
     (claimed / "scores.json").write_text("[")
-    assert "its scores.json or predictions.csv is damaged" in refused("verify", str(claimed))
+    assert damaged in refused("verify", str(claimed))

@@ -159,6 +159,15 @@ def test_those_used_longest_ago_give_way(source: Source) -> None:
     assert [entry.size for entry in list_entries()] == [35, 32]
 
 
+def test_another_folder_does_not_displace_the_entries_of_the_cache(
+    source: Source, tmp_path: Path
+) -> None:
+    names, taken = list(source.sizes), 3 * len(source.sizes) * 32**2 / 2**30
+    open_all(source)
+    open_cached(source, names, InputFormat(32), 1.5 * taken, tmp_path / "benchmark")
+    assert len(list_entries()) == 1
+
+
 def test_more_than_the_limit_or_the_disk(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         InputError, match=r"data\.cache_gib=0\.0001, but the decoded images need .*"

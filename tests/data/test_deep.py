@@ -115,6 +115,8 @@ def test_a_thumbnail_is_no_page() -> None:
         (tiff(DEEP[:, :, 0].astype(np.uint32) * 100), "so the white level .* is unknown"),
         (tiff(np.zeros((20, 20, 6), np.uint16), photometric="minisblack", planarconfig="contig"),
          "6 channels of an unsupported"),
+        (tiff(np.zeros((20, 20, 5), np.uint16), photometric="separated", planarconfig="contig"),
+         "5 channels of an unsupported"),
         (tiff(DEEP, photometric="rgb")[:-500], "the file is truncated"),
         (opencv(".tif", DEEP, *LZW)[:-500], "a damaged or truncated TIFF"),
         (opencv(".png", DEEP)[:-500], "truncated"),

@@ -1,6 +1,7 @@
 """The sets of other laboratories: their downloads, and copies that are recognised."""
 
 import csv
+import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -143,6 +144,32 @@ def test_the_chula_set_without_a_network(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(chula, "ADDRESS", "http://127.0.0.1:1/main.zip")
     with pytest.raises(InputError, match=r"'chula' could not be downloaded.*main\.zip elsewhere"):
         open_source("chula")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"Content-Length: 100\r\n\r\nhalf", r"downloaded \(only 4 of 100 bytes arrived\)"),
+        (b"Transfer-Encoding: chunked\r\n\r\n64\r\nhalf", r"downloaded \(IncompleteRead"),
+        (b"Content-Length: 4\r\n\r\nhalf", r"is damaged \(File is not a zip file\)\. Repeat"),
+    ],
+)
+def test_a_download_that_breaks(
+    answer: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(server: socket.socket) -> None:
+        caller, _ = server.accept()
+        with caller:
+            caller.recv(4096)
+            caller.sendall(b"HTTP/1.1 200 OK\r\n" + answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(chula, "ADDRESS", f"http://127.0.0.1:{server.getsockname()[1]}/x.zip")
+        thread = threading.Thread(target=serve, args=[server])
+        thread.start()
+        with pytest.raises(InputError, match=message):
+            open_source("chula")
+        thread.join()
 
 
 def test_a_source_that_lacks_a_class_leaves_nothing_behind(tmp_path: Path) -> None:

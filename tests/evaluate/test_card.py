@@ -41,6 +41,8 @@ def test_memory_and_drawings_are_named(run: Path) -> None:
     assert "its scores measure memorisation" not in card()
     assert "its scores measure memorisation" in card(test_photos_also_in_training=20)
     assert "DRAWN smears only" in card(drawn=True)
+    several = scores["test"] | {"by_dataset": {"drawn": scores["test"]}}
+    assert "one of its data sets is DRAWN smears" in card(drawn=True, test=several)
     assert "PARTIAL: 7 test files were not scored" in card(test_files_not_scored=7)
     assert "unreadable files left out: 3" in card(unreadable_files_left_out=3)
 

@@ -155,3 +155,6 @@ def test_folders_that_cannot_be_written(smears: Path, refused: Refused) -> None:
     assert "--out=nowhere/hub cannot be used: it must be in a folder that exists" in said
     said = refused("export", images, *model, "--out", "hub/", "--int8", images)
     assert "only an .onnx file can have 8 bits" in said
+    Path("hub.onnx").mkdir()
+    said = refused("export", images, *model, "--out", "hub.onnx", "--int8", images)
+    assert "--int8 with --out hub.onnx: only an .onnx file can have 8 bits" in said

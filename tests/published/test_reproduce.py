@@ -29,6 +29,8 @@ if "--ckpt_path" in words:
     folder = Path(words["--ckpt_path"])
 else:
     runs = Path(words["--trainer.default_root_dir"]) / "lightning_logs" / words["--name"]
+    if "drawn" in words.get("--data.root", ""):
+        runs = runs.with_name(runs.name + "-drawn")
     folder = runs / f"version_{words['--seed_everything']}"
     shutil.copytree(sys.argv[1], folder)
     (folder / "scores.json").unlink()
@@ -163,8 +165,9 @@ def test_a_run_that_leaves_no_scores_has_failed(refused: Refused) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_drawn_smears_have_their_name(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["reproduce", "--seeds", "1", "--splits", "photo", "--data.root", "drawn"]
+@pytest.mark.parametrize("root", ["drawn", "[drawn, pbc]"])
+def test_drawn_smears_have_their_name(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["reproduce", "--seeds", "1", "--splits", "photo", "--data.root", root]
     main(words)
     assert Path("reproduced/lightning_logs/d8-photo-drawn").is_dir()
     main(words)

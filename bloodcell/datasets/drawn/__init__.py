@@ -1,6 +1,7 @@
 """Drawn smears: the demo data set, drawn by the program and laid out like the Kaggle set."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -9,9 +10,14 @@ from bloodcell.datasets.kaggle import CLASS_NAMES, TEST_SIMPLE
 from bloodcell.datasets.named import NamedDataset, Prepared
 from bloodcell.files import cache_folder
 
-__all__ = ["CLASS_NAMES", "DATASET", "DRAWN", "prepare"]
+__all__ = ["CLASS_NAMES", "DATASET", "DRAWN", "is_drawn", "prepare"]
 
 DRAWN = "drawn"
+
+
+def is_drawn(root: str | Sequence[str]) -> bool:
+    """Returns whether `data.root` is the drawn smears, or lists them among other data sets."""
+    return DRAWN in ([root] if isinstance(root, str) else root)
 
 
 def prepare() -> Prepared:

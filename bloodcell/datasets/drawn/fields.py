@@ -1,8 +1,8 @@
 """Draws whole fields of a smear: any number of white cells, any width, stain and light.
 
-They test the network that finds cells and measures scale: red cells in clumps, white cells that
-touch, platelets alone and in heaps, deposits of stain, strong and coloured vignettes. The demo data
-set has none of them.
+The network that finds cells and measures scale is trained and tested on them. Unlike the demo data
+set, they show white cells that touch, heaps of platelets, deposits of stain, and strong or coloured
+vignettes.
 """
 
 from __future__ import annotations

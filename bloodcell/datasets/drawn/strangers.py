@@ -1,7 +1,7 @@
 """Draws pictures that show no blood cells: shapes, text, patterns, heaps of objects, tissue.
 
-`fit` teaches each model to tell them from its training images. Half of the pictures have the
-colours of stained cells, so that colours alone do not tell them apart.
+`fit` teaches each model to distinguish them from its training images. Half of the pictures have the
+colours of stained cells, so that colours alone are not enough.
 """
 
 from collections.abc import Callable
@@ -183,7 +183,7 @@ def draw_stranger(number: int, size: int) -> Picture:
     """Draws a picture without blood cells.
 
     Args:
-        number: the same number gives the same picture; successive numbers are of different kinds.
+        number: the same number gives the same picture; numbers go through `KINDS` in turn.
         size: side of the picture in pixels.
 
     Returns:

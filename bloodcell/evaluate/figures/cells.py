@@ -31,7 +31,7 @@ def draw_cells(
     factor = max(1, -(-_LEAST_SIDE // max(picture.size)))
     drawn = picture.resize((picture.width * factor, picture.height * factor))
     pen = ImageDraw.Draw(drawn)
-    side = factor * max((cell.side for cell, _, _ in cells), default=0.0)  # of all boxes
+    side = factor * max((cell.side for cell, _, _ in cells), default=0.0)  # the same for all boxes
     font = ImageFont.load_default(size=max(_LEAST_TEXT, side * _TEXT))
     for cell, name, probability in cells:
         place = names.index(name) % len(_COLOURS) if name in names else None

@@ -22,7 +22,7 @@ def draw_curves(
     Args:
         title: what was trained.
         histories: runs that differ only in their seed, by the title of their row in the figure.
-        published: drawn as lines across the first row.
+        published: published results, drawn as lines across the first row; None draws none.
     """
     rows = len(histories)
     figure = Figure(figsize=(10, 0.6 + 3.6 * rows), layout="constrained")

@@ -22,7 +22,7 @@ class Worst(NamedTuple):
         photo: its name.
         file: index of the prediction of the file with the lowest probability of the true class.
         true: true class.
-        predicted: predicted class, over all its files.
+        predicted: class with the highest mean probability over its files.
         p_predicted: probability of the predicted class, 0 to 1.
         p_true: probability of the true class, 0 to 1.
         files: number of its files.
@@ -112,10 +112,10 @@ def draw_reliability(title: str, predictions: Predictions) -> Figure:
 
 
 def worst_photographs(predictions: Predictions, most: int = 12) -> list[Worst]:
-    """Returns the photographs with the lowest probability of the true class, over their files.
+    """Returns the photographs with the lowest mean probability of the true class over their files.
 
     Args:
-        predictions: a model's.
+        predictions: predictions of a model.
         most: largest number of photographs.
     """
     files = sample_of(predictions.true, predictions.probability, predictions.photo)

@@ -48,7 +48,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def draw_grid(
     title: str, n: int, cell: tuple[float, float], head: float, columns: int = 4
 ) -> tuple[Figure, list[Axes]]:
-    """Makes a figure of pictures, at least `n`, without axes.
+    """Makes a figure with places for at least `n` pictures, without ticks and frames.
 
     Args:
         title: title of the figure.
