@@ -123,5 +123,6 @@ def _as_boxes(text: str, photograph: Path) -> Iterator[tuple[str, ...]]:
 
 
 DATASET = NamedDataset(
-    CHULA, "the fields of Chulalongkorn University", CLASS_NAMES, prepare, is_copy
+    *(CHULA, "the fields of Chulalongkorn University", CLASS_NAMES, prepare, is_copy),
+    credit="github.com/singgihbekti/WBC_Dataset, Chulalongkorn University (MIT)",
 )

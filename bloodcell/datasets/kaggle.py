@@ -76,5 +76,7 @@ def is_copy(paths: Collection[str]) -> bool:
 
 
 DATASET = NamedDataset(
-    KAGGLE, "the Blood Cells set", CLASS_NAMES, prepare, is_copy, read_photos, (TEST_SIMPLE,)
+    *(KAGGLE, "the Blood Cells set", CLASS_NAMES, prepare, is_copy, read_photos),
+    credit=f"P. Mooney, kaggle.com/datasets/{HANDLE}, from the BCCD photographs (MIT)",
+    repeated=(TEST_SIMPLE,),
 )

@@ -39,6 +39,7 @@ class NamedDataset:
         is_copy: returns whether the paths of images, with forward slashes, are those of a copy of
             the set in any folder or archive.
         photo_table: returns the photo table in the package; empty if there is none.
+        credit: authors, source and licence, for the model card.
         repeated: split folders, in lower case, that repeat images of another split and are
             therefore ignored.
     """
@@ -49,6 +50,7 @@ class NamedDataset:
     prepare: Callable[[], Prepared]
     is_copy: Callable[[Collection[str]], bool] = lambda _: False
     photo_table: Callable[[], photos.PhotoTable] = dict
+    credit: str = ""
     repeated: tuple[str, ...] = ()
 
 

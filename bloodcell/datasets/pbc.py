@@ -68,4 +68,8 @@ def check(folder: Path) -> None:
             )
 
 
-DATASET = NamedDataset(PBC, "the PBC set of Barcelona", tuple(N_FILES), prepare, is_copy)
+DATASET = NamedDataset(
+    *(PBC, "the PBC set of Barcelona", tuple(N_FILES), prepare, is_copy),
+    credit="A. Acevedo et al., Hospital Clinic of Barcelona, doi.org/10.17632/snkd93bnjr.1 "
+    "(CC BY 4.0)",
+)

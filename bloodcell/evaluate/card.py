@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from bloodcell.datasets.named import named_datasets
 from bloodcell.evaluate.metrics import CLASSWISE, Estimate
 from bloodcell.files import write_whole
 from bloodcell.model.description import Description
@@ -83,6 +84,7 @@ def make_card(
         units=_UNITS,
         estimate=_estimate,
         clock=clock,
+        credits={name: one.credit for name, one in named_datasets().items()},
     )
     return card
 

@@ -122,11 +122,12 @@ def _monitor(trainer: Trainer) -> str | None:
 
 
 def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
-    """Counts the files and photographs of each part for `scores.json`."""
+    """Names the data sets, and counts the files and photographs of each part."""
     rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
     files = {part: len(part_rows) for part, part_rows in rows.items()}
     photos = {part: count_photos(data.table, part_rows) for part, part_rows in rows.items()}
     return {
+        "datasets": data.table.datasets,
         "files": files | {"test": len(tested.file)},
         "photos": photos | {"test": len(set(tested.photo))},
         "unreadable_files_left_out": data.left_out,
