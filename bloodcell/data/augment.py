@@ -22,7 +22,7 @@ _GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as int64
 # ranges of `full`; shift, shear and black fill are as in the augmented copies of the Kaggle set
 _SHIFT, _SHEAR, _SCALE = 0.1, 0.2, 0.15  # share of the side; tangent; relative change
 _BRIGHTNESS, _CONTRAST, _COLOUR = 0.25, 0.3, 0.1  # relative; log of gamma; relative
-_WIDE_SCALE = 1.2  # of `stain`: largest and, inverted, smallest scale; sizes differ by class
+_WIDE_SCALE = 4 / 3  # of `stain`: largest and, inverted, smallest scale
 
 
 def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: int) -> Tensor:
