@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bloodcell.evaluate.metrics import Floats
 
-ACCEPTED = 0.8  # share of a left-out laboratory's cells that the threshold accepts
+ACCEPTED = 0.8  # share of a left-out laboratory's cells that a threshold of its own accepts
 _INVERSE_PENALTY = 0.01  # scikit-learn's C; the weights of the images sum to their number
 _LEAST_SPREAD = 0.1  # of a feature, relative to the mean spread: rare features get small weights
 
@@ -46,9 +46,9 @@ def fit_distance(
 def find_threshold(known: Floats, datasets: Sequence[str], strange: Floats) -> float:
     """Returns the distance beyond which an image is unlike all training images.
 
-    Each laboratory is left out of the fit in turn, and `ACCEPTED` of its images must be accepted:
-    the threshold is the largest of these quantiles. With one laboratory it is 0, where both kinds
-    of pictures are equally likely.
+    Each laboratory is left out of the fit in turn, which gives the distance that accepts
+    `ACCEPTED` of its images. The threshold is the mean of these distances. With one laboratory it
+    is 0, where both kinds of pictures are equally likely.
 
     Args:
         known: as for `fit_distance`.
@@ -61,4 +61,4 @@ def find_threshold(known: Floats, datasets: Sequence[str], strange: Floats) -> f
         others = of != name
         weight, bias = fit_distance(known[others], of[others].tolist(), strange)
         needed.append(float(np.quantile(known[~others] @ weight + bias, ACCEPTED)))
-    return max(needed, default=0.0)
+    return float(np.mean(needed)) if needed else 0.0

@@ -27,12 +27,17 @@ def test_a_constant_feature_gets_no_weight() -> None:
     assert abs(weight[-1]) < 1e-6
 
 
-def test_the_threshold_accepts_a_laboratory_that_was_left_out() -> None:
+def test_the_threshold_is_the_mean_over_laboratories_left_out() -> None:
     known, strange = np.concatenate([made(200, 1, 0), made(100, 0.2, 1)]), made(200, -1, 2)
     datasets = ["a"] * 200 + ["b"] * 100
     threshold = find_threshold(known, datasets, strange)
-    weight, bias = fit_distance(known[:200], datasets[:200], strange)
-    assert (known[200:] @ weight + bias <= threshold).mean() >= ACCEPTED
+    needed = []
+    for left_out in (slice(0, 200), slice(200, 300)):
+        others = np.delete(np.arange(300), left_out)
+        weight, bias = fit_distance(known[others], [datasets[i] for i in others], strange)
+        needed.append(np.quantile(known[left_out] @ weight + bias, ACCEPTED))
+    assert np.isclose(threshold, np.mean(needed))
+    assert needed[0] < threshold < needed[1]  # b is farther from a than a from b
 
 
 def test_a_large_data_set_does_not_outvote_a_small_one() -> None:
