@@ -27,8 +27,8 @@ _QUIET = (  # warnings of Lightning that do not apply here
     ".*LeafSpec.*",
 )
 _ELSEWHERE = (
-    "write elsewhere: set --trainer.default_root_dir for runs, and the variable XDG_CACHE_HOME for "
-    "drawn smears and decoded images. A run with a checkpoint resumes with --ckpt_path last"
+    "write elsewhere: set --trainer.default_root_dir for new runs, and the variable XDG_CACHE_HOME "
+    "for drawn smears and decoded images. With space freed, --ckpt_path last resumes a run"
 )
 
 

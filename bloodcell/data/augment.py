@@ -1,7 +1,8 @@
 """Augments whole batches on their device.
 
-Every random number depends only on (seed, epoch, row). So resumed and uninterrupted runs see the
-same pixels, on any number of devices, and a batch can be reproduced for inspection.
+Every random number of `augment_batch` depends only on (seed, epoch, row), so resumed and
+uninterrupted runs see the same pixels, on any number of devices, and a batch can be reproduced for
+inspection. `transform_batch` draws once for each batch, from (seed, epoch, step).
 """
 
 import math

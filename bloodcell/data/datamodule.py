@@ -39,7 +39,7 @@ class BloodCells(LightningDataModule):
         split: `photo` keeps all files of a photograph in one part; `seed` splits files at random,
             as published, and leaks; `folds` is 5-fold cross-validation over the photographs,
             `train_folds` the same within the training and validation parts of `photo`; `labs`
-            tests the data sets `test_on` and trains on the others.
+            tests on the data sets `test_on` and trains on the others.
         fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
         val_share: share of the photographs outside the test part that are used for validation: 1/n
             with n from 2 to 20, i.e. 0.5, 0.33, 0.25 ... 0.05. data.split=seed ignores it.

@@ -22,8 +22,8 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
     if table.unmapped:
         lines.append(
             f"{table.unmapped:,} of {len(table.rows):,} files are in no photo table: each "
-            "counts as its own photograph. If some are copies of one, list them with data.photos; "
-            "otherwise the scores are too high."
+            "counts as its own photograph. If some are copies of one photograph, list them with "
+            "data.photos, or the scores will be too high."
         )
     if table.unlabelled:
         lines.append(

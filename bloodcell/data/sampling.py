@@ -1,4 +1,4 @@
-"""Samples squares of any size and place from pictures, with antialiasing, in operations of ONNX."""
+"""Samples squares of any size and place from pictures, antialiased, with ONNX operations only."""
 
 import torch
 from torch import Tensor

@@ -44,8 +44,8 @@ def make_parts(
             64 %, 16 % and 20 %. `folds` tests one fifth of all photographs, grouped by cell, and
             validates on `val_share` of the others. `train_folds` does the same within the training
             and validation parts of `photo`, so it never uses that split's test part. `labs` tests
-            all of the data sets `test_on`, and trains and validates on the others, without their
-            official test parts.
+            on all images of the data sets `test_on`, and trains and validates on the others,
+            without their official test parts.
         fold: number of the test fold of `folds` or `train_folds`, 0 to 4.
         seed: seed of every random choice.
         val_share: share of the photographs outside the test part that are used for validation;
@@ -205,7 +205,8 @@ def _validation(table: Table, rows: list[int], seed: int, n_folds: int, several:
     if not several:
         return _one_part(table, rows, seed, "val", n_folds)
     photos, classes, cells = _photographs(table, rows)
-    most = max(Counter(classes).values(), default=0)  # scikit-learn needs as many of one class
+    # scikit-learn needs one class with at least `n_folds` photographs
+    most = max(Counter(classes).values(), default=0)
     n_folds = min(n_folds, len(set(cells)), most)
     if n_folds < 2:
         return []

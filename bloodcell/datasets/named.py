@@ -19,7 +19,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         images: folder with the images.
-        photos: photo table that covers every image; None if the package ships the table.
+        photos: photo table that covers every image; None if the package ships it, or there is none.
     """
 
     images: Path

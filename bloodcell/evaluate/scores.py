@@ -30,7 +30,7 @@ SCORES = "scores.json"
 CONFUSION = "confusion"  # entry of `SCORES`: tested photographs by true and predicted class
 _DATASET = "dataset"  # column
 _OF_CHOICES = ("accuracy", "balanced_accuracy")
-_LEAST = 1e-7  # added to each probability, so that not all of an image are 0
+_LEAST = 1e-7  # added to each probability, so that those of an image are not all 0
 
 
 class Predictions(NamedTuple):

@@ -71,12 +71,12 @@ def export(
     int8: str | None = None,
     labs: str | None = None,
 ) -> Agreement:
-    """Writes a model as one file, and checks its predictions on images.
+    """Exports a model, and checks the predictions of the export on images.
 
-    The file maps images of any size to probabilities: it contains the resizing, the normalisation,
-    the softmax and the class names. It is compared with the model on up to 2,500 of the images, and
-    kept only if the predictions agree. The class may differ for one image in a hundred with 16 bits
-    (.safetensors), and for one in ten with 8 bits.
+    An .onnx or .pt2 file maps images of any size to probabilities: it contains the resizing, the
+    normalisation, the softmax and the class names. Each export is compared with the model on up to
+    2,500 of the images, and kept only if the predictions agree. The class may differ for one image
+    in a hundred with 16 bits (.safetensors), and for one in ten with 8 bits.
 
     Args:
         images: files, folders, .zip files, folders in a .zip (x.zip/folder), patterns, or - to read

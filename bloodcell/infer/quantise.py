@@ -10,7 +10,7 @@ from bloodcell.data.crop import Pixels
 from bloodcell.errors import InputError
 from bloodcell.infer.onnx_runtime import CROPS
 
-# with the activations, so that ranges are calibrated after them, not before
+# Clip and Relu are included, so that ranges are calibrated after them, not before
 _OPERATIONS = ["Conv", "Clip", "Relu"]
 _EXCLUDED = 3  # the first convolutions cost most of the accuracy in 8 bits and take little time
 

@@ -22,8 +22,8 @@ _LONG = 2e9
 class CompiledPass:
     """Runs a network compiled for one batch size; batches of other sizes run uncompiled.
 
-    The last, shorter batch of an epoch therefore needs no second compilation. The network shares
-    its weights, so the keys of its state dict do not change.
+    The last, shorter batch of an epoch therefore needs no second compilation. The compiled
+    function uses the network's own weights, so the keys of its state dict do not change.
 
     Args:
         network: maps uint8 pixels to logits.

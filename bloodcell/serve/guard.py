@@ -50,9 +50,9 @@ class Gate:
 
 
 class TimelyProtocol(H11Protocol):
-    """uvicorn's protocol, which closes the connection if a request is not complete in time.
+    """Extends uvicorn's protocol: closes the connection if a request is not complete in time.
 
-    uvicorn limits only the pause between two requests.
+    uvicorn itself limits only the pause between two requests.
     """
 
     _deadline: asyncio.TimerHandle | None = None
