@@ -15,7 +15,8 @@ from bloodcell.audit.features import FEWEST, MIRRORED, Floats, ImageFeatures, un
 Affine = NDArray[np.float64]
 _DISTINCT = 0.64  # Lowe's ratio of distances, 0.8, squared
 _OFF = 2.0  # largest error of a feature's position in pixels
-_STRETCH = 3.0  # largest ratio of a map's scales in two directions, and largest change of scale
+_ZOOM = 3.0  # largest change of scale
+_STRETCH = 2.0  # largest ratio of a map's scales in two directions
 _CORRELATION = 0.4  # copies have .44 to .98, other images up to .1 (Kaggle set, 800 pairs)
 _OVERLAP = 0.2  # least overlap of two images, as a share of the area
 _BLACK = 12  # largest grey level in black-filled corners
@@ -51,7 +52,7 @@ def agreement(one: ImageFeatures, other: ImageFeatures) -> Agreement | None:
         )  # fmt: skip
         count = int(inliers.sum()) if affine is not None else 0
         enough = count >= FEWEST and (best is None or count > best.features)
-        if enough and _plausible(affine) and _correlation(one, other, affine) >= _CORRELATION:
+        if enough and plausible(affine) and _correlation(one, other, affine) >= _CORRELATION:
             best = Agreement(count, affine)
     return best
 
@@ -81,6 +82,12 @@ def thumbnail_map(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> A
     return result
 
 
+def plausible(affine: NDArray[Any]) -> bool:
+    """Returns whether copies are made by such a map: it does not crush the image."""
+    large, small = np.linalg.svd(affine[:, :2], compute_uv=False)
+    return bool(small > 1 / _ZOOM and large < min(_ZOOM, _STRETCH * small))
+
+
 def _matches(products: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the numbers of features that are much closer to one feature than to all others."""
     rows = np.arange(len(products))
@@ -89,12 +96,6 @@ def _matches(products: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     products[rows, nearest] = -1
     distinct = np.flatnonzero(1 - first < _DISTINCT * (1 - products.max(axis=1)))
     return distinct, nearest[distinct]
-
-
-def _plausible(affine: NDArray[Any]) -> bool:
-    """Returns whether copies are made by such a map: it does not crush the image."""
-    large, small = np.linalg.svd(affine[:, :2], compute_uv=False)
-    return bool(small > 1 / _STRETCH and large < min(_STRETCH, _STRETCH * small))
 
 
 def _correlation(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> float:

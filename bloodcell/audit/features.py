@@ -87,13 +87,15 @@ def _digest(image: NDArray[np.uint8]) -> bytes:
 
 def _brightness(image: NDArray[Any]) -> float:
     """Returns the level above which the brightest tenth of an image lies, at least 1."""
-    pixels = image[::2, ::2].reshape(-1, 3)
-    shown = pixels[pixels.sum(1) > _DARK]
-    return max(1.0, float(np.percentile((shown if len(shown) else pixels).max(1), 90)))
+    red, green, blue = (image[::2, ::2, channel].astype(np.uint16) for channel in range(3))
+    most = np.maximum(np.maximum(red, green), blue)
+    shown = most[red + green + blue > _DARK]
+    return max(1.0, float(np.percentile(shown if len(shown) else most, 90)))
 
 
 def unit_rows(rows: NDArray[Any]) -> Floats:
     """Returns the rows of a matrix, scaled to length 1; rows of zeros stay zeros."""
     values = rows.astype(np.float32)
-    result: Floats = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+    lengths = np.sqrt(np.einsum("ij,ij->i", values, values))[:, None]
+    result: Floats = values / np.maximum(lengths, 1e-6)
     return result

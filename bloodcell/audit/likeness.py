@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodcell.audit.agreement import Affine, lay, thumbnail_map
+from bloodcell.audit.agreement import Affine, lay, plausible, thumbnail_map
 from bloodcell.audit.features import THUMBNAIL, Floats, ImageFeatures
 
 _TILE = THUMBNAIL // 8  # pixels
 _COVERED = 0.4  # least share of a tile that is in both images
+_MANY = 16  # tiles; the mean over fewer is reduced, because they agree by chance more often
 _SMOOTH = 4.0  # width of the Gaussian that is taken out, in pixels
 _OVERLAP = 0.2  # least overlap of two images, as a share of the area
 _PLAIN = 2.0  # standard deviation in grey levels below which a tile shows nothing but noise
@@ -69,7 +70,7 @@ def compare_structure(one: ImageFeatures, other: ImageFeatures, affine: Affine) 
             return Likeness(found)
         matrix = cv2.invertAffineTransform(inverse.astype(np.float64))
         refined = np.diag([1 / other.scale] * 2) @ matrix @ np.diag([one.scale, one.scale, 1])
-        better = _likeness(one, other, refined)
+        better = _likeness(one, other, refined) if plausible(refined) else 0.0
         if better > found:
             found, affine = better, refined
     return Likeness(found, _apart(one, other, affine))
@@ -109,7 +110,10 @@ def _fine(grey: NDArray[np.uint8], shown: Floats) -> Floats:
 
 
 def _mean_correlation(one: Floats, other: Floats, shown: Floats) -> float:
-    """Returns the mean over all tiles with structure of the correlation within the tile."""
+    """Returns the mean over all tiles with structure of the correlation within the tile.
+
+    It is reduced if there are few of them.
+    """
     share = _tile_means(shown)
     weight = np.maximum(share, 1e-6)
     ones, others = one * shown, other * shown
@@ -124,7 +128,8 @@ def _mean_correlation(one: Floats, other: Floats, shown: Floats) -> float:
     least = max(_PLAIN, _FAINT * float(np.percentile(strength[covered], 90)))
     used = covered & (strength >= least)
     correlations = both[used] / np.sqrt(np.maximum(square * squares, 1e-6))[used]
-    return float(correlations.mean()) if used.any() else 0.0
+    chance = min(1.0, np.sqrt(used.sum() / _MANY))
+    return float(correlations.mean() * chance) if used.any() else 0.0
 
 
 def _tile_means(values: Floats) -> Floats:
