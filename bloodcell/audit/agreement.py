@@ -18,8 +18,8 @@ _OFF = 2.0  # largest error of a feature's position in pixels
 _ZOOM = 3.0  # largest change of scale
 _STRETCH = 2.0  # largest ratio of a map's scales in two directions
 _CORRELATION = 0.4  # copies have .44 to .98, other images up to .1 (Kaggle set, 800 pairs)
-_OVERLAP = 0.2  # least overlap of two images, as a share of the area
-_BLACK = 12  # largest grey level in black-filled corners
+OVERLAP = 0.2  # least overlap of two images, as a share of the area
+BLACK = 12  # largest grey level in black-filled corners
 
 
 class Agreement(NamedTuple):
@@ -69,8 +69,8 @@ def lay(
     size = other.thumbnail.shape[::-1]
     laid = cv2.warpAffine(one.thumbnail, matrix, size)
     inside = cv2.warpAffine(np.ones_like(one.thumbnail), matrix, size) > 0
-    both = inside & (laid > _BLACK) & (other.thumbnail > _BLACK)
-    if both.mean() < _OVERLAP:
+    both = inside & (laid > BLACK) & (other.thumbnail > BLACK)
+    if both.mean() < OVERLAP:
         both = inside  # the images are also black outside the corners
     return np.asarray(laid, np.uint8), both
 
@@ -101,7 +101,7 @@ def _matches(products: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _correlation(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> float:
     """Returns the correlation of the pixels where two images overlap after the affine map."""
     laid, both = lay(one, other, affine)
-    if both.mean() < _OVERLAP:
+    if both.mean() < OVERLAP:
         return 0.0
     here, there = laid[both].astype(np.float64), other.thumbnail[both].astype(np.float64)
     if not here.std() or not there.std():

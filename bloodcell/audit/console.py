@@ -23,7 +23,7 @@ def print_audit(found: dict[str, Any]) -> None:
     """Prints the findings.
 
     Args:
-        found: result of `bloodcell.audit.audit.describe`, plus `root`, `left_out` and `seconds`.
+        found: result of `bloodcell.audit.findings.describe`, plus `root`, `left_out` and `seconds`.
     """
     console = Console()
     table = Table(box=box.SIMPLE_HEAD)

@@ -53,29 +53,12 @@ def describe(
         copies: the copies among the n readable images.
         rows: (n,) rows of the readable images.
     """
-    photos = _groups(copies.photo, copies.photo_likeness, rows)
-    # scenes and fields with one photograph are already listed as photographs
-    whole = {tuple(group.paths) for group in photos}
-    scenes, fields = (
-        [group for group in _groups(*wider, rows) if tuple(group.paths) not in whole]
-        for wider in (
-            (copies.scene, copies.scene_likeness),
-            (copies.field, copies.field_likeness),
-        )
-    )
     digests: defaultdict[bytes, list[str]] = defaultdict(list)
     for row, one in zip(table.rows, files, strict=True):
         if one.digest:
             digests[one.digest].append(row.path)
     readable = [one for one in files if not one.reason]
-    lists = {
-        "copies": [group for group in photos if len(group.rows) > 1],
-        "overlaps": fields,
-        "leaks": [group for group in photos if _crosses(group.rows)],
-        "scene_leaks": [group for group in fields if _crosses(group.rows)],
-        "label_conflicts": [group for group in photos if _contradicts(group.rows)],
-        "scene_label_conflicts": [group for group in scenes if _contradicts(group.rows)],
-    }
+    lists = _list_groups(copies, rows)
     return {
         "images": len(table.rows),
         "classes": _count(rows, copies.photo, [row.class_name for row in rows]),
@@ -89,7 +72,7 @@ def describe(
         "sizes": dict(Counter(one.size for one in readable).most_common()),
         "modes": dict(Counter(one.mode for one in readable).most_common()),
         "equal_pixels": [names for names in digests.values() if len(names) > 1],
-        "photographs": len(photos),
+        "photographs": int(copies.photo.max()) + 1,
         "scenes": int(copies.scene.max()) + 1,
         "fields": int(copies.field.max()) + 1,
         "without_features": sum(not one.comparable for one in readable),
@@ -98,6 +81,24 @@ def describe(
             name: [round(group.likeness, 3) for group in groups] for name, groups in lists.items()
         },
         "photo_table": _compare(copies, rows) if not table.unmapped else None,
+    }
+
+
+def _list_groups(copies: Copies, rows: Sequence[Row]) -> dict[str, list["_Group"]]:
+    """Returns the groups of each list of the JSON file."""
+    photos = _groups(copies.photo, copies.photo_likeness, rows)
+    scenes = _groups(copies.scene, copies.scene_likeness, rows)
+    fields = _groups(copies.field, copies.field_likeness, rows)
+    # scenes and fields with one photograph are already listed as photographs
+    whole = {tuple(group.paths) for group in photos}
+    scenes, fields = ([one for one in x if tuple(one.paths) not in whole] for x in (scenes, fields))
+    return {
+        "copies": [group for group in photos if len(group.rows) > 1],
+        "overlaps": fields,
+        "leaks": [group for group in photos if _crosses(group.rows)],
+        "scene_leaks": [group for group in fields if _crosses(group.rows)],
+        "label_conflicts": [group for group in photos if _contradicts(group.rows)],
+        "scene_label_conflicts": [group for group in scenes if _contradicts(group.rows)],
     }
 
 

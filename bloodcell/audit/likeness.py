@@ -13,14 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodcell.audit.agreement import Affine, lay, plausible, thumbnail_map
+from bloodcell.audit.agreement import BLACK, OVERLAP, Affine, lay, plausible, thumbnail_map
 from bloodcell.audit.features import THUMBNAIL, Floats, ImageFeatures
 
 _TILE = THUMBNAIL // 8  # pixels
 _COVERED = 0.4  # least share of a tile that is in both images
 _MANY = 16  # tiles; the mean over fewer is reduced, because they agree by chance more often
 _SMOOTH = 4.0  # width of the Gaussian that is taken out, in pixels
-_OVERLAP = 0.2  # least overlap of two images, as a share of the area
 _PLAIN = 2.0  # standard deviation in grey levels below which a tile shows nothing but noise
 _FAINT = 0.15  # the same, as a share of the strongest tiles' deviation
 _TURNS = (90, 180, 270)  # degrees, by which the images are turned against each other
@@ -30,7 +29,6 @@ _STEPS = 15  # of the search for a better map
 _APART = 0.2  # distance of two fields' middles, as a share of the shorter side
 _FURTHER = 0.05  # least share of an image beyond the overlap that is examined
 _FILLED = 0.9  # share of it that is not black in another picture of the field
-_BLACK = 12  # largest grey level in black-filled corners
 
 
 class Likeness(NamedTuple):
@@ -57,23 +55,29 @@ def compare_structure(one: ImageFeatures, other: ImageFeatures, affine: Affine) 
         other: features of another image.
         affine: (2, 3) map of the positions in `one` to those in `other`.
     """
-    matrix = thumbnail_map(one, other, affine)
     found = _likeness(one, other, affine)
     if _PROMISING < found < _SETTLED:
-        try:
-            criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, _STEPS, 1e-4)
-            inverse = cv2.invertAffineTransform(matrix).astype(np.float32)
-            inverse = cv2.findTransformECC(
-                other.thumbnail, one.thumbnail, inverse, cv2.MOTION_AFFINE, criteria, None, 3
-            )[1]
-        except cv2.error:  # the images do not correlate at all
-            return Likeness(found)
-        matrix = cv2.invertAffineTransform(inverse.astype(np.float64))
-        refined = np.diag([1 / other.scale] * 2) @ matrix @ np.diag([one.scale, one.scale, 1])
+        refined = _refine(one, other, affine)
         better = _likeness(one, other, refined) if plausible(refined) else 0.0
         if better > found:
             found, affine = better, refined
-    return Likeness(found, _apart(one, other, affine))
+    return Likeness(found, found > _PROMISING and _apart(one, other, affine))
+
+
+def _refine(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> Affine:
+    """Returns the map near `affine` under which the pixels correlate best."""
+    matrix = thumbnail_map(one, other, affine)
+    criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, _STEPS, 1e-4)
+    inverse = cv2.invertAffineTransform(matrix).astype(np.float32)
+    try:
+        inverse = cv2.findTransformECC(
+            other.thumbnail, one.thumbnail, inverse, cv2.MOTION_AFFINE, criteria, None, 3
+        )[1]
+    except cv2.error:  # the images do not correlate at all
+        return affine
+    matrix = cv2.invertAffineTransform(inverse.astype(np.float64))
+    result: Affine = np.diag([1 / other.scale] * 2) @ matrix @ np.diag([one.scale, one.scale, 1])
+    return result
 
 
 def _likeness(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> float:
@@ -84,7 +88,7 @@ def _likeness(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> float
     """
     laid, shown = lay(one, other, affine)
     both = np.asarray(cv2.erode(shown.astype(np.uint8), np.ones((3, 3))), np.float32)
-    if both.mean() < _OVERLAP:
+    if both.mean() < OVERLAP:
         return 0.0
     here, there = _fine(laid, both), _fine(other.thumbnail, both)
     found = _mean_correlation(here, there, both)
@@ -157,4 +161,4 @@ def _reaches_beyond(one: ImageFeatures, other: ImageFeatures, matrix: Affine) ->
     beyond = cv2.warpAffine(np.ones_like(one.thumbnail), matrix, size) == 0
     if beyond.mean() < _FURTHER:
         return False
-    return bool((other.thumbnail[beyond] > _BLACK).mean() >= _FILLED)
+    return bool((other.thumbnail[beyond] > BLACK).mean() >= _FILLED)
