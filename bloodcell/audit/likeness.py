@@ -26,7 +26,7 @@ _TURNS = (90, 180, 270)  # degrees, by which the images are turned against each 
 _PROMISING = 0.05  # least likeness for which a better map is sought; other images reach .2 without
 _SETTLED = 0.7  # likeness above which the map need not be better
 _STEPS = 15  # of the search for a better map
-_APART = 0.2  # distance of two fields' middles, as a share of the shorter side
+_APART = 0.1  # distance of two fields' middles, as a share of the shorter side; touching cells: .13
 _FURTHER = 0.05  # least share of an image beyond the overlap that is examined
 _FILLED = 0.9  # share of it that is not black in another picture of the field
 
