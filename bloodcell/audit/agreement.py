@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bloodcell.audit.features import FEWEST, MIRRORED, Floats, ImageFeatures, unit_rows
 
-Affine = NDArray[np.float64]
+Affine = NDArray[Any]
 _DISTINCT = 0.64  # Lowe's ratio of distances, 0.8, squared
 _OFF = 2.0  # largest error of a feature's position in pixels
 _ZOOM = 3.0  # largest change of scale
@@ -82,7 +82,7 @@ def thumbnail_map(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> A
     return result
 
 
-def plausible(affine: NDArray[Any]) -> bool:
+def plausible(affine: Affine) -> bool:
     """Returns whether copies are made by such a map: it does not crush the image."""
     large, small = np.linalg.svd(affine[:, :2], compute_uv=False)
     return bool(small > 1 / _ZOOM and large < min(_ZOOM, _STRETCH * small))

@@ -65,7 +65,8 @@ def _vlad(image: ImageFeatures, words: Floats) -> Floats:
     found = _symmetric(image.descriptors)
     members = _assign(found, words)
     directions = unit_rows(members.T @ found - members.sum(0)[:, None] * words)
-    return unit_rows(directions.reshape(1, -1))[0]
+    vector: Floats = unit_rows(directions.reshape(1, -1))[0]
+    return vector
 
 
 def _symmetric(descriptors: NDArray[np.uint8]) -> Floats:

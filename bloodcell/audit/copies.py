@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bloodcell.audit.appearance import describe_appearance
 from bloodcell.audit.features import ImageFeatures
-from bloodcell.audit.groups import ALIKE, SURE, Groups
+from bloodcell.audit.groups import ALIKE, SURE, Groups, Join
 from bloodcell.audit.neighbours import Ints, similar_pairs
 
 _NEIGHBOURS = 8  # candidates per image
@@ -21,8 +21,6 @@ _NEIGHBOURS = 8  # candidates per image
 # reach .76
 _SAME = 0.85
 _TOLD = 1024  # pairs between two reports of progress
-
-Join = tuple[int, int, float]  # two images, and how alike they are
 
 
 class Copies(NamedTuple):
@@ -81,14 +79,11 @@ def find_copies(
             groups.join(one, other, found.likeness)
         else:
             scenes.append((one, other, found.likeness))
-    numbers, likenesses = [groups.numbers()], [groups.likenesses()]
-    for wider in (scenes, fields):
-        for one, other, likeness in sorted(wider, key=lambda join: -join[2]):
-            groups.join(one, other, likeness)
-        numbers.append(groups.numbers())
-        likenesses.append(groups.likenesses())
+    photo, of_photo = groups.numbers(), groups.likenesses()
+    scene, of_scene = groups.join_all(scenes)
+    field, of_field = groups.join_all(fields)
     track(1)
-    return Copies(*numbers, *likenesses)
+    return Copies(photo, scene, field, of_photo, of_scene, of_field)
 
 
 def _join_images(

@@ -13,13 +13,15 @@ from bloodcell.audit.features import ImageFeatures
 from bloodcell.audit.likeness import compare_structure
 from bloodcell.audit.neighbours import Ints, Rows, similar_pairs
 
-ALIKE = 0.4  # least likeness of copies; like cells reach .20, copies seldom fall below .75
+ALIKE = 0.4  # least likeness of copies; like cells reach .27, copies seldom fall below .70
 _MOST = 0.999  # likeness, unless the pixels are equal
 SURE = 0.6  # least likeness of joins that are made at once, and that are called sure
 PROBES = 5  # pairs of images that are compared for two groups
 _NEAR = 40  # most candidates per group
 _COMPARISONS = 50_000  # most pairs of groups that are compared, in some minutes
 _KEPT = 2**16  # results that are kept; groups compare the same images repeatedly
+
+Join = tuple[int, int, float]  # two images, and how alike they are
 
 
 class Pair(NamedTuple):
@@ -74,6 +76,12 @@ class Groups:
                 self._group[place] = kept
             known = (self._likeness.pop(group, 1.0) for group in (kept, gone))
             self._likeness[kept] = min(likeness, *known)
+
+    def join_all(self, joins: list[Join]) -> tuple[Ints, NDArray[np.float64]]:
+        """Joins groups, most alike first; returns `numbers` and `likenesses`."""
+        for one, other, likeness in sorted(joins, key=lambda join: -join[2]):
+            self.join(one, other, likeness)
+        return self.numbers(), self.likenesses()
 
     def few(self, one: int, other: int) -> bool:
         """Returns whether one of two groups is too small to compare the agreement within it."""

@@ -23,9 +23,10 @@ _SMOOTH = 4.0  # width of the Gaussian that is taken out, in pixels
 _PLAIN = 2.0  # standard deviation in grey levels below which a tile shows nothing but noise
 _FAINT = 0.15  # the same, as a share of the strongest tiles' deviation
 _TURNS = (90, 180, 270)  # degrees, by which the images are turned against each other
-_PROMISING = 0.05  # least likeness for which a better map is sought; other images reach .2 without
+_PROMISING = 0.05  # least likeness for which a better map is sought
 _SETTLED = 0.7  # likeness above which the map need not be better
 _STEPS = 15  # of the search for a better map
+_BLUR = 3  # width in pixels of the filter before it
 _APART = 0.1  # distance of two fields' middles, as a share of the shorter side; touching cells: .13
 _FURTHER = 0.05  # least share of an image beyond the overlap that is examined
 _FILLED = 0.9  # share of it that is not black in another picture of the field
@@ -70,12 +71,14 @@ def _refine(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> Affine:
     criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, _STEPS, 1e-4)
     inverse = cv2.invertAffineTransform(matrix).astype(np.float32)
     try:
-        inverse = cv2.findTransformECC(
-            other.thumbnail, one.thumbnail, inverse, cv2.MOTION_AFFINE, criteria, None, 3
+        found = cv2.findTransformECC(
+            *(other.thumbnail, one.thumbnail, inverse, cv2.MOTION_AFFINE, criteria),
+            np.full_like(one.thumbnail, 255),  # the whole image
+            _BLUR,
         )[1]
     except cv2.error:  # the images do not correlate at all
         return affine
-    matrix = cv2.invertAffineTransform(inverse.astype(np.float64))
+    matrix = cv2.invertAffineTransform(found.astype(np.float64))
     result: Affine = np.diag([1 / other.scale] * 2) @ matrix @ np.diag([one.scale, one.scale, 1])
     return result
 
@@ -100,16 +103,18 @@ def _likeness(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> float
     by_chance = 0.0
     for turn in _TURNS:
         matrix = cv2.getRotationMatrix2D(centre, turn, 1)
-        turned, seen = (cv2.warpAffine(part, matrix, here.shape[::-1]) for part in (here, both))
-        by_chance = max(by_chance, _mean_correlation(turned, there, both * (seen > 0)))
+        size = here.shape[::-1]
+        turned = np.asarray(cv2.warpAffine(here, matrix, size), np.float32)
+        seen = cv2.warpAffine(both, matrix, size) > 0
+        by_chance = max(by_chance, _mean_correlation(turned, there, both * seen))
     return (found - by_chance) / (1 - min(by_chance, 0.99))
 
 
 def _fine(grey: NDArray[np.uint8], shown: Floats) -> Floats:
     """Returns an image minus its smooth part, which is computed from the shown pixels only."""
-    smooth = cv2.GaussianBlur(grey * shown, (0, 0), _SMOOTH)
-    weights = np.maximum(cv2.GaussianBlur(shown, (0, 0), _SMOOTH), 1e-3)
-    result: Floats = (grey - smooth / weights) * shown
+    smooth = np.asarray(cv2.GaussianBlur(grey * shown, (0, 0), _SMOOTH), np.float32)
+    weights = np.asarray(cv2.GaussianBlur(shown, (0, 0), _SMOOTH), np.float32)
+    result: Floats = (grey - smooth / np.maximum(weights, 1e-3)) * shown
     return result
 
 
