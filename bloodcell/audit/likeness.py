@@ -112,9 +112,10 @@ def _likeness(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> float
 
 def _fine(grey: NDArray[np.uint8], shown: Floats) -> Floats:
     """Returns an image minus its smooth part, which is computed from the shown pixels only."""
-    smooth = np.asarray(cv2.GaussianBlur(grey * shown, (0, 0), _SMOOTH), np.float32)
+    values = grey.astype(np.float32)
+    smooth = np.asarray(cv2.GaussianBlur(values * shown, (0, 0), _SMOOTH), np.float32)
     weights = np.asarray(cv2.GaussianBlur(shown, (0, 0), _SMOOTH), np.float32)
-    result: Floats = (grey - smooth / np.maximum(weights, 1e-3)) * shown
+    result: Floats = (values - smooth / np.maximum(weights, 1e-3)) * shown
     return result
 
 
