@@ -115,8 +115,8 @@ def _fine(grey: NDArray[np.uint8], shown: Floats) -> Floats:
     values = grey.astype(np.float32)
     smooth = np.asarray(cv2.GaussianBlur(values * shown, (0, 0), _SMOOTH), np.float32)
     weights = np.asarray(cv2.GaussianBlur(shown, (0, 0), _SMOOTH), np.float32)
-    result: Floats = (values - smooth / np.maximum(weights, 1e-3)) * shown
-    return result
+    fine = (values - smooth / np.maximum(weights, 1e-3)) * shown
+    return np.asarray(fine, np.float32)
 
 
 def _mean_correlation(one: Floats, other: Floats, shown: Floats) -> float:
