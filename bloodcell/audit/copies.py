@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from bloodcell.audit.appearance import describe_appearance
 from bloodcell.audit.features import ImageFeatures
-from bloodcell.audit.groups import ALIKE, SURE, Groups, Join
+from bloodcell.audit.groups import ALIKE, SURE, Groups, Join, Pair
 from bloodcell.audit.neighbours import Ints, similar_pairs
 
 _NEIGHBOURS = 8  # candidates per image
 # minimum ratio of the agreement between two groups to that within them; different photographs
-# reach .76
-_SAME = 0.85
+# that do not differ in their black corners reach .33, or .76 with less sure likeness
+_SAME_IF_SURE, _SAME = 0.6, 0.85
 _TOLD = 1024  # pairs between two reports of progress
 
 
@@ -75,7 +75,7 @@ def find_copies(
             continue
         if found.apart:
             fields.append((one, other, found.likeness))
-        elif ratio >= _SAME:
+        elif _are_same(ratio, found):
             groups.join(one, other, found.likeness)
         else:
             scenes.append((one, other, found.likeness))
@@ -103,9 +103,15 @@ def _join_images(
         found = groups.pair(one, other)
         if found.likeness >= ALIKE and found.apart:
             fields.append((one, other, found.likeness))
-        elif found.likeness < SURE:
+        elif found.likeness < SURE or found.differ:
             if found.features:
                 waiting.append((-found.likeness, one, other))
-        elif groups.few(one, other) or groups.compare(one, other)[0] >= _SAME:
+        elif groups.few(one, other) or _are_same(*groups.compare(one, other)):
             groups.join(one, other, found.likeness)
     return [[one, other] for _, one, other in sorted(waiting)]
+
+
+def _are_same(ratio: float, found: Pair) -> bool:
+    """Returns whether two groups are copies of one photograph, by `Groups.compare`."""
+    least = _SAME_IF_SURE if found.likeness >= SURE else _SAME
+    return ratio >= least and not found.differ

@@ -31,11 +31,13 @@ class Pair(NamedTuple):
         features: number of features that fit one affine map; 0 if the images do not agree.
         likeness: how alike their fine structure is, up to 1.
         apart: whether they are pictures of one field, centred on different places.
+        differ: whether they are surely made from different photographs.
     """
 
     features: int
     likeness: float = 0.0
     apart: bool = False
+    differ: bool = False
 
 
 _NONE = Pair(0)
@@ -132,15 +134,17 @@ class Groups:
         if not across:
             return 0.0, _NONE
         levels = [level for level in (self._level(ones), self._level(others)) if level]
-        return across / min(levels) if levels else np.inf, max(found, key=lambda p: p.likeness)
+        best = max(found, key=lambda pair: pair.likeness)
+        best = best._replace(differ=any(pair.differ for pair in found))
+        return across / min(levels) if levels else np.inf, best
 
     def _compare_images(self, one: int, other: int) -> Pair:
         images = self._images[one], self._images[other]
         found = agreement(*images)
         if not found:
             return _NONE
-        value, apart = compare_structure(*images, found.affine)
-        return Pair(found.features, min(value, _MOST), apart)
+        value, apart, differ = compare_structure(*images, found.affine)
+        return Pair(found.features, min(value, _MOST), apart, differ)
 
     def _level(self, probes: list[int]) -> float:
         """Returns the number of agreeing features within a group; 0 if the group is too small."""

@@ -28,6 +28,7 @@ _SETTLED = 0.7  # likeness above which the map need not be better
 _STEPS = 15  # of the search for a better map
 _BLUR = 3  # width in pixels of the filter before it
 _APART = 0.1  # distance of two fields' middles, as a share of the shorter side; touching cells: .13
+_DIFFERENT = 0.005  # share that is black in one of two photographs; 0 in copies of one
 _FURTHER = 0.05  # least share of an image beyond the overlap that is examined
 _FILLED = 0.9  # share of it that is not black in another picture of the field
 
@@ -39,10 +40,13 @@ class Likeness(NamedTuple):
         value: mean correlation of the fine structure, up to 1.
         apart: whether they are pictures of one field that are centred on different places. Both
             show more of the field beyond the overlap, where a copy is black.
+        differ: whether one is black where the other shows the field, so they are made from
+            different photographs: copies are black only beyond their photograph.
     """
 
     value: float
     apart: bool = False
+    differ: bool = False
 
 
 def compare_structure(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> Likeness:
@@ -62,7 +66,12 @@ def compare_structure(one: ImageFeatures, other: ImageFeatures, affine: Affine) 
         better = _likeness(one, other, refined) if plausible(refined) else 0.0
         if better > found:
             found, affine = better, refined
-    return Likeness(found, found > _PROMISING and _apart(one, other, affine))
+    if found <= _PROMISING:
+        return Likeness(found)
+    matrix = thumbnail_map(one, other, affine)
+    back = cv2.invertAffineTransform(matrix)
+    differ = _is_black(one, other, matrix) or _is_black(other, one, back)
+    return Likeness(found, _apart(one, other, matrix), differ)
 
 
 def _refine(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> Affine:
@@ -150,15 +159,21 @@ def _tile_means(values: Floats) -> Floats:
     return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _apart(one: ImageFeatures, other: ImageFeatures, affine: Affine) -> bool:
+def _apart(one: ImageFeatures, other: ImageFeatures, matrix: Affine) -> bool:
     """Returns whether two images show different parts of a field."""
-    matrix = thumbnail_map(one, other, affine)
     middle, place = (np.array(image.thumbnail.shape[::-1]) / 2 for image in (other, one))
     shift = np.linalg.norm(matrix[:, :2] @ place + matrix[:, 2] - middle)
     if shift < _APART * min(other.thumbnail.shape):
         return False
     back = cv2.invertAffineTransform(matrix)
     return _reaches_beyond(one, other, matrix) and _reaches_beyond(other, one, back)
+
+
+def _is_black(one: ImageFeatures, other: ImageFeatures, matrix: Affine) -> bool:
+    """Returns whether `other` is black where `one` shows the field."""
+    laid = cv2.warpAffine(one.thumbnail, matrix, other.thumbnail.shape[::-1])
+    black = cv2.erode((other.thumbnail <= BLACK).astype(np.uint8), np.ones((5, 5))) > 0
+    return bool((black & (laid > 3 * BLACK)).mean() >= _DIFFERENT)
 
 
 def _reaches_beyond(one: ImageFeatures, other: ImageFeatures, matrix: Affine) -> bool:
