@@ -21,7 +21,7 @@ from rich.progress import Progress
 from bloodcell.audit.console import print_audit
 from bloodcell.audit.copies import Copies, find_copies
 from bloodcell.audit.features import ImageFeatures, compute_features
-from bloodcell.audit.findings import ScannedFile, describe
+from bloodcell.audit.findings import ScannedFile, describe, sure_word
 from bloodcell.audit.store import open_store
 from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.source import Source, open_source
@@ -113,15 +113,17 @@ def _audit_pixels(source: Source, table: Table) -> tuple[dict[str, Any], Copies,
 
 def _write_photos(path: Path, table: Table, copies: Copies, rows: Sequence[Row]) -> None:
     """Writes a photo table, in which each unreadable image counts as one photograph."""
-    readable = {
-        row.path: (f"p{photo}", f"c{scene}")
-        for row, photo, scene in zip(rows, copies.photo, copies.scene, strict=True)
-    }
+    several = np.bincount(copies.photo) > 1
+    readable = {}
+    each = zip(rows, copies.photo, copies.field, copies.photo_likeness, strict=True)
+    for row, photo, field, likeness in each:
+        sure = (sure_word(likeness), f"{likeness:.3f}") if several[photo] else ("", "")
+        readable[row.path] = (f"p{photo}", f"c{field}", *sure)
     with write_whole(path) as file:
         lines = csv.writer(file)
-        lines.writerow(["file", "photo", "cell"])
+        lines.writerow(["file", "photo", "cell", "sure", "likeness"])
         for number, row in enumerate(table.rows):
-            alone = (f"unreadable{number}", f"unreadable{number}")
+            alone = (f"unreadable{number}", f"unreadable{number}", "", "")
             lines.writerow([row.path, *readable.get(row.path, alone)])
 
 

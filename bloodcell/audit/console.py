@@ -1,5 +1,6 @@
 """Prints the report of `bloodcell audit`."""
 
+from collections import Counter
 from typing import Any
 
 from rich import box
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bloodcell.audit.findings import sure_word
 from bloodcell.data.decode import summarise
 from bloodcell.data.image_files import LeftOut
 from bloodcell.data.table import PARTS
@@ -40,8 +42,9 @@ def print_audit(found: dict[str, Any]) -> None:
 def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns labels and texts on files, photographs, wrong labels, the photo table and leaks."""
     notes = [*_file_notes(found), *_photo_notes(found)]
-    notes += _warn("LABELS", "photographs with two classes", found["label_conflicts"])
-    notes += _warn("LABELS", "scenes with two classes", found["scene_label_conflicts"])
+    likeness = found["likeness"]
+    for what, key in (("photographs", "label_conflicts"), ("scenes", "scene_label_conflicts")):
+        notes += _warn("LABELS", f"{what} with two classes", found[key], likeness[key])
     compared = found["photo_table"]
     if compared:
         text = (
@@ -52,8 +55,8 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         )
         notes.append(("photo table", text))
     leaks = [
-        *_warn("LEAK", f"photographs in {_SEVERAL}", found["leaks"]),
-        *_warn("LEAK", f"scenes in {_SEVERAL}", found["scene_leaks"]),
+        *_warn("LEAK", f"photographs in {_SEVERAL}", found["leaks"], likeness["leaks"]),
+        *_warn("LEAK", f"scenes in {_SEVERAL}", found["scene_leaks"], likeness["scene_leaks"]),
         *_warn("LEAK", f"cells of the table in {_SEVERAL}", compared["leaks"] if compared else []),
     ]
     if leaks:
@@ -79,7 +82,7 @@ def _file_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _photo_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
-    photos, scenes, plain = found["photographs"], found["scenes"], found["without_features"]
+    photos, scenes, fields = found["photographs"], found["scenes"], found["fields"]
     copies = found["images"] - len(found["unreadable"]) - photos
     notes = [
         (
@@ -87,16 +90,32 @@ def _photo_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
             f"{photos:,}; {copies:,} more files are copies of them "
             f"(found from pixels in {clock(found['seconds'])})",
         ),
+        *_sure_notes(found["copies"], found["likeness"]["copies"]),
         (
             "scenes",
             f"{scenes:,}; {photos - scenes:,} photographs repeat the scene of another, such as a "
             "cell that was photographed twice",
         ),
     ]
-    if plain:
-        text = f"{plain:,} images have too few features to be compared"
+    if fields < scenes:
+        text = f"{fields:,}; {scenes - fields:,} scenes overlap another: two cells of one field"
+        notes.append(("fields", text))
+    if found["without_features"]:
+        text = f"{found['without_features']:,} images have too few features to be compared"
         notes.insert(1, ("plain", text))
     return notes
+
+
+def _sure_notes(groups: list[list[str]], likeness: list[float]) -> list[tuple[str, str]]:
+    """Returns how sure the groups of copies are, with the least sure ones."""
+    if not groups:
+        return []
+    counts = Counter(map(sure_word, likeness))
+    words = listed([f"{word} {count:,}" for word, count in counts.most_common()], len(counts))
+    least = sorted(zip(likeness, groups, strict=True))
+    unsure = [(one, names) for one, names in least if sure_word(one) == "likely"]
+    shown = _pairs([names for _, names in unsure], [one for one, _ in unsure])
+    return [("how sure", f"{words}{f' ({shown})' if unsure else ''}")]
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -104,9 +123,18 @@ def _counts(counts: dict[str, int]) -> str:
     return listed(names, _SHOWN)
 
 
-def _warn(label: str, what: str, groups: list[list[str]]) -> list[tuple[str, str]]:
+def _warn(
+    label: str, what: str, groups: list[list[str]], likeness: list[float] | None = None
+) -> list[tuple[str, str]]:
     """Returns a note with the first and last path of some groups; empty without groups."""
     if not groups:
         return []
-    shown = "; ".join(f"{names[0]} and {names[-1]}" for names in groups[:_SHOWN])
-    return [(label, f"{what}: {len(groups):,} ({shown})")]
+    return [(label, f"{what}: {len(groups):,} ({_pairs(groups, likeness)})")]
+
+
+def _pairs(groups: list[list[str]], likeness: list[float] | None) -> str:
+    shown = [f"{names[0]} and {names[-1]}" for names in groups[:_SHOWN]]
+    if likeness:
+        words = map(sure_word, likeness)
+        shown = [f"{names}: {word}" for names, word in zip(shown, words, strict=False)]
+    return "; ".join(shown)

@@ -1,25 +1,25 @@
 """Groups the images of each photograph, using only their pixels.
 
-Images with similar colours are candidates. Groups grow along pairs of copies, so two copies in one
-group need not resemble each other. This module does not import torch.
+Images of similar appearance are candidates. Groups grow along pairs of copies, so two copies in one
+group need not resemble each other. But groups are only joined if the fine structure of at least
+one image of each is the same. This module does not import torch.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bloodcell.audit.features import N_COLOURS, Floats, ImageFeatures, agreement
+from bloodcell.audit.appearance import describe_appearance
+from bloodcell.audit.features import ImageFeatures
+from bloodcell.audit.groups import ALIKE, SURE, Groups, Join, Pair
 from bloodcell.audit.neighbours import Ints, similar_pairs
 
 _NEIGHBOURS = 8  # candidates per image
-_NEAR_GROUPS = 40  # candidates per group
-_COMPARISONS = 50_000  # maximum number of pairs of groups to compare, which takes minutes
-_PROBES = 5  # pairs of images that are compared for two groups
 # minimum ratio of the agreement between two groups to that within them; different photographs
-# reach .76
-_SAME = 0.85
+# that do not differ in their black corners reach .33, or .76 with less sure likeness
+_SAME_IF_SURE, _SAME = 0.6, 0.85
 _TOLD = 1024  # pairs between two reports of progress
 
 
@@ -29,10 +29,20 @@ class Copies(NamedTuple):
     Attributes:
         photo: (n,) index of each image's photograph.
         scene: (n,) index of each image's scene; photographs of one cell share a scene.
+        field: (n,) index of each image's field; pictures that overlap share a field, although
+            they may be centred on different cells.
+        photo_likeness: (n,) likeness of the least alike join of the image's photograph, up to 1;
+            1 if only equal pixels were joined, or nothing.
+        scene_likeness: (n,) the same for its scene.
+        field_likeness: (n,) the same for its field.
     """
 
     photo: Ints
     scene: Ints
+    field: Ints
+    photo_likeness: NDArray[np.float64]
+    scene_likeness: NDArray[np.float64]
+    field_likeness: NDArray[np.float64]
 
 
 def find_copies(
@@ -47,109 +57,61 @@ def find_copies(
         images: features of n images.
         track: called with the finished share of the work, 0 to 1.
     """
+    rows = describe_appearance(images)
+    groups = Groups(images, rows)
     first: dict[bytes, int] = {}
-    equal: list[int] = []
-    colours = np.zeros((len(images), N_COLOURS), np.float32)
-    for place, image in enumerate(images):  # each image is read once from a `FeatureStore`
-        equal.append(first.setdefault(image.digest, place))
-        colours[place] = image.colours
-    groups = _Groups(images, colours)
-    for place, other in enumerate(equal):
-        groups.join(other, place)
-    pairs = similar_pairs(colours, _NEIGHBOURS)
-    for done, (one, other) in enumerate(pairs.tolist()):
-        if done % _TOLD == 0:
-            track(done / len(pairs) / 2)
-        if groups.joined(one, other) or not agreement(images[one], images[other]):
-            continue
-        few = min(groups.size(one), groups.size(other)) < _PROBES  # too few to compare
-        if few or groups.compare(one, other) >= _SAME:
-            groups.join(one, other)
-    scenes = []
-    near = groups.near()
+    for place, image in enumerate(images):
+        groups.join(first.setdefault(image.digest, place), place)
+    scenes: list[Join] = []
+    fields: list[Join] = []
+    waiting = _join_images(groups, similar_pairs(rows, _NEIGHBOURS).tolist(), fields, track)
+    near = [*waiting, *groups.near()]
     for done, (one, other) in enumerate(near):
         track((1 + done / len(near)) / 2)
         if groups.joined(one, other):
             continue
-        alike = groups.compare(one, other)
-        if alike >= _SAME:
-            groups.join(one, other)
-        elif alike:
-            scenes.append((one, other))
-    photo = groups.numbers()
-    for one, other in scenes:
-        groups.join(one, other)
+        ratio, found = groups.compare(one, other)
+        if found.likeness < ALIKE:
+            continue
+        if found.apart:
+            fields.append((one, other, found.likeness))
+        elif _are_same(ratio, found):
+            groups.join(one, other, found.likeness)
+        else:
+            scenes.append((one, other, found.likeness))
+    photo, of_photo = groups.numbers(), groups.likenesses()
+    scene, of_scene = groups.join_all(scenes)
+    field, of_field = groups.join_all(fields)
     track(1)
-    return Copies(photo, groups.numbers())
+    return Copies(photo, scene, field, of_photo, of_scene, of_field)
 
 
-class _Groups:
-    """Disjoint groups of images; at first, each image is its own group."""
+def _join_images(
+    groups: Groups, pairs: list[list[int]], fields: list[Join], track: Callable[[float], None]
+) -> list[list[int]]:
+    """Joins copies if that is sure, and lists pictures of one field.
 
-    def __init__(self, images: Sequence[ImageFeatures], colours: Floats) -> None:
-        self._images, self._colours = images, colours
-        self._group = list(range(len(images)))
-        self._members = {place: [place] for place in range(len(images))}
+    Returns:
+        Less sure pairs, most alike first: other images of their groups may be more alike.
+    """
+    waiting: list[tuple[float, int, int]] = []
+    for done, (one, other) in enumerate(pairs):
+        if done % _TOLD == 0:
+            track(done / len(pairs) / 2)
+        if groups.joined(one, other):
+            continue
+        found = groups.pair(one, other)
+        if found.likeness >= ALIKE and found.apart:
+            fields.append((one, other, found.likeness))
+        elif found.likeness < SURE or found.differ:
+            if found.features:
+                waiting.append((-found.likeness, one, other))
+        elif groups.few(one, other) or _are_same(*groups.compare(one, other)):
+            groups.join(one, other, found.likeness)
+    return [[one, other] for _, one, other in sorted(waiting)]
 
-    def joined(self, one: int, other: int) -> bool:
-        return self._group[one] == self._group[other]
 
-    def join(self, one: int, other: int) -> None:
-        """Joins the groups of two images."""
-        kept, gone = sorted((self._group[one], self._group[other]))
-        if kept != gone:
-            moved = self._members.pop(gone)
-            self._members[kept] += moved
-            for place in moved:
-                self._group[place] = kept
-
-    def size(self, one: int) -> int:
-        return len(self._members[self._group[one]])
-
-    def numbers(self) -> Ints:
-        """Returns the index (n,) of each image's group, in the order of their first images."""
-        return np.unique(self._group, return_inverse=True)[1].astype(np.int64)
-
-    def near(self) -> list[list[int]]:
-        """Returns an image from each of two groups with similar colours, the closest pair first."""
-        of = np.array(list(self._members))
-        colours = np.stack([self._mean_colours(members) for members in self._members.values()])
-        pairs: list[list[int]] = of[similar_pairs(colours, _NEAR_GROUPS)[:_COMPARISONS]].tolist()
-        return pairs
-
-    def compare(self, one: int, other: int) -> float:
-        """Compares the agreement across the groups of two images with the agreement within them.
-
-        Returns:
-            The ratio: 0 if no features agree, about 1 for copies of one photograph, and infinity
-            if some features agree but a group is too small for a comparison.
-        """
-        ones, others = self._probes(one), self._probes(other)
-        counts: list[int] = []
-        for n in range(max(len(ones), len(others))):
-            counts.append(self._agreement(ones[n % len(ones)], others[n % len(others)]))
-            if n == 1 and not any(counts):
-                return 0.0
-        across = float(np.median(counts))
-        if not across:
-            return 0.0
-        levels = [level for level in (self._level(ones), self._level(others)) if level]
-        return across / min(levels) if levels else np.inf
-
-    def _level(self, probes: list[int]) -> float:
-        """Returns the number of agreeing features within a group; 0 if the group is too small."""
-        pairs = list(combinations(probes, 2))[:_PROBES] if len(probes) == _PROBES else []
-        return float(np.median([self._agreement(*pair) for pair in pairs])) if pairs else 0.0
-
-    def _agreement(self, one: int, other: int) -> int:
-        return agreement(self._images[one], self._images[other])
-
-    def _probes(self, image: int) -> list[int]:
-        members = sorted(self._members[self._group[image]])
-        places = np.linspace(0, len(members) - 1, min(_PROBES, len(members))).astype(int)
-        return [members[place] for place in places]
-
-    def _mean_colours(self, members: list[int]) -> Floats:
-        total = self._colours[members].sum(axis=0)
-        result: Floats = total / np.linalg.norm(total)
-        return result
+def _are_same(ratio: float, found: Pair) -> bool:
+    """Returns whether two groups are copies of one photograph, by `Groups.compare`."""
+    least = _SAME_IF_SURE if found.likeness >= SURE else _SAME
+    return ratio >= least and not found.differ

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bloodcell.audit.copies import Copies
+from bloodcell.audit.groups import SURE
 from bloodcell.data.table import PARTS, Row, Table
 
 
@@ -30,6 +31,17 @@ class ScannedFile(NamedTuple):
     note: str = ""
 
 
+def sure_word(likeness: float) -> str:
+    """Says how sure it is that images were rightly joined.
+
+    Args:
+        likeness: of their least alike join; 1 only if all their pixels are equal.
+    """
+    if likeness == 1:
+        return "equal"
+    return "sure" if likeness >= SURE else "likely"
+
+
 def describe(
     table: Table, files: Sequence[ScannedFile], copies: Copies, rows: Sequence[Row]
 ) -> dict[str, Any]:
@@ -41,15 +53,12 @@ def describe(
         copies: the copies among the n readable images.
         rows: (n,) rows of the readable images.
     """
-    photos = _groups(copies.photo, rows)
-    whole = {tuple(_paths(group)) for group in photos}
-    # scenes with one photograph are already listed as photographs
-    scenes = [one for one in _groups(copies.scene, rows) if tuple(_paths(one)) not in whole]
     digests: defaultdict[bytes, list[str]] = defaultdict(list)
     for row, one in zip(table.rows, files, strict=True):
         if one.digest:
             digests[one.digest].append(row.path)
     readable = [one for one in files if not one.reason]
+    lists = _list_groups(copies, rows)
     return {
         "images": len(table.rows),
         "classes": _count(rows, copies.photo, [row.class_name for row in rows]),
@@ -62,23 +71,54 @@ def describe(
         },
         "sizes": dict(Counter(one.size for one in readable).most_common()),
         "modes": dict(Counter(one.mode for one in readable).most_common()),
-        "copies": [_paths(group) for group in photos if len(group) > 1],
         "equal_pixels": [names for names in digests.values() if len(names) > 1],
-        "photographs": len(photos),
+        "photographs": int(copies.photo.max()) + 1,
         "scenes": int(copies.scene.max()) + 1,
+        "fields": int(copies.field.max()) + 1,
         "without_features": sum(not one.comparable for one in readable),
-        "leaks": [_paths(group) for group in photos if _crosses(group)],
-        "scene_leaks": [_paths(group) for group in scenes if _crosses(group)],
-        "label_conflicts": [_paths(group) for group in photos if _contradicts(group)],
-        "scene_label_conflicts": [_paths(group) for group in scenes if _contradicts(group)],
+        **{name: [group.paths for group in groups] for name, groups in lists.items()},
+        "likeness": {
+            name: [round(group.likeness, 3) for group in groups] for name, groups in lists.items()
+        },
         "photo_table": _compare(copies, rows) if not table.unmapped else None,
     }
 
 
-def _groups(numbers: Iterable[int], rows: Sequence[Row]) -> list[list[Row]]:
-    groups: defaultdict[int, list[Row]] = defaultdict(list)
-    for number, row in zip(numbers, rows, strict=True):
-        groups[int(number)].append(row)
+def _list_groups(copies: Copies, rows: Sequence[Row]) -> dict[str, list["_Group"]]:
+    """Returns the groups of each list of the JSON file."""
+    photos = _groups(copies.photo, copies.photo_likeness, rows)
+    scenes = _groups(copies.scene, copies.scene_likeness, rows)
+    fields = _groups(copies.field, copies.field_likeness, rows)
+    # scenes and fields with one photograph are already listed as photographs
+    whole = {tuple(group.paths) for group in photos}
+    scenes, fields = ([one for one in x if tuple(one.paths) not in whole] for x in (scenes, fields))
+    return {
+        "copies": [group for group in photos if len(group.rows) > 1],
+        "overlaps": fields,
+        "leaks": [group for group in photos if _crosses(group.rows)],
+        "scene_leaks": [group for group in fields if _crosses(group.rows)],
+        "label_conflicts": [group for group in photos if _contradicts(group.rows)],
+        "scene_label_conflicts": [group for group in scenes if _contradicts(group.rows)],
+    }
+
+
+class _Group(NamedTuple):
+    """Images of one photograph, scene or field, and the likeness of its least alike join."""
+
+    rows: list[Row]
+    likeness: float
+
+    @property
+    def paths(self) -> list[str]:
+        return _paths(self.rows)
+
+
+def _groups(
+    numbers: Iterable[int], likenesses: Iterable[float], rows: Sequence[Row]
+) -> list[_Group]:
+    groups: dict[int, _Group] = {}
+    for number, likeness, row in zip(numbers, likenesses, rows, strict=True):
+        groups.setdefault(int(number), _Group([], float(likeness))).rows.append(row)
     return list(groups.values())
 
 

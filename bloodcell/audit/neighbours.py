@@ -11,16 +11,16 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodcell.audit.features import Floats
-
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Rows = NDArray[np.float16]
 _EXACT = 16_384  # rows up to which all are compared with all, in some seconds
 _TREES = 6
 _LEAF = 1024  # most rows in a part
 _VALUES = 2**24  # most comparisons in memory at a time
 
 
-def similar_pairs(rows: Floats, most: int) -> Ints:
+def similar_pairs(rows: Rows, most: int) -> Ints:
     """Returns pairs of similar rows without repetition, most similar first.
 
     Args:
@@ -46,7 +46,7 @@ def similar_pairs(rows: Floats, most: int) -> Ints:
     return np.stack(np.divmod(pair[closest], n), axis=1)
 
 
-def _parts(rows: Floats) -> Iterator[Ints]:
+def _parts(rows: Rows) -> Iterator[Ints]:
     """Yields rows that are compared with each other: all, or the leaves of each tree."""
     everything = np.arange(len(rows))
     if len(rows) <= _EXACT:
@@ -60,23 +60,26 @@ def _parts(rows: Floats) -> Iterator[Ints]:
             if len(part) <= _LEAF:
                 yield np.sort(part)
                 continue
-            one, other = rows[draw.choice(part, 2, replace=False)]
+            one, other = rows[draw.choice(part, 2, replace=False)].astype(np.float32)
             across = _project(rows, part, one - other)
             order = part[np.argsort(across, kind="stable")]
             parts += [order[: len(order) // 2], order[len(order) // 2 :]]
 
 
-def _project(rows: Floats, part: Ints, direction: Floats) -> Floats:
+def _project(rows: Rows, part: Ints, direction: Floats) -> Floats:
     step = max(1, _VALUES // rows.shape[1])
     return np.concatenate(
-        [rows[part[start : start + step]] @ direction for start in range(0, len(part), step)]
+        [
+            rows[part[start : start + step]].astype(np.float32) @ direction
+            for start in range(0, len(part), step)
+        ]
     )
 
 
-def _search(rows: Floats, part: Ints, nearest: NDArray[np.int32], likeness: Floats) -> None:
+def _search(rows: Rows, part: Ints, nearest: NDArray[np.int32], likeness: Floats) -> None:
     """Compares the rows of a part with each other and keeps the best neighbours of each."""
-    vectors = rows[part]
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    vectors = rows[part].astype(np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     most = min(nearest.shape[1], len(part) - 1)
     step = max(1, _VALUES // len(part))
     for start in range(0, len(part), step):

@@ -1,5 +1,6 @@
 """What `audit` finds in drawn smears, into which every fault was put by hand."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -66,6 +67,13 @@ def test_clean_smears(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = {(a.photo, b.photo) for a, b in zip(written.rows, drawn.rows, strict=True)}
     assert len(pairs) == 48
     assert written.unmapped == 0
+    # how sure each join is: in the table, in the JSON file and on the console
+    with Path("photos.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["sure"] for line in lines} == {"sure"}, "each photograph has copies"
+    assert {float(line["likeness"]) for line in lines} == set(found["likeness"]["copies"])
+    assert 0.6 < min(found["likeness"]["copies"]) < 1
+    assert "how sure     sure 48" in said
 
 
 def test_a_cell_that_was_photographed_twice_is_a_leak(smears: Path) -> None:
@@ -114,6 +122,7 @@ def test_every_fault_is_found(clean: Path, capsys: pytest.CaptureFixture[str]) -
     assert found["photo_table"] is None
     several = "more than one of train, val and test"
     assert f"LEAK         photographs in {several}: 1 (TEST/NEUTROPHIL/leak.png and " in said
+    assert ": sure)" in said.split("LEAK", 1)[1]
     assert "LABELS       photographs with two classes: 1 (" in said
     assert "unreadable   2: " in said
 

@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 
 from bloodcell.audit import neighbours
-from bloodcell.audit.features import Floats
-from bloodcell.audit.neighbours import similar_pairs
+from bloodcell.audit.neighbours import Rows, similar_pairs
 
 
-def draw_rows(count: int, near: int = 4) -> Floats:
+def draw_rows(count: int, near: int = 4) -> Rows:
     """Groups of `near` rows that differ little, in an order that mixes them."""
     draw = np.random.default_rng(0)
     centres = draw.normal(0, 30, (count // near, 64))
     rows = np.repeat(centres, near, axis=0) + draw.normal(0, 6, (count, 64))
-    return np.rint(rows).clip(-127, 127).astype(np.float32)
+    return np.rint(rows).clip(-127, 127).astype(np.int8)
 
 
 def test_few_rows_are_compared_with_all() -> None:
@@ -48,8 +47,8 @@ def test_blocks_do_not_change_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None
     assert np.array_equal(similar_pairs(rows, 3), whole)
 
 
-@pytest.mark.parametrize("rows", [np.zeros((300, 8), np.float32), np.ones((300, 8), np.float32)])
-def test_parts_are_bounded_whatever_the_rows(rows: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [np.zeros((300, 8), np.int8), np.ones((300, 8), np.int8)])
+def test_parts_are_bounded_whatever_the_rows(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are all alike cost no more than others: the cost is linear in their number."""
     monkeypatch.setattr(neighbours, "_EXACT", 10)
     monkeypatch.setattr(neighbours, "_LEAF", 32)
@@ -61,5 +60,5 @@ def test_parts_are_bounded_whatever_the_rows(rows: Floats, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_hardly_any_rows(count: int) -> None:
-    pairs = similar_pairs(np.ones((count, 8), np.float32), 8)
+    pairs = similar_pairs(np.ones((count, 8), np.int8), 8)
     assert pairs.tolist() == ([[0, 1]] if count == 2 else [])
