@@ -11,6 +11,7 @@ import numpy as np
 
 from bloodcell.data.crop import Pixels
 from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.datasets.classes import plain
 from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.tables import print_wide
 from bloodcell.infer.inputs import Named, find_images
@@ -159,13 +160,14 @@ def print_agreement(
         folders: folder name of each image.
         class_names: the classes.
     """
-    labelled = np.array([folder in class_names for folder in folders])
-    true = np.array([class_names.index(f) for f in folders if f in class_names])
+    number = {plain(name): place for place, name in enumerate(class_names)}
+    true = np.array([number.get(plain(folder), -1) for folder in folders])
+    labelled = true >= 0
     rows = []
     for label, size, measured, agreement in zip(
         labels, sizes, measurements, [None, *agreements], strict=True
     ):
-        right = measured.probability[labelled].argmax(1) == true
+        right = measured.probability[labelled].argmax(1) == true[labelled]
         rows.append(
             [
                 label,
@@ -177,6 +179,6 @@ def print_agreement(
                 f"{measured.per_second:,.0f}",
             ]
         )
-    accuracy = _LABELLED.format(len(true)) if len(true) else ""
+    accuracy = _LABELLED.format(labelled.sum()) if labelled.any() else ""
     legend = _LEGEND.format(n=len(folders), accuracy=accuracy)
     print_wide(_HEADINGS, rows, legend, words=("",))

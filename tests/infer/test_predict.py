@@ -16,6 +16,7 @@ from PIL import Image
 
 from bloodcell.cli.main import main
 from bloodcell.data.image_files import open_archive
+from bloodcell.datasets.classes import COMMON
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.inputs import find_images
 from bloodcell.infer.runtime import views
@@ -304,9 +305,7 @@ def test_the_bundled_model(smears: Path) -> None:
     main(["predict", folder, "--out", "said.csv"])
     (row, *_) = said = asked("said.csv")
     assert len(said) == 10
-    assert {name for name in row if name.startswith("p_")} == {
-        f"p_{name}" for name in ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
-    }
+    assert {name for name in row if name.startswith("p_")} == {f"p_{name}" for name in COMMON}
     file = find_bundled()
     assert file.stat().st_size < 8e6
     card = file.with_name("MODEL_CARD.md").read_text()
@@ -314,7 +313,12 @@ def test_the_bundled_model(smears: Path) -> None:
     saved = load_saved(file)
     assert saved.gallery is not None
     assert saved.trained_on is not None
-    assert saved.description.scores["split"] == "photo"
+    scores = saved.description.scores
+    assert scores["split"] == "photo"
+    assert set(scores["test"]["by_dataset"]) == {"chula", "kaggle", "pbc"}
+    assert set(scores["unseen"]["datasets"]) == {"chula", "kaggle", "pbc"}
+    assert saved.description.temperature == scores["unseen"]["temperature"]
+    assert "(CC BY 4.0)" in card
 
 
 def test_a_pytorch_export(run: Path, smears: Path) -> None:
