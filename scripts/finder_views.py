@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from bloodcell.data.finder import RED, SIDE
 from bloodcell.data.sampling import sample
@@ -46,8 +45,6 @@ class View(NamedTuple):
 def view(photo: Photo, rng: Rng) -> View:
     """Shows a random part of a picture, turned and at a random scale."""
     pixels, red, centres = photo
-    if rng.random() < 0.2:  # mirrored copies beside the picture make a wider field
-        pixels, centres = _mirror(pixels, centres)
     if rng.random() < 0.5:
         pixels, width = pixels.flip(2), float(pixels.shape[2])
         centres = centres * torch.tensor([-1, 1.0]) + torch.tensor([width, 0.0])
@@ -55,8 +52,8 @@ def view(photo: Photo, rng: Rng) -> View:
         pixels, centres = pixels.transpose(1, 2), centres.flip(1)
     height, width = pixels.shape[1:]
     whole = red * SIDE / max(height, width)  # pixels of a red cell if the picture fills the view
-    ways = (whole, whole * 2 ** rng.uniform(-1, 0), whole * 2 ** rng.uniform(0, 1.6))
-    shown = ways[rng.integers(3)] if rng.random() < 0.6 else RED * 2 ** rng.uniform(-0.7, 0.7)
+    ways = (whole, whole * 2 ** rng.uniform(-0.7, 1.6), RED * 2 ** rng.uniform(-0.7, 0.7))
+    shown = ways[rng.choice(3, p=(0.35, 0.25, 0.4))]
     shown = float(np.clip(shown, 4, 100))
     side = SIDE * red / shown  # pixels of the picture across the view
     centre = [
@@ -74,17 +71,6 @@ def view(photo: Photo, rng: Rng) -> View:
     seen, inside = sample(part[None], at, torch.tensor([[side]]), SIDE, SIDE)
     moved = (centres - torch.tensor(centre)) / side * SIDE + SIDE / 2
     return View(seen[0], inside[0], shown, moved)
-
-
-def _mirror(pixels: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    height, width = pixels.shape[1:]
-    wide = torch.cat([pixels, pixels.flip(2)], 2)
-    sides = torch.tensor([2.0 * width, 2.0 * height])
-    places = torch.cat([centres, centres * torch.tensor([-1, 1.0]) + sides * torch.tensor([1, 0])])
-    tall = torch.cat([wide, wide.flip(1)], 1)
-    return tall, torch.cat(
-        [places, places * torch.tensor([1, -1.0]) + sides * torch.tensor([0, 1])]
-    )
 
 
 class _Draws:
@@ -118,6 +104,8 @@ def photograph(images: Tensor, inside: Tensor, rng: Rng) -> Tensor:
         (B, 3, SIDE, SIDE), 0 to 255, 0 outside of the picture.
     """
     draws = _Draws(rng, len(images))
+    mean = (images * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp(1)
+    images = images * inside + mean * (1 - inside)
     density = _restain(-((images + 4) / 259).log(), draws)
     density = _refract(density, draws)
     density = density + _shade(draws) + draws.uniform(-0.3, 0.8, 1, 1, 1)
@@ -125,8 +113,6 @@ def photograph(images: Tensor, inside: Tensor, rng: Rng) -> Tensor:
     images = _focus(images, draws)
     veil = draws.one_of(0.0, 0.0, 0.15, 0.4) * draws.uniform(0, 1, 1, 1, 1)
     images = images * (1 - veil) + veil * draws.uniform(80, 220, 3, 1, 1)
-    curve = draws.normal(1, 1, 1, spread=0.15).exp()
-    images = 255 * (images.clamp(0, 255) / 255) ** curve
     images = images * _aperture(draws)
     grain = torch.randn_like(images) * draws.uniform(0, 7, 1, 1, 1)
     images = (images + grain).clamp(0, 255) * inside
@@ -153,7 +139,7 @@ def _refract(density: Tensor, draws: _Draws) -> Tensor:
     red cells.
     """
     thick = (4 * density.mean(1, keepdim=True)).tanh() / 4
-    blurred = [thick, *(_smooth(thick, n) for n in (3, 5, 9, 15))]
+    blurred = [thick, *(_blur(thick, sigma) for sigma in (0.8, 1.5, 3.0, 5.0))]
     bands = torch.cat([a - b for a, b in pairwise(blurred)], 1)
     common, own = draws.normal(1, 4, spread=1), draws.normal(3, 4, spread=0.6)
     weights = (common + own) * draws.one_of(0.0, 0.5, 1.5, 4.0)[..., 0]
@@ -164,44 +150,36 @@ def _refract(density: Tensor, draws: _Draws) -> Tensor:
 
 def _shift_colours(density: Tensor, draws: _Draws) -> Tensor:
     """Shows red and blue at other magnifications and places, as a lens with colour errors."""
-    strength = draws.one_of(0.0, 0.0, 1.0)[:, 0]
-    eye = torch.eye(2, 3).expand(draws.count, 2, 3)
-    shift = torch.cat([draws.normal(2, 2, spread=0.004), draws.normal(2, 1, spread=0.012)], 2)
-    shift[:, 0, 1] = shift[:, 1, 0] = 0
-    planes = []
-    for sign, channel in ((1, 0), (-1, 2)):
-        grid = F.affine_grid(
-            eye + sign * strength * shift, [draws.count, 1, SIDE, SIDE], align_corners=False
-        )
-        planes.append(
-            F.grid_sample(
-                density[:, channel : channel + 1], grid, padding_mode="border", align_corners=False
-            )
-        )
-    return torch.cat([planes[0], density[:, 1:2], planes[1]], 1)
+    size = SIDE * (1 + draws.one_of(0.0, 0.0, 1.0)[..., 0, 0] * draws.normal(1, spread=0.012))
+    shift = draws.one_of(0.0, 0.0, 1.0)[..., 0, 0] * draws.normal(2, spread=0.4)
+    red, _ = sample(density[:, :1], SIDE / 2 + shift, size, SIDE, SIDE)
+    blue, _ = sample(density[:, 2:], SIDE / 2 - shift, 2 * SIDE - size, SIDE, SIDE)
+    return torch.cat([red, density[:, 1:2], blue], 1)
 
 
 def _shade(draws: _Draws) -> Tensor:
     """Returns the density (B, 3, SIDE, SIDE) of uneven, coloured light."""
     coarse = draws.normal(1, 3, 3, spread=0.7) + draws.normal(3, 3, 3, spread=0.4)
-    shade = F.interpolate(coarse, (SIDE, SIDE), mode="bicubic", align_corners=True)
-    return shade * draws.one_of(0.02, 0.1, 0.25, 0.5)
+    line = torch.linspace(0, 1, SIDE)
+    smooth = torch.stack([(1 - line) ** 2, 2 * line * (1 - line), line**2], 1)
+    return (smooth @ coarse @ smooth.T) * draws.one_of(0.02, 0.1, 0.25, 0.5)
 
 
 def _focus(images: Tensor, draws: _Draws) -> Tensor:
     """Blurs or sharpens."""
-    near, far = _smooth(images, 3), _smooth(images, 5)
+    near, far = _blur(images, 0.8), _blur(images, 1.6)
     blur = draws.uniform(-0.8, 2, 1, 1, 1)
     first, second = blur.clamp(max=1), (blur - 1).clamp(0, 1)
     return images + first * (near - images) + second * (far - near)
 
 
-def _smooth(images: Tensor, width: int) -> Tensor:
-    """Returns the mean over a square, applied twice."""
-    for _ in range(2):
-        images = F.avg_pool2d(images, (width, 1), 1, (width // 2, 0), count_include_pad=False)
-        images = F.avg_pool2d(images, (1, width), 1, (0, width // 2), count_include_pad=False)
-    return images
+def _blur(images: Tensor, sigma: float) -> Tensor:
+    """Blurs with a Gaussian, as products of matrices, which is faster than a convolution."""
+    line = torch.arange(SIDE)
+    weights = (-0.5 * ((line[:, None] - line) / sigma) ** 2).exp()
+    weights = torch.where(weights > 1e-4, weights, 0)  # without numbers that are slow
+    weights = weights / weights.sum(1, keepdim=True)
+    return weights @ images @ weights.T
 
 
 def _aperture(draws: _Draws) -> Tensor:

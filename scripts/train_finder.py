@@ -12,20 +12,16 @@ keeps the decoded and composed pictures in a file for the next training.
 """
 
 import argparse
-import csv
-import io
 import math
 import time
-import zipfile
-from collections import defaultdict
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from compose_fields import collect, compose
+from finder_sets import read_all
 from finder_views import Photo, View, photograph, view
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,10 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bloodcell.data.finder import RED, SIDE, STRIDE, Finder, Seen
 from bloodcell.data.illumination import find_density
-from bloodcell.datasets.drawn.fields import draw_field
 
-# widths of the fields of view, measured by the sizes of the red cells in each set
-FIELDS = {"kaggle": 1.0, "pbc": 0.75, "chula": 2.75}
 SHARES = {
     "kaggle": 0.15,
     "pbc": 0.15,
@@ -45,112 +38,10 @@ SHARES = {
     "composed of pbc": 0.2,
     "composed of kaggle": 0.1,
 }
-COMPOSED = {"pbc": 240, "kaggle": 160}  # fields; with the platelets of PBC
-LARGEST = 480  # pixels of the longer side of the pictures in memory
 BATCH = 24
+FRESH = 8  # new views a step
+KEPT = 480  # latest views, from which batches are drawn
 UNBOXED = 0.4  # height of the map
-
-
-def as_photo(image: Image.Image, field: float, centres: list[tuple[float, float]]) -> Photo:
-    longer = max(image.size)
-    factor = min(1.0, LARGEST / longer)
-    size = (round(image.width * factor), round(image.height * factor))
-    pixels = torch.from_numpy(np.array(image.convert("RGB").resize(size, Image.Resampling.BOX)))
-    places = torch.tensor(centres).reshape(-1, 2) * factor
-    return Photo(pixels.permute(2, 0, 1), factor * longer / field * RED / SIDE, places)
-
-
-def read_kaggle(archive: Path, boxes: Path) -> list[Photo]:
-    from bloodcell.data.source import open_source
-    from bloodcell.data.table import build_table
-
-    rows = build_table(open_source(str(archive))).rows
-    tested = {int(row.photo) for row in rows if row.official != "train"}
-    centres = defaultdict(list)
-    with boxes.open(newline="") as file:
-        for line in csv.DictReader(file):
-            if line["cell"] == "WBC":
-                left, top, right, bottom = (
-                    int(line[edge]) for edge in ("xmin", "ymin", "xmax", "ymax")
-                )
-                centres[line["source_image"]].append(((left + right) / 2, (top + bottom) / 2))
-    with zipfile.ZipFile(archive) as opened:
-        return [
-            as_photo(_open(opened, f"dataset-master/dataset-master/JPEGImages/{name}"), 1.0, some)
-            for name, some in centres.items()
-            if int(name[11:16]) not in tested
-        ]
-
-
-def read_pbc(archive: Path, each: int) -> list[Photo]:
-    with zipfile.ZipFile(archive) as opened:
-        names = defaultdict(list)
-        for name in sorted(opened.namelist()):
-            if name.endswith(".jpg"):
-                names[name.split("/")[-2]].append(name)
-        photos = []
-        for kind, some in names.items():
-            for name in some[:: len(some) // each][:each]:
-                image = _open(opened, name)
-                middle = [] if kind == "platelet" else [(image.width / 2, image.height / 2)]
-                photos.append(as_photo(image, FIELDS["pbc"], middle))
-        return photos
-
-
-def read_chula(archive: Path) -> list[Photo]:
-    with zipfile.ZipFile(archive) as opened:
-        centres = defaultdict(list)
-        for line in csv.DictReader(io.TextIOWrapper(opened.open("chula/boxes.csv"))):
-            left, top, right, bottom = (
-                float(line[edge]) for edge in ("xmin", "ymin", "xmax", "ymax")
-            )
-            centres[line["file"]].append(((left + right) / 2, (top + bottom) / 2))
-        return [
-            as_photo(_open(opened, f"chula/{name}"), FIELDS["chula"], some)
-            for name, some in centres.items()
-        ]
-
-
-def draw(count: int) -> list[Photo]:
-    photos = []
-    for number in range(count):
-        field = 0.4 * 12 ** ((number * 0.618) % 1)  # evenly spread logarithms, 0.4 to 4.8
-        drawn = draw_field((99, number), field)
-        middles = [((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in drawn.boxes]
-        photos.append(as_photo(Image.fromarray(drawn.pixels), field, middles))
-    return photos
-
-
-def compose_all(sets: dict[str, list[Photo]]) -> dict[str, list[Photo]]:
-    """Composes fields of the cells of each laboratory whose cells can be cut out."""
-    sprites = {
-        name: collect(
-            (
-                one.pixels.permute(1, 2, 0).numpy(),
-                one.red,
-                [(x, y) for x, y in one.centres.tolist()],
-            )
-            for one in sets[name]
-        )
-        for name in COMPOSED
-    }
-    composed = {}
-    for name, count in COMPOSED.items():
-        cells = {**sprites[name], "platelet": sprites["pbc"]["platelet"]}
-        fields = [compose(np.random.default_rng((n, len(name))), cells) for n in range(count)]
-        composed[f"composed of {name}"] = [
-            Photo(
-                torch.from_numpy(field.pixels).permute(2, 0, 1).contiguous(),
-                field.red,
-                torch.tensor(field.centres).reshape(-1, 2),
-            )
-            for field in fields
-        ]
-    return composed
-
-
-def _open(archive: zipfile.ZipFile, name: str) -> Image.Image:
-    return Image.open(io.BytesIO(archive.read(name))).convert("RGB")
 
 
 def target_of(centres: Tensor, red: float) -> Tensor:
@@ -165,8 +56,8 @@ def target_of(centres: Tensor, red: float) -> Tensor:
     return heat[None]
 
 
-class Batch(NamedTuple):
-    """Input (B, 4, SIDE, SIDE), map of centres (B, 1, h, w), scale (B,), whether boxes are full."""
+class Example(NamedTuple):
+    """Input (4, SIDE, SIDE), map of centres (1, h, w), scale (), whether all cells are boxed ()."""
 
     density: Tensor
     target: Tensor
@@ -174,7 +65,7 @@ class Batch(NamedTuple):
     certain: Tensor
 
 
-def loss_of(finder: Finder, batch: Batch) -> tuple[Tensor, ...]:
+def loss_of(finder: Finder, batch: Example) -> tuple[Tensor, ...]:
     density, target, scale, certain = batch
     pixels = density.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
@@ -196,22 +87,33 @@ def loss_of(finder: Finder, batch: Batch) -> tuple[Tensor, ...]:
     return found, sized, (around * slide).sum() / slide.sum()
 
 
-def make_batch(sets: dict[str, list[Photo]], rng: np.random.Generator) -> Batch:
+def make_examples(sets: dict[str, list[Photo]], rng: np.random.Generator) -> list[Example]:
     names = list(sets)
     shares = np.array([SHARES[name] for name in names])
-    chosen = [names[n] for n in rng.choice(len(names), BATCH, p=shares / shares.sum())]
+    chosen = [names[n] for n in rng.choice(len(names), FRESH, p=shares / shares.sum())]
     views = [view(sets[name][rng.integers(len(sets[name]))], rng) for name in chosen]
     inside = torch.stack([one.inside for one in views])
     images = photograph(torch.stack([one.pixels for one in views]), inside, rng)
-    density = find_density(images, inside)
-    target = torch.stack(
-        [
-            target_of(visible(one, slide), one.red)
-            for one, slide in zip(views, density[:, 3], strict=True)
-        ]
-    )
-    scale = torch.tensor([math.log2(one.red / RED) for one in views])
-    return Batch(density, target, scale, torch.tensor([name != "chula" for name in chosen]))
+    return [
+        Example(
+            density,
+            target_of(visible(one, density[3]), one.red),
+            torch.tensor(math.log2(one.red / RED)),
+            torch.tensor(name != "chula"),
+        )
+        for name, one, density in zip(chosen, views, find_density(images, inside), strict=True)
+    ]
+
+
+def turn(example: Example, rng: np.random.Generator) -> Example:
+    """Turns and mirrors an example, and stains it more or less strongly."""
+    density, target = example.density.clone(), example.target
+    density[:3] *= float(np.exp(rng.normal(0, 0.15)))
+    turns, mirrored = rng.integers(4), rng.random() < 0.5
+    density, target = (one.rot90(turns, (1, 2)) for one in (density, target))
+    if mirrored:
+        density, target = density.flip(2), target.flip(2)
+    return example._replace(density=density, target=target)
 
 
 def visible(one: View, slide: Tensor) -> Tensor:
@@ -231,8 +133,13 @@ def train(
     ema: Any = get_ema_multi_avg_fn  # untyped
     averaged: Any = AveragedModel(finder, multi_avg_fn=ema(0.99), use_buffers=True)
     start, sums = time.process_time(), np.zeros(3)
+    latest: deque[Example] = deque(maxlen=KEPT)
+    while len(latest) < 4 * BATCH:
+        latest.extend(make_examples(sets, rng))
     for step in range(1, steps + 1):
-        losses = loss_of(finder, make_batch(sets, rng))
+        latest.extend(make_examples(sets, rng))
+        drawn = [turn(latest[n], rng) for n in rng.choice(len(latest), BATCH, replace=False)]
+        losses = loss_of(finder, Example(*(torch.stack(some) for some in zip(*drawn, strict=True))))
         optimizer.zero_grad()
         loss: Any = losses[0] + losses[1] + 0.5 * losses[2]
         loss.backward()
@@ -258,25 +165,6 @@ def write(finder: Finder, out: Path) -> None:
     save_file(state, out)
 
 
-def read_all(given: argparse.Namespace) -> dict[str, list[Photo]]:
-    """Reads and composes the pictures of all sets, or takes them from the file of before."""
-    if given.prepared and given.prepared.is_file():
-        kept = torch.load(given.prepared)
-        return {name: [Photo(*one) for one in some] for name, some in kept.items()}
-    sets = {
-        "kaggle": read_kaggle(given.kaggle, given.boxes),
-        "pbc": read_pbc(given.pbc, each=60),
-        "chula": read_chula(given.chula),
-        "drawn": draw(240),
-    }
-    sets |= compose_all(sets)
-    if given.prepared:
-        torch.save(
-            {name: [tuple(one) for one in some] for name, some in sets.items()}, given.prepared
-        )
-    return sets
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -289,7 +177,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=4e-3)
     given = parser.parse_args()
-    sets = read_all(given)
+    if given.prepared and given.prepared.is_file():
+        sets = {
+            name: [Photo(*one) for one in some] for name, some in torch.load(given.prepared).items()
+        }
+    else:
+        sets = read_all(given.kaggle, given.boxes, given.pbc, given.chula)
+        if given.prepared:
+            torch.save(
+                {name: [tuple(one) for one in some] for name, some in sets.items()}, given.prepared
+            )
     sets = {name: some for name, some in sets.items() if name.split()[-1] not in given.hold}
     print({name: len(some) for name, some in sets.items()}, flush=True)
     torch.manual_seed(given.seed)
