@@ -132,8 +132,8 @@ def measure(name: str, pictures: Iterator[Picture], finder: Finder) -> None:
         f"{name:18} {n:4} pictures, field {2 ** np.median(off):.2f} of the true one (median), "
         f"within 20 %: {within:.3f}, worst {2 ** off.min():.2f} to {2 ** off.max():.2f}; "
         f"recall {hits}/{boxed} = {hits / max(1, boxed):.3f}, precision {hits}/{hits + extra} = "
-        f"{hits / max(1, hits + extra):.3f}, twice {twice}, most prominent in a box {np.mean(first):.3f}, "
-        f"{1e3 * seconds / n:.0f} ms each",
+        f"{hits / max(1, hits + extra):.3f}, found twice {twice}, "
+        f"most prominent in a box {np.mean(first):.3f}, {1e3 * seconds / n:.0f} ms each",
         flush=True,
     )
 
