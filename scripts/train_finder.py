@@ -32,11 +32,11 @@ from bloodcell.data.illumination import find_density
 
 SHARES = {
     "kaggle": 0.15,
-    "pbc": 0.15,
-    "chula": 0.25,
+    "pbc": 0.1,
+    "chula": 0.2,
     "drawn": 0.15,
-    "composed of pbc": 0.2,
-    "composed of kaggle": 0.1,
+    "composed of pbc": 0.25,
+    "composed of kaggle": 0.15,
 }
 BATCH = 24
 FRESH = 8  # new views a step
