@@ -113,11 +113,12 @@ def measure(name: str, pictures: Iterator[Picture], finder: Finder) -> None:
     start, n = time.perf_counter(), 0
     for n, (image, field, boxes) in enumerate(pictures, 1):  # noqa: B007
         pixels = as_tensor(image)
-        place, width = finder.locate(pixels[None])
-        ratios.append(math.log2(float(width) / field))
+        place, _ = finder.locate(pixels[None])
+        width = finder.measure_field(pixels)
+        ratios.append(math.log2(width / field))
         if boxes is None:
             continue
-        cells = finder.find(pixels, float(width))
+        cells = finder.find(pixels, width)
         hit = {b for b in boxes for c in cells if _inside(c, b)}
         hits, boxed = hits + len(hit), boxed + len(boxes)
         outside = sum(all(not _inside(c, b) for b in boxes) for c in cells)
