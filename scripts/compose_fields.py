@@ -4,20 +4,14 @@ Each cell is cut out as a layer of optical density, which is 0 around it. Layers
 and added as the densities of real cells add. So every field has known white cells and a known
 scale: single cells and clumps of real red cells, platelets alone and in heaps, deposits of stain,
 and white cells that touch. Light, lens and camera are added where the fields are shown.
-
-python scripts/compose_fields.py SHEET.png --pbc pbc.zip   draws a sheet of examples.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import math
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 Floats = NDArray[np.float32]
+Colour = NDArray[np.floating[Any]]  # (3,), factors of the densities
 Rng = np.random.Generator
 
 SIDE = 320  # longer side of a composed field in pixels
@@ -154,7 +149,7 @@ class _Canvas:
         """Returns a random place, x and y."""
         return self.rng.uniform([0, 0], self.shape[::-1]).astype(np.float32)
 
-    def add(self, sprite: Sprite, at: Floats, size: float, colour: Floats, over: float) -> None:
+    def add(self, sprite: Sprite, at: Floats, size: float, colour: Colour, over: float) -> None:
         """Adds a sprite in a random position.
 
         Args:
@@ -164,10 +159,10 @@ class _Canvas:
             colour: (3,), factors of the densities.
             over: how much of what lies under it is hidden, 0 to 1.
         """
-        layer = np.rot90(sprite.density, self.rng.integers(4))
+        layer = np.rot90(sprite.density, int(self.rng.integers(4)))
         if self.rng.random() < 0.5:
             layer = layer[::-1]
-        layer = _resize(layer, self.red / sprite.red * size) * colour
+        layer = _resize(layer, self.red / sprite.red * size) * colour.astype(np.float32)
         top, left = (round(c - n / 2) for c, n in zip(at[::-1], layer.shape, strict=False))
         rows, columns = (
             slice(min(n, max(0, a)), max(0, min(n, a + m)))
@@ -198,7 +193,7 @@ def compose(rng: Rng, sprites: Sprites) -> Composed:
     return Composed(pixels, canvas.red, centres)
 
 
-def _add_reds(canvas: _Canvas, sprites: list[Sprite], count: int, colour: Floats) -> None:
+def _add_reds(canvas: _Canvas, sprites: list[Sprite], count: int, colour: Colour) -> None:
     """Adds red cells; many lie beside others, in heaps or in rows."""
     rng = canvas.rng
     clumping, near, over = rng.uniform(0, 0.9), rng.uniform(0.35, 1.0), rng.uniform(0, 1)
@@ -222,7 +217,7 @@ def _add_reds(canvas: _Canvas, sprites: list[Sprite], count: int, colour: Floats
         canvas.add(one, at, size * rng.normal(1, varied), colour * rng.normal(1, 0.08), over)
 
 
-def _add_platelets(canvas: _Canvas, sprites: Sprites, count: int, colour: Floats) -> None:
+def _add_platelets(canvas: _Canvas, sprites: Sprites, count: int, colour: Colour) -> None:
     """Adds platelets, many of them in heaps, which may be as large as white cells."""
     rng, at = canvas.rng, canvas.spot()
     heaps, small = rng.choice([0.0, 0.4, 0.9]), rng.uniform(0.5, 1.0)
@@ -249,7 +244,7 @@ def _add_deposit(canvas: _Canvas) -> None:
 
 
 def _add_whites(
-    canvas: _Canvas, sprites: list[Sprite], area: float, colour: Floats
+    canvas: _Canvas, sprites: list[Sprite], area: float, colour: Colour
 ) -> list[tuple[float, float]]:
     """Adds white cells, some of which touch, and returns their centres."""
     rng = canvas.rng
@@ -285,27 +280,3 @@ def collect(
         for kind, sprite in cut_out(pixels, red, centres):
             sprites[kind].append(sprite)
     return dict(sprites)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sheet", type=Path)
-    parser.add_argument("--pbc", type=Path, required=True)
-    given = parser.parse_args()
-    with zipfile.ZipFile(given.pbc) as archive:
-        pictures = [
-            (np.array(Image.open(io.BytesIO(archive.read(name)))), 40.0, [(100.0, 100.0)])
-            for name in sorted(archive.namelist())[::80]
-            if name.endswith(".jpg") and "platelet" not in name
-        ]
-    sprites = collect(pictures)
-    print({kind: len(some) for kind, some in sprites.items()})
-    sheet = Image.new("RGB", (4 * SIDE, 4 * SIDE * 3 // 4))
-    for n in range(16):
-        field = compose(np.random.default_rng(n), sprites)
-        sheet.paste(Image.fromarray(field.pixels), (n % 4 * SIDE, n // 4 * SIDE * 3 // 4))
-    sheet.save(given.sheet)
-
-
-if __name__ == "__main__":
-    main()

@@ -186,7 +186,7 @@ def _aperture(draws: _Draws) -> Tensor:
     """Returns the light (B, 1, SIDE, SIDE), 0 to 1, of a round aperture or past a black edge."""
     line = torch.linspace(-1, 1, SIDE)
     x, y = line[None, None, None, :], line[None, None, :, None]
-    middle_x, middle_y = draws.normal(2, 1, 1, spread=0.3).split(1, 1)
+    middle_x, middle_y = torch.split(draws.normal(2, 1, 1, spread=0.3), 1, 1)
     far = ((x - middle_x) ** 2 + (y - middle_y) ** 2).sqrt()
     turn = draws.uniform(0, 2 * math.pi, 1, 1, 1)
     beside = x * turn.cos() + y * turn.sin()

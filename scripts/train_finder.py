@@ -109,7 +109,7 @@ def turn(example: Example, rng: np.random.Generator) -> Example:
     """Turns and mirrors an example, and stains it more or less strongly."""
     density, target = example.density.clone(), example.target
     density[:3] *= float(np.exp(rng.normal(0, 0.15)))
-    turns, mirrored = rng.integers(4), rng.random() < 0.5
+    turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
     density, target = (one.rot90(turns, (1, 2)) for one in (density, target))
     if mirrored:
         density, target = density.flip(2), target.flip(2)
