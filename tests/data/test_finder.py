@@ -103,7 +103,8 @@ def test_drawn_fields_of_any_width() -> None:
     assert false <= 2
     for field in FIELDS:
         measured = load_finder().measure_field(as_tensor(field.pixels))
-        assert abs(math.log2(measured / field.field)) < 0.6
+        if field.boxes:  # the one without shows two halves of red cells, which have no scale
+            assert abs(math.log2(measured / field.field)) < 0.5
 
 
 def test_a_given_centre_and_a_crop_of_constant_size() -> None:

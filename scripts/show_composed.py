@@ -1,0 +1,37 @@
+"""Draws a sheet of fields that are composed of PBC's cells, to look at.
+
+python scripts/show_composed.py SHEET.png --pbc pbc.zip
+"""
+
+import argparse
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from compose_fields import SIDE, collect, compose
+from PIL import Image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sheet", type=Path)
+    parser.add_argument("--pbc", type=Path, required=True)
+    given = parser.parse_args()
+    with zipfile.ZipFile(given.pbc) as archive:
+        pictures = [
+            (np.array(Image.open(io.BytesIO(archive.read(name)))), 40.0, [(100.0, 100.0)])
+            for name in sorted(archive.namelist())[::80]
+            if name.endswith(".jpg") and "platelet" not in name
+        ]
+    sprites = collect(pictures)
+    print({kind: len(some) for kind, some in sprites.items()})
+    sheet = Image.new("RGB", (4 * SIDE, 4 * SIDE * 3 // 4))
+    for n in range(16):
+        field = compose(np.random.default_rng(n), sprites)
+        sheet.paste(Image.fromarray(field.pixels), (n % 4 * SIDE, n // 4 * SIDE * 3 // 4))
+    sheet.save(given.sheet)
+
+
+if __name__ == "__main__":
+    main()
