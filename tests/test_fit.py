@@ -372,7 +372,7 @@ def test_a_place_that_is_none(refused: Refused, words: list[str]) -> None:
         said = refused("fit", *words, "--trainer.default_root_dir", place)
         assert f"{place}" in said
         assert "cannot be used (" in said
-        assert "write elsewhere: set --trainer.default_root_dir for runs" in said
+        assert "write elsewhere: set --trainer.default_root_dir for new runs" in said
 
 
 def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(
