@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bloodcell.errors import listed, require
+from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.evaluate.calibration import fit_temperature, judge
 from bloodcell.evaluate.metrics import average_photos, sample_of
 from bloodcell.evaluate.scores import CONFUSION, Predictions
@@ -96,12 +96,18 @@ def read_unseen(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
         class_names: classes of the model that it is for.
 
     Raises:
-        InputError: if the folder has no such file, or its runs have other classes.
+        InputError: if the folder has no such file, it is damaged, or its runs have other classes.
     """
     path = folder / FILE_NAME
     require(path.is_file(), _OPTION, folder, f"a folder with {FILE_NAME} of a finished labs")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    names = listed(found["class_names"])
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        names = listed(found["class_names"])
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(
+            f"{path} is damaged ({reason(error)}). Repeat the `bloodcell labs` command: it keeps "
+            "finished runs and writes the file again."
+        ) from error
     rule = f"a folder of runs with the classes of the model, but theirs are {names}"
     require(found["class_names"] == sorted(class_names), _OPTION, folder, rule)
     return found
@@ -112,8 +118,8 @@ def add_unseen(
 ) -> dict[str, Any]:
     """Returns the scores of a model with those of its recipe on data sets left out.
 
-    The confusion becomes that on the data sets left out. Classes that they could not test keep
-    the confusion of the model's own test.
+    The confusion on the data sets left out is stored beside that of the model's own test, whose
+    rows it takes for classes that could not be tested there.
 
     Args:
         scores: content of the run's `scores.json`.
@@ -123,11 +129,8 @@ def add_unseen(
     order = np.argsort(np.argsort(class_names))  # of the classes in `found`
     own, unseen = np.array(scores[CONFUSION]["counts"]), np.array(found[CONFUSION])[order][:, order]
     counts = np.where(unseen.sum(1, keepdims=True) > 0, unseen, own)
-    names = ", ".join(found["datasets"])
-    of = f"{unseen.sum():,} photographs of data sets left out of training ({names})"
     kept = ("datasets", "temperature", "before", "after")
     return {
         **scores,
-        CONFUSION: {"counts": counts.tolist(), "of": of},
-        UNSEEN: {key: found[key] for key in kept},
+        UNSEEN: {key: found[key] for key in kept} | {CONFUSION: counts.tolist()},
     }

@@ -15,8 +15,9 @@ from bloodcell.data.decode import READ_ERRORS, open_rgb
 from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.differential import estimate_shares
 from bloodcell.evaluate.figures.cells import draw_cells
-from bloodcell.evaluate.metrics import independent_interval
+from bloodcell.evaluate.metrics import Estimate, independent_interval
 from bloodcell.evaluate.scores import CONFUSION
+from bloodcell.evaluate.unseen import UNSEEN
 from bloodcell.files import write_whole_bytes
 from bloodcell.infer.answers import Answer
 from bloodcell.infer.inputs import NO_CELL
@@ -33,6 +34,10 @@ _CORRECTED = (
     "{:,} cells, and the model's errors as estimated from those photographs."
 )
 
+_WIDENED = (
+    "\nThey were widened to contain those that the errors of models give which had not seen {},\n"
+    "on these data sets. An unseen laboratory can cause other errors."
+)
 _WIDER = (
     "If their field of view is wider than about 6 red cells, give --field, e.g. 3 for "
     "three times that width, or auto, which measures it."
@@ -142,6 +147,10 @@ def differential(
     if tested and total:
         corrected = estimate_shares(numbers, np.array(tested["counts"], float))
         legend = _CORRECTED.format(tested["of"], total)
+        if unseen := (scores or {}).get(UNSEEN):
+            others = estimate_shares(numbers, np.array(unseen[CONFUSION], float))
+            corrected = [_join(*both) for both in zip(corrected, others, strict=True)]
+            legend += _WIDENED.format(", ".join(unseen["datasets"]))
     for place, (name, number) in enumerate(zip(names, numbers, strict=True)) if total else ():
         line = f"  {name:{wide}}  {number:6,}  {number / total:6.1%}"
         low, high = independent_interval(number, total)
@@ -158,6 +167,11 @@ def differential(
     if counts[UNREADABLE]:
         lines.append(f"  images {UNREADABLE}: {counts[UNREADABLE]:,}")
     return "\n".join([*lines, *([legend] if total else [])])
+
+
+def _join(one: Estimate, other: Estimate) -> Estimate:
+    """Returns an estimate whose interval contains that of another."""
+    return Estimate(one.value, min(one.low, other.low), max(one.high, other.high))
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

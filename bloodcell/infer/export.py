@@ -88,7 +88,7 @@ def export(
         int8: training images; up to 200 of them calibrate a second file NAME.int8.onnx, which
             computes in 8 bits (default: none).
         labs: folder of a finished `labs` with the model's settings. Its results on data sets left
-            out give the temperature, the errors in differential counts, and rows of the card
+            out give the temperature, wider intervals of differential counts, and rows of the card
             (default: none).
 
     Returns:

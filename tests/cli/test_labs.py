@@ -130,21 +130,19 @@ def test_an_export_carries_the_results_on_laboratories_left_out(
         saved.temperature == found["temperature"] != load_saved(Path(run)).description.temperature
     )
     assert found["after"]["log_loss"] <= found["before"]["log_loss"] + 1e-9
-    left_out = np.array(found["confusion"])
-    assert left_out.sum(1).tolist() == [24, 0, 24]  # no monocyte could be tested
-    own = json.loads(Path(run, "scores.json").read_text())["confusion"]["counts"]
-    assert saved.scores["confusion"]["counts"] == [
-        found["confusion"][0],
-        own[1],
-        found["confusion"][2],
-    ]
-    of = "48 photographs of data sets left out of training (berlin, paris)"
-    assert saved.scores["confusion"]["of"] == of
+    basophil, monocyte, neutrophil = found["confusion"]
+    assert (sum(basophil), sum(monocyte), sum(neutrophil)) == (24, 0, 24)
+    own = json.loads(Path(run, "scores.json").read_text())["confusion"]
+    assert saved.scores["confusion"] == own
+    merged = [basophil, own["counts"][1], neutrophil]  # monocytes are in one data set only
+    assert saved.scores["unseen"]["confusion"] == merged
     value = found["datasets"]["paris"]["by_file"]["value"]
     assert f"| paris | 24 | 2 | {value:.4f} [" in Path("both.safetensors.MODEL_CARD.md").read_text()
     capsys.readouterr()
     words = ["export", images, "--model", run, "--out", "other.safetensors", "--labs"]
     assert "--labs=. cannot be used: it must be a folder with labs.json" in refused(*words, ".")
+    Path("labs/labs.json").write_text("{")
+    assert "labs/labs.json is damaged" in refused(*words, "labs")
     found["class_names"].pop()
     Path("labs/labs.json").write_text(json.dumps(found))
     assert "but theirs are basophil, monocyte" in refused(*words, "labs")

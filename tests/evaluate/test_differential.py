@@ -1,9 +1,12 @@
 """Differential counts of a model with known errors."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from bloodcell.evaluate.differential import estimate_shares
+from bloodcell.infer.cells import differential
 
 
 def test_without_errors_the_shares_are_those_of_the_counts() -> None:
@@ -33,3 +36,21 @@ def test_intervals_cover_and_corrected_shares_are_closer_on_slides_of_200_cells(
         covered += [one.low <= t <= one.high for one, t in zip(found, true, strict=True)]
     assert np.mean(corrected) < np.mean(raw)
     assert 0.9 < np.mean(covered) <= 1
+
+
+def test_errors_on_unseen_laboratories_widen_the_intervals_but_move_no_share() -> None:
+    own = {"confusion": {"counts": [[90, 10], [5, 95]], "of": "200 test photographs"}}
+    unseen = {"datasets": {"berlin": {}, "paris": {}}, "confusion": [[50, 50], [5, 95]]}
+    counts = Counter({"a": 40, "b": 60})
+    alone = differential(counts, ["a", "b"], own)
+    widened = differential(counts, ["a", "b"], own | {"unseen": unseen})
+    shares = [line.split("[")[0] for line in alone.splitlines()[1:3]]
+    assert [line.split("[")[0] for line in widened.splitlines()[1:3]] == shares
+    ends = [
+        [float(end.rstrip("%,")) for end in line.split("[")[1].rstrip("]").split()]
+        for text in (alone, widened)
+        for line in text.splitlines()[1:3]
+    ]
+    assert ends[2][0] <= ends[0][0]
+    assert ends[2][1] > ends[0][1]
+    assert "which had not seen berlin, paris," in widened
