@@ -88,6 +88,16 @@ def write_unseen(path: Path, runs: Sequence[HeldOut]) -> None:
         file.write(json.dumps(found, indent=1) + "\n")
 
 
+def check_folder(folder: Path) -> None:
+    """Checks that a folder has the file that `write_unseen` writes.
+
+    Raises:
+        InputError: if it has none.
+    """
+    found = (folder / FILE_NAME).is_file()
+    require(found, _OPTION, folder, f"a folder with {FILE_NAME} of a finished labs")
+
+
 def read_unseen(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
     """Reads what `write_unseen` wrote.
 
@@ -98,8 +108,8 @@ def read_unseen(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: if the folder has no such file, it is damaged, or its runs have other classes.
     """
+    check_folder(folder)
     path = folder / FILE_NAME
-    require(path.is_file(), _OPTION, folder, f"a folder with {FILE_NAME} of a finished labs")
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         names = listed(found["class_names"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bloodcell.errors import InputError, listed, require
 from bloodcell.evaluate.card import CARD, write_card
-from bloodcell.evaluate.unseen import add_unseen, read_unseen
+from bloodcell.evaluate.unseen import add_unseen, check_folder, read_unseen
 from bloodcell.files import beside, check_place
 from bloodcell.infer.agreement import (
     Agreement,
@@ -97,7 +97,7 @@ def export(
     Raises:
         InputError: if an argument is invalid, or the predictions differ.
     """
-    path = _check(images, model, out, int8)
+    path = _check(images, model, out, int8, labs)
     folder = out is not None and is_folder(out)
     with ExitStack() as stack:
         sample = sample_images(images, _COMPARED, stack)
@@ -135,7 +135,9 @@ def is_folder(out: str) -> bool:
     return out.endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
 
 
-def _check(given: Sequence[str], model: str | None, out: str | None, int8: str | None) -> Path:
+def _check(
+    given: Sequence[str], model: str | None, out: str | None, int8: str | None, labs: str | None
+) -> Path:
     """Returns the path of the model; raises InputError if an argument is invalid."""
     path = find_model(model)
     if path.suffix == ".onnx":
@@ -149,6 +151,8 @@ def _check(given: Sequence[str], model: str | None, out: str | None, int8: str |
         raise InputError(
             f"--int8 with --out {out}: only an .onnx file can have 8 bits. Leave one of them out."
         )
+    if labs:
+        check_folder(Path(labs))
     require(int8 != STDIN, "--int8", int8, "the paths of training images, not the standard input")
     return path
 
