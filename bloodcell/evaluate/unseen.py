@@ -9,8 +9,8 @@ import numpy as np
 
 from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.evaluate.calibration import fit_temperature, judge
-from bloodcell.evaluate.metrics import average_photos, sample_of
-from bloodcell.evaluate.scores import CONFUSION, Predictions
+from bloodcell.evaluate.metrics import sample_of
+from bloodcell.evaluate.scores import CONFUSION, Predictions, count_confusion
 from bloodcell.files import write_whole
 
 FILE_NAME = "labs.json"
@@ -62,20 +62,19 @@ def write_unseen(path: Path, runs: Sequence[HeldOut]) -> None:
     """
     names = sorted(set[str]().union(*(run.predictions.class_names for run in runs)))
     confusion = np.zeros((len(names), len(names)), np.int64)
-    labels, logits, weights, photographs = [], [], [], 0
+    labels, logits, weights = [], [], []
     for of in (run.predictions for run in runs):
         place = np.array([names.index(name) for name in of.class_names])
         probability = np.zeros((len(of.true), len(names)), np.float32)
         probability[:, place] = of.probability
+        confusion[np.ix_(place, place)] += np.array(count_confusion(of)["counts"])
         files = sample_of(place[of.true], probability, of.photo)
-        averaged = average_photos(files)
-        np.add.at(confusion, (averaged.true, averaged.probability.argmax(1)), 1)
+        of_photo = np.bincount(files.photo)  # number of files of each photograph
         labels.append(files.true)
         logits.append(np.log(files.probability.clip(_LEAST)))
-        weights.append(1 / np.bincount(files.photo)[files.photo] / len(averaged.true))
-        photographs += len(averaged.true)
+        weights.append(1 / of_photo[files.photo] / len(of_photo))
     true, logit, weight = map(np.concatenate, (labels, logits, weights))
-    temperature = fit_temperature(true, logit, photographs, weight)
+    temperature = fit_temperature(true, logit, int(confusion.sum()), weight)
     found = {
         "class_names": names,
         "datasets": {run.dataset: run.summary() for run in runs},
@@ -88,7 +87,7 @@ def write_unseen(path: Path, runs: Sequence[HeldOut]) -> None:
         file.write(json.dumps(found, indent=1) + "\n")
 
 
-def check_folder(folder: Path) -> None:
+def check_labs(folder: Path) -> None:
     """Checks that a folder has the file that `write_unseen` writes.
 
     Raises:
@@ -108,7 +107,7 @@ def read_unseen(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: if the folder has no such file, it is damaged, or its runs have other classes.
     """
-    check_folder(folder)
+    check_labs(folder)
     path = folder / FILE_NAME
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bloodcell.errors import InputError, listed, require
 from bloodcell.evaluate.card import CARD, write_card
-from bloodcell.evaluate.unseen import add_unseen, check_folder, read_unseen
+from bloodcell.evaluate.unseen import add_unseen, check_labs, read_unseen
 from bloodcell.files import beside, check_place
 from bloodcell.infer.agreement import (
     Agreement,
@@ -152,7 +152,7 @@ def _check(
             f"--int8 with --out {out}: only an .onnx file can have 8 bits. Leave one of them out."
         )
     if labs:
-        check_folder(Path(labs))
+        check_labs(Path(labs))
     require(int8 != STDIN, "--int8", int8, "the paths of training images, not the standard input")
     return path
 
