@@ -11,7 +11,7 @@ from bloodcell.errors import listed, require
 
 
 def cache_folder() -> Path:
-    """Returns the folder of drawn smears and decoded images."""
+    """Returns the folder of drawn smears, downloads, decoded images and temporary files."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bloodcell"
 
 

@@ -45,8 +45,8 @@ def audit(
     """Finds copies, leaks, label conflicts and unreadable images in a folder.
 
     Copies of a photograph are found from pixels, even if rotated, sheared or mirrored.
-    The exit status is 1 if images of one photograph, scene or cell are in more than one of the
-    parts train, val and test.
+    The exit status is 1 if images of one photograph, scene, field or cell are in more than one of
+    the parts train, val and test.
     With --labels, only the labels are examined, and the exit status is 0.
 
     Args:
@@ -64,7 +64,7 @@ def audit(
         sheet: with --labels, a .png file for pictures of the most doubted labels (default: none).
 
     Returns:
-        Whether all images of each photograph, scene and cell are in one part.
+        Whether all images of each photograph, scene, field and cell are in one part.
 
     Raises:
         InputError: if every image is unreadable, a file cannot be written, or the options of

@@ -56,7 +56,9 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         notes.append(("photo table", text))
     leaks = [
         *_warn("LEAK", f"photographs in {_SEVERAL}", found["leaks"], likeness["leaks"]),
-        *_warn("LEAK", f"scenes in {_SEVERAL}", found["scene_leaks"], likeness["scene_leaks"]),
+        *_warn(
+            "LEAK", f"scenes or fields in {_SEVERAL}", found["scene_leaks"], likeness["scene_leaks"]
+        ),
         *_warn("LEAK", f"cells of the table in {_SEVERAL}", compared["leaks"] if compared else []),
     ]
     if leaks:

@@ -98,7 +98,7 @@ class Groups:
         return np.array([self._likeness.get(group, 1.0) for group in self._group])
 
     def near(self) -> list[list[int]]:
-        """Returns pairs of groups of similar appearance, closest first, by an image of each.
+        """Returns pairs of groups of similar appearance, closest first, each given by one image.
 
         Pairs of two single images are left out: images were compared before they were grouped.
         """
@@ -121,8 +121,8 @@ class Groups:
 
         Returns:
             The ratio: 0 if no features agree, about 1 for copies of one photograph, and infinity
-            if some features agree but a group is too small for a comparison. And the most alike
-            pair of images across the groups.
+            if some features agree but both groups are too small for a comparison. And the most
+            alike pair of images across the groups.
         """
         ones, others = self._probes(one), self._probes(other)
         found: list[Pair] = []

@@ -1,6 +1,6 @@
 """Keeps the features of all images in a temporary file, so memory does not grow with them.
 
-An image has about 30 kB of features. The file is in the cache folder, because the folder for
+An image has about 35 kB of features. The file is in the cache folder, because the folder for
 temporary files is in memory on many systems; it is deleted when it is closed.
 """
 

@@ -130,15 +130,20 @@ def _report(place: Path, tasks: list[Task]) -> None:
 
     found = [(task, *find_run(place, task.name, task.seed)) for task in tasks]
     runs = [
-        (task, HeldOut(task.test_on, scores, read_predictions(folder)))
+        HeldOut(task.test_on, task.seed, scores, read_predictions(folder))
         for task, folder, scores in found
         if folder and scores
     ]
     if not runs:
         print(f"no finished run in {place} yet")
         return
-    shared = set.intersection(*(run.class_names() for _, run in runs))
-    rows = [_row(task, run, shared) for task, run in runs]
+    shared = set.intersection(*(run.class_names() for run in runs))
+    rows = []
+    for name in dict.fromkeys(task.test_on for task in tasks):
+        same = [run for run in runs if run.dataset == name]
+        rows += [_row(str(run.seed), [run], shared) for run in same]
+        if len(same) > 1:
+            rows.append(_row(f"mean of {len(same)}", same, shared))
     legend = _LEGEND.format(shared=", ".join(sorted(shared)))
     print_wide(_HEADINGS, rows, legend, words=("tested on",))
     with write_whole(place / "labs.md") as file:
@@ -146,26 +151,22 @@ def _report(place: Path, tasks: list[Task]) -> None:
     with write_whole(place / "labs.csv") as file:
         csv.writer(file).writerows([_HEADINGS, *rows])
     written = ["labs.md", "labs.csv", "lightning_logs"]
-    first = {run.dataset: run for _, run in runs[::-1]}
-    if len(first) == len({task.test_on for task in tasks}):
-        write_unseen(place / FILE_NAME, [first[name] for name in sorted(first)])
+    if {run.dataset for run in runs} == {task.test_on for task in tasks}:
+        write_unseen(place / FILE_NAME, runs)
         written.append(f"{FILE_NAME} (for export --labs)")
     print(f"{place}: {', '.join(written)}")
 
 
-def _row(task: Task, run: "HeldOut", shared: set[str]) -> list[str]:
-    from bloodcell.evaluate.metrics import Estimate, average_photos, estimate, sample_of
+def _row(seed: str, runs: "Sequence[HeldOut]", shared: set[str]) -> list[str]:
+    """Returns the row of some runs that were tested on the same data set."""
+    from bloodcell.evaluate.metrics import Estimate
+    from bloodcell.evaluate.unseen import score_classes, summarise
     from bloodcell.text import clock
 
-    found, of = run.summary(), run.predictions
-    kept = [i for i, label in enumerate(of.true.tolist()) if of.class_names[label] in shared]
-    over_shared = "-"
-    if kept:
-        photo = [of.photo[i] for i in kept]
-        sample = average_photos(sample_of(of.true[kept], of.probability[kept], photo))
-        over_shared = str(estimate(sample)["balanced_accuracy"][0])
+    found = summarise(runs)
+    seconds = sum(run.scores["learning_time_seconds"] for run in runs) / len(runs)
     return [
-        *(task.test_on, str(task.seed), f"{found['photographs']:,}", str(found["classes"])),
+        *(runs[0].dataset, seed, f"{found['photographs']:,}", str(found["classes"])),
         *(str(Estimate(**found[key])) for key in ("by_file", "by_photo", "own_classes")),
-        *(over_shared, f"{found['unlike']:.1%}", clock(run.scores["learning_time_seconds"])),
+        *(str(score_classes(runs, shared) or "-"), f"{found['unlike']:.1%}", clock(seconds)),
     ]

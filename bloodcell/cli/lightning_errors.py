@@ -23,12 +23,13 @@ _QUIET = (  # warnings of Lightning that do not apply here
     ".*sync_dist=True.*",  # metrics synchronise themselves; the speed is counted for all devices
     ".*Grad strides do not match bucket view strides.*",  # for 1x1 kernels; costs nothing here
     ".*all_gather is deprecated.*",  # Lightning's own call
-    ".*is using 'interval': 'epoch'.*",  # as documented: each schedule steps once an epoch
+    ".*is using 'interval': 'epoch'.*",  # as documented: each scheduler steps once an epoch
     ".*LeafSpec.*",
 )
 _ELSEWHERE = (
     "write elsewhere: set --trainer.default_root_dir for new runs, and the variable XDG_CACHE_HOME "
-    "for drawn smears and decoded images. With space freed, --ckpt_path last resumes a run"
+    "for downloads, drawn smears and decoded images. With space freed, --ckpt_path last resumes a "
+    "run"
 )
 
 

@@ -85,7 +85,8 @@ def parse(name: str, words: Sequence[str]) -> tuple[Namespace, list[str]]:
         words: the words after it.
 
     Returns:
-        The options of the verb, and the remaining words for LightningCLI (none for other verbs).
+        The options of the verb, and the remaining words, which LightningCLI or the argument `words`
+        of the verb takes (none for other verbs).
 
     Raises:
         InputError: naming the option or value that cannot be used.

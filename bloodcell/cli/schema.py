@@ -34,7 +34,7 @@ class Setting(NamedTuple):
     text: str
 
     def help(self) -> str:
-        """Returns the description, followed by the default unless the description names it."""
+        """Returns the description, followed by the default unless it is False or named there."""
         named = "(default: " in self.text or self.default is REQUIRED or self.default is False
         return self.text if named else f"{self.text} (default: {_bare(self.default)})"
 

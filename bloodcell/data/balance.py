@@ -44,7 +44,7 @@ def make_order(
 
 
 class BalancedSampler(DistributedSampler[int]):
-    """Draws all groups of images equally often in an epoch, and so all subgroups of each group.
+    """Draws all groups of images equally often in an epoch, also all subgroups of each group.
 
     Each draw of an epoch depends only on (seed, epoch). Within a subgroup, no image is drawn twice
     before each has been drawn once; position `n * k + i` is the k-th further draw of image i.

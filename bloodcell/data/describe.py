@@ -26,10 +26,7 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
             "data.photos, or the scores will be too high."
         )
     if table.unlabelled:
-        lines.append(
-            f"data.labels has no line for {table.unlabelled:,} of {len(source.sizes):,} images: "
-            "they are left out."
-        )
+        lines.append(f"data.labels has no line for {table.unlabelled:,} images: they are left out.")
     if source.left_out:
         lines.append(str(source.left_out))
     shared = shared_photos(table, parts)

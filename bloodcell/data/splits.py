@@ -275,5 +275,6 @@ def _check_classes(table: Table, parts: Parts, split: Split, several: bool) -> N
         if missing and (part == "train" or not several or not found):
             raise InputError(
                 f"data.split={split} leaves the {part} part without {', '.join(missing)}. Every "
-                "class must be in train, val and test: add images, or try another data.split."
+                "class must be in train, and with a single data set also in val and test: add "
+                "images, or try another data.split."
             )

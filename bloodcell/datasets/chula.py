@@ -33,6 +33,10 @@ COLUMNS = ("file", "class", "xmin", "ymin", "xmax", "ymax")
 _NUMBERED = ("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte")
 _MIRRORED = "HF-"  # prefix of a photograph that is the mirror image of another
 _FILE = re.compile(rf"(?:{_MIRRORED})?[BELMN]-\d+\w*_\d+\.jpe?g(?:#\d+)?", re.IGNORECASE)
+_CHANGED = (
+    "It may have changed: give data.root a folder or .zip of your own, with a table "
+    f"{BOXES} of the columns {', '.join(COLUMNS)}."
+)
 
 
 def is_copy(paths: Collection[str]) -> bool:
@@ -93,13 +97,18 @@ def unpack(archive: Path, folder: Path) -> None:
             file = folder / photographs[stem].name
             file.write_bytes(opened.read(str(photographs[stem])))
             text = opened.read(str(labels[stem])).decode()
-            lines += _as_boxes(text, file)
+            try:
+                lines += _as_boxes(text, file)
+            except (ValueError, IndexError, OSError) as error:
+                raise InputError(
+                    f"data.root='{CHULA}': {labels[stem]} in {ADDRESS} has no boxes for "
+                    f"{file.name} ({reason(error)}). {_CHANGED}"
+                ) from error
     missing = [name for name in CLASS_NAMES if name not in {line[2] for line in lines}]
     if missing:
         raise InputError(
             f"data.root='{CHULA}': {ADDRESS} contains no boxes of the classes "
-            f"{', '.join(missing)}. It may have changed: give data.root a folder or .zip of your "
-            f"own, with a table {BOXES} of the columns {', '.join(COLUMNS)}."
+            f"{', '.join(missing)}. {_CHANGED}"
         )
     with write_whole(folder / BOXES) as table:
         csv.writer(table).writerows([("file", "slide", *COLUMNS[1:]), *lines])

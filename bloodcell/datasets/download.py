@@ -8,7 +8,7 @@ from bloodcell.errors import InputError, listed
 def download(names: list[str]) -> None:
     """Downloads named data sets, and checks their files.
 
-    `fit` does it by itself. Files that were downloaded before are only checked.
+    `fit` does it by itself. Files that were downloaded before are not downloaded again.
 
     Args:
         names: kaggle, pbc or chula, or several of them (default: kaggle).

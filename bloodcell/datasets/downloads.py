@@ -44,7 +44,7 @@ def download_kaggle(name: str, handle: str, advice: str = "") -> Path:
 
 
 def download_file(name: str, address: str, path: Path) -> None:
-    """Downloads a file; it appears at `path` only when it is complete.
+    """Downloads a file, unless it exists; it appears at `path` only when it is complete.
 
     Args:
         name: value of `data.root`, for error messages.
@@ -54,6 +54,8 @@ def download_file(name: str, address: str, path: Path) -> None:
     Raises:
         InputError: if the download fails.
     """
+    if path.is_file():  # the user may have put it there
+        return
     try:
         with (
             urllib.request.urlopen(address, timeout=_SECONDS) as answer,
@@ -67,5 +69,5 @@ def download_file(name: str, address: str, path: Path) -> None:
     except (OSError, http.client.HTTPException) as error:  # errors of urllib are OSErrors
         raise InputError(
             f"data.root='{name}' could not be downloaded ({reason(error)}). Without a network, "
-            f"download {address} elsewhere and set data.root to the .zip."
+            f"download {address} elsewhere, save it as {path}, and repeat the command."
         ) from error

@@ -27,7 +27,7 @@ _METRICS = {
     "ece": "expected calibration error",
 }
 _SHOWN = {"none": "resized to", "cell": "cropped to a square around the white cell and resized to"}
-_BALANCED = ", with its clear slide balanced to light grey"
+_BALANCED = ", with their clear slide balanced to light grey"
 _POOLS = {"avg": "average pooling", "flatten": "flattened feature map"}
 _UNITS = {"by_file": "by file", "by_photo": "by photograph"}
 

@@ -121,9 +121,7 @@ def compute(sample: Sample, weights: Floats) -> dict[str, Floats]:
     """
     n_photos, n_classes = weights.shape[1], sample.probability.shape[1]
     predicted = sample.probability.argmax(1)
-    places = (sample.photo, sample.true * n_classes + predicted)
-    pairs = coo_array((np.ones(len(predicted)), places), (n_photos, n_classes * n_classes)).tocsr()
-    confusion = (weights @ pairs).reshape(-1, n_classes, n_classes)
+    confusion = _confusion(sample, weights)
     present = np.bincount(sample.true, minlength=n_classes) > 0  # means are over these classes
     right = np.diagonal(confusion, axis1=1, axis2=2)
     true, named = confusion.sum(2), confusion.sum(1)
@@ -179,6 +177,29 @@ def estimate(sample: Sample, seed: int = 0, draws: int = DRAWS) -> dict[str, lis
     return found
 
 
+def estimate_mean(samples: Sequence[Sample], seed: int = 0) -> Estimate:
+    """Computes the mean balanced accuracy of several models, with its 95 % interval.
+
+    Args:
+        samples: predictions of each model for the same photographs.
+        seed: seed of the bootstrap over photographs.
+    """
+    first = samples[0]
+    pooled = Sample(*(np.concatenate(parts) for parts in zip(*samples, strict=True)))
+    present = np.unique(first.true)
+
+    def balanced(weights: Floats) -> Floats:
+        counts = _confusion(pooled, weights)
+        right = np.diagonal(counts, axis1=1, axis2=2)
+        mean: Floats = _ratio(right, counts.sum(2))[:, present].mean(1)
+        return mean
+
+    classes = _photo_labels(first)
+    drawn = np.concatenate([balanced(weights) for weights in draw_blocks(classes, seed)])
+    value = balanced(np.ones((1, len(classes))))[0]
+    return Estimate(float(value), *map(float, np.percentile(drawn, [2.5, 97.5])))
+
+
 def independent_interval(right: int, n: int) -> tuple[float, float]:
     """Returns the 95 % interval of `right / n` if the n images were independent; copies are not.
 
@@ -198,6 +219,21 @@ def effective_number(photo: Sequence[str]) -> float:
     """
     counts = np.unique(photo, return_counts=True)[1]
     return float(counts.sum() ** 2 / (counts**2).sum())
+
+
+def _confusion(sample: Sample, weights: Floats) -> Floats:
+    """Returns the weighted numbers of files by true and predicted class, (draws, classes, classes).
+
+    Args:
+        sample: the predictions.
+        weights: (draws, photos).
+    """
+    n_classes = sample.probability.shape[1]
+    places = (sample.photo, sample.true * n_classes + sample.probability.argmax(1))
+    shape = (weights.shape[1], n_classes * n_classes)
+    pairs = coo_array((np.ones(len(sample.true)), places), shape).tocsr()
+    counts: Floats = (weights @ pairs).reshape(-1, n_classes, n_classes)
+    return counts
 
 
 def _photo_labels(sample: Sample) -> NDArray[np.int64]:

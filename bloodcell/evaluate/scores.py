@@ -95,17 +95,28 @@ def _score_one(predictions: Predictions) -> dict[str, Any]:
 
 
 def _score_own_classes(predictions: Predictions) -> dict[str, Any]:
-    occur = np.isin(np.arange(len(predictions.class_names)), predictions.true)
-    if occur.all():
+    if len(np.unique(predictions.true)) == len(predictions.class_names):
         return {}
-    own = np.where(occur, predictions.probability + _LEAST, 0).astype(np.float32)
-    files = sample_of(predictions.true, own, predictions.photo)
+    own = only_own_classes(predictions)
+    files = sample_of(own.true, own.probability, own.photo)
     return {
         "own_classes": {
             by: {name: _plain(estimate(sample)[name][0]) for name in _OF_CHOICES}
             for by, sample in {"by_file": files, "by_photo": average_photos(files)}.items()
         }
     }
+
+
+def only_own_classes(predictions: Predictions) -> Predictions:
+    """Returns the predictions if only classes that occur among the images could be chosen.
+
+    The probabilities of an image then no longer sum to 1.
+    """
+    occur = np.isin(np.arange(len(predictions.class_names)), predictions.true)
+    if occur.all():
+        return predictions
+    own = np.where(occur, predictions.probability + _LEAST, 0).astype(np.float32)
+    return predictions._replace(probability=own)
 
 
 def count_confusion(predictions: Predictions) -> dict[str, Any]:

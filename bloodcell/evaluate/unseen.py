@@ -1,7 +1,8 @@
 """What a recipe does on data sets that it was not trained on: scores, confusion, temperature."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,13 @@ import numpy as np
 
 from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.evaluate.calibration import fit_temperature, judge
-from bloodcell.evaluate.metrics import sample_of
-from bloodcell.evaluate.scores import CONFUSION, Predictions, count_confusion
+from bloodcell.evaluate.metrics import Estimate, Sample, average_photos, estimate_mean, sample_of
+from bloodcell.evaluate.scores import (
+    CONFUSION,
+    Predictions,
+    count_confusion,
+    only_own_classes,
+)
 from bloodcell.files import write_whole
 
 FILE_NAME = "labs.json"
@@ -24,11 +30,13 @@ class HeldOut(NamedTuple):
 
     Attributes:
         dataset: name of the data set.
+        seed: the run's `seed_everything`.
         scores: content of the run's `scores.json`.
         predictions: for the images of the data set.
     """
 
     dataset: str
+    seed: int
     scores: Mapping[str, Any]
     predictions: Predictions
 
@@ -36,49 +44,85 @@ class HeldOut(NamedTuple):
         """Returns the classes that occur in the data set."""
         return {self.predictions.class_names[label] for label in set(self.predictions.true)}
 
-    def summary(self) -> dict[str, Any]:
-        """Returns the scores, over the classes that occur in the data set."""
-        found = self.scores["test"]["by_dataset"][self.dataset]
-        own = found.get("own_classes", found)
-        return {
-            "photographs": found["by_photo"]["n"],
-            "classes": len(self.class_names()),
-            "by_file": found["by_file"]["balanced_accuracy"],
-            "by_photo": found["by_photo"]["balanced_accuracy"],
-            "own_classes": own["by_photo"]["balanced_accuracy"],
-            "unlike": self.scores["gallery"]["unfamiliar"]["test"],
-        }
+
+def summarise(runs: Sequence[HeldOut]) -> dict[str, Any]:
+    """Scores runs that differ only in their seed, over the classes that occur in the data set.
+
+    Args:
+        runs: one or more, of one data set.
+
+    Returns:
+        The number of `photographs`, of `classes` and of `seeds`; the balanced accuracy `by_file`,
+        `by_photo` and, by photograph, if only the `own_classes` could be chosen, each the mean of
+        the seeds with its interval; and the share of images called `unlike`.
+    """
+    own = [only_own_classes(run.predictions) for run in runs]
+    files = [_files(run.predictions) for run in runs]
+    return {
+        "photographs": int(files[0].photo.max()) + 1,
+        "classes": len(runs[0].class_names()),
+        "seeds": len(runs),
+        "by_file": estimate_mean(files)._asdict(),
+        "by_photo": estimate_mean([average_photos(sample) for sample in files])._asdict(),
+        "own_classes": estimate_mean([average_photos(_files(of)) for of in own])._asdict(),
+        "unlike": float(np.mean([run.scores["gallery"]["unfamiliar"]["test"] for run in runs])),
+    }
+
+
+def score_classes(runs: Sequence[HeldOut], class_names: Collection[str]) -> Estimate | None:
+    """Returns the balanced accuracy by photograph over some classes, or None if none occurs.
+
+    Args:
+        runs: one or more, of one data set.
+        class_names: the classes; photographs of others are left out.
+    """
+    samples = []
+    for of in (run.predictions for run in runs):
+        kept = [i for i, label in enumerate(of.true) if of.class_names[label] in class_names]
+        if not kept:
+            return None
+        photo = [of.photo[i] for i in kept]
+        samples.append(average_photos(sample_of(of.true[kept], of.probability[kept], photo)))
+    return estimate_mean(samples)
+
+
+def _files(of: Predictions) -> Sample:
+    return sample_of(of.true, of.probability, of.photo)
 
 
 def write_unseen(path: Path, runs: Sequence[HeldOut]) -> None:
     """Writes scores by data set, and the confusion and the temperature over all of them, as JSON.
 
-    A run lacks the classes that only the data set left out has. For the temperature, all data sets
-    have the same weight, and so have all photographs of one.
+    A run lacks the classes that only the data set left out has. The confusion counts photographs,
+    on average over the seeds. For the temperature, all data sets have the same weight, and so have
+    all photographs of one.
 
     Args:
         path: the file; it is replaced if it exists.
-        runs: one for each data set.
+        runs: one or more for each data set, with different seeds.
     """
     names = sorted(set[str]().union(*(run.predictions.class_names for run in runs)))
-    confusion = np.zeros((len(names), len(names)), np.int64)
+    seeds = Counter(run.dataset for run in runs)
+    confusion = np.zeros((len(names), len(names)))
     labels, logits, weights = [], [], []
-    for of in (run.predictions for run in runs):
+    for dataset, _, _, of in runs:
         place = np.array([names.index(name) for name in of.class_names])
         probability = np.zeros((len(of.true), len(names)), np.float32)
         probability[:, place] = of.probability
-        confusion[np.ix_(place, place)] += np.array(count_confusion(of)["counts"])
+        confusion[np.ix_(place, place)] += np.array(count_confusion(of)["counts"]) / seeds[dataset]
         files = sample_of(place[of.true], probability, of.photo)
         of_photo = np.bincount(files.photo)  # number of files of each photograph
         labels.append(files.true)
         logits.append(np.log(files.probability.clip(_LEAST)))
-        weights.append(1 / of_photo[files.photo] / len(of_photo))
+        weights.append(1 / of_photo[files.photo] / len(of_photo) / seeds[dataset])
     true, logit, weight = map(np.concatenate, (labels, logits, weights))
-    temperature = fit_temperature(true, logit, int(confusion.sum()), weight)
+    temperature = fit_temperature(true, logit, round(confusion.sum()), weight)
     found = {
         "class_names": names,
-        "datasets": {run.dataset: run.summary() for run in runs},
-        CONFUSION: confusion.tolist(),
+        "datasets": {
+            name: summarise([run for run in runs if run.dataset == name]) for name in sorted(seeds)
+        },
+        CONFUSION: confusion.round(1).tolist(),
         "temperature": temperature,
         "before": judge(true, logit, 1.0, weight),
         "after": judge(true, logit, temperature, weight),
@@ -127,8 +171,8 @@ def add_unseen(
 ) -> dict[str, Any]:
     """Returns the scores of a model with those of its recipe on data sets left out.
 
-    The confusion on the data sets left out is stored beside that of the model's own test, whose
-    rows it takes for classes that could not be tested there.
+    The confusion on the data sets left out is stored beside that of the model's own test. Its rows
+    for classes that no data set left out could test are those of the own test.
 
     Args:
         scores: content of the run's `scores.json`.

@@ -35,8 +35,8 @@ _CORRECTED = (
 )
 
 _WIDENED = (
-    "\nThey were widened to contain those that the errors of models give which had not seen {},\n"
-    "on these data sets. An unseen laboratory can cause other errors."
+    "\nThey were widened to contain the intervals that follow from the errors on {},\n"
+    "each tested by a model that was trained without it. Another laboratory can cause other errors."
 )
 _WIDER = (
     "If their field of view is wider than about 6 red cells, give --field, e.g. 3 for "

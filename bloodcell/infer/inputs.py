@@ -146,7 +146,8 @@ def find_images(
     for word in given:
         if word == STDIN:
             lines = (line.lstrip(_BYTE_ORDER_MARK).rstrip("\r\n") for line in sys.stdin)
-            yield from (_file(line) for line in lines if line)
+            for line in filter(None, lines):
+                yield from _listed(line, entries)
             continue
         found = 0
         for found, image in enumerate(_find(word, entries, left_out), 1):  # noqa: B007  counted
@@ -238,6 +239,15 @@ def _file(path: str) -> Named:
 
 
 _Entries = tuple[ZipFile, dict[str, ZipInfo]]  # an opened archive, and its images by their names
+
+
+def _listed(line: str, entries: Callable[[Path], _Entries]) -> Iterator[Named]:
+    """Yields the file of a line; opening it says what is wrong with it."""
+    if archive := _archive_above(Path(line)):
+        inside = Path(line).relative_to(archive).as_posix()
+        if found := [*_archived(archive, inside, *entries(archive))]:
+            return iter(found)
+    return iter([_file(line)])
 
 
 def _find(word: str, entries: Callable[[Path], _Entries], left_out: LeftOut) -> Iterator[Named]:

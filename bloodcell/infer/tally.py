@@ -43,14 +43,14 @@ class Tally:
             names: the classes.
             seconds: time that the predictions took.
         """
-        per_second = f"{self.counts.total() / seconds:,.0f}"
+        n = self.counts.total()
         if self._cells:
-            lines = [differential(self.counts, names, self._scores), f"{per_second} cells/s"]
+            n -= self.counts[NO_CELL] + self.counts[UNREADABLE]
+            lines = [differential(self.counts, names, self._scores), f"{n / seconds:,.0f} cells/s"]
         else:
             kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
             by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
-            n = self.counts.total()
-            lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({per_second} images/s)"]
+            lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({n / seconds:,.0f} images/s)"]
             if self._unlike:
                 lines.append(_UNLIKE_IMAGES.format(self._unlike))
         lines += summarise(self.notes)

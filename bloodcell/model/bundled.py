@@ -1,4 +1,4 @@
-"""The model that is shipped with bloodcell, trained on the Kaggle set."""
+"""The model that is shipped with bloodcell, trained on the Kaggle, PBC and Chula sets."""
 
 from pathlib import Path
 

@@ -30,8 +30,8 @@ def read_pretrained_config(backbone: str, weights: str) -> PretrainedConfig:
     """Returns the preprocessing and options that weights require, without loading them.
 
     A `.safetensors` file has them in its metadata (`mean`, `std`, `pad_type`, `bn_eps`), or in the
-    description if bloodcell wrote it. Keras' `.h5` files require `KERAS`. All other weights use
-    timm's configuration of the backbone.
+    description if bloodcell wrote it; a `.ckpt` file of bloodcell has them in its recipe. Keras'
+    `.h5` files require `KERAS`. All other weights use timm's configuration of the backbone.
 
     Args:
         backbone: timm model name.

@@ -30,7 +30,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 def serve(
-    model: str | None = None, host: str = HOST, port: int = PORT, data: str | None = None
+    model: str | None = None, host: str = HOST, port: int = PORT, data: list[str] | None = None
 ) -> bool:
     """Serves a web page that classifies images.
 
@@ -41,8 +41,8 @@ def serve(
         model: a run folder, a .ckpt or a .safetensors file (default: the bundled model).
         host: the address to listen on; the default is reachable only from this machine.
         port: the port to listen on; 0 selects a free one.
-        data: the training data, a folder, a .zip or the name of a data set, to show the nearest
-            training photographs (default: the folder or .zip of the run, if it still exists).
+        data: all training data, each a folder, a .zip or the name of a data set, to show the
+            nearest training photographs (default: those of the run, if they still exist).
 
     Returns:
         True.

@@ -159,7 +159,7 @@ def check_unfinished(path: Path, checkpoint: dict[str, Any], wanted: Mapping[str
     """Checks that a resumed run is not finished.
 
     Raises:
-        InputError: if the run has trained all its epochs and has been tested.
+        InputError: if the run has been tested and the settings do not extend its training.
     """
     if is_finished(path, wanted):
         raise InputError(

@@ -112,8 +112,20 @@ def test_each_laboratory_is_held_out_once(
         folder = Path(f"labs/lightning_logs/custom-{name}/version_0")
         assert {*read_predictions(folder).dataset} == {name}
     assert "2 runs in labs: 2 to do" in capsys.readouterr().out
-    main(words)
-    assert "2 runs in labs: 0 to do" in capsys.readouterr().out
+    main([*words, "--seeds", "2"])
+    assert "4 runs in labs: 2 to do" in capsys.readouterr().out
+    with Path("labs/labs.csv").open(newline="") as file:
+        seeds = list(csv.DictReader(file))
+    assert [row["seed"] for row in seeds] == ["0", "1", "mean of 2"] * 2
+    for first, second, mean in (seeds[:3], seeds[3:]):
+        for of in ("balanced, by file", "balanced, by photograph", "own classes only"):
+            values = [float(row[of].split()[0]) for row in (first, second, mean)]
+            assert values[2] == pytest.approx((values[0] + values[1]) / 2, abs=2e-4)
+    found = json.loads(Path("labs/labs.json").read_text())
+    assert found["datasets"]["paris"]["seeds"] == 2
+    assert sum(map(sum, found["confusion"])) == 48  # of one seed
+    main([*words, "--seeds", "2"])
+    assert "4 runs in labs: 0 to do" in capsys.readouterr().out
     assert "contains runs with other options" in refused(*words, "--data.augment", "flips")
 
 

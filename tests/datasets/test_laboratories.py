@@ -1,6 +1,7 @@
 """The sets of other laboratories: their downloads, and copies that are recognised."""
 
 import csv
+import re
 import socket
 import threading
 import zipfile
@@ -142,8 +143,11 @@ def test_the_chula_set_is_downloaded_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_chula_set_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chula, "ADDRESS", "http://127.0.0.1:1/main.zip")
-    with pytest.raises(InputError, match=r"'chula' could not be downloaded.*main\.zip elsewhere"):
+    advice = r"'chula' could not be downloaded.*main\.zip elsewhere, save it as (.*), and repeat"
+    with pytest.raises(InputError, match=advice) as stopped:
         open_source("chula")
+    write_source(Path(re.search(advice, str(stopped.value))[1]))  # type: ignore[index]
+    assert len(open_source("chula").sizes) == 5
 
 
 @pytest.mark.parametrize(
@@ -175,6 +179,16 @@ def test_a_download_that_breaks(
 def test_a_source_that_lacks_a_class_leaves_nothing_behind(tmp_path: Path) -> None:
     write_source(tmp_path / "source.zip", left_out="L-9_0001")
     with pytest.raises(InputError, match=r"contains no boxes of the classes lymphocyte\..*boxes"):
+        chula.unpack(tmp_path / "source.zip", tmp_path / "unpacked")
+
+
+def test_a_source_whose_boxes_have_changed(tmp_path: Path) -> None:
+    write_source(tmp_path / "source.zip")
+    with zipfile.ZipFile(tmp_path / "source.zip", "a") as archive:
+        archive.write(tmp_path / "photo.jpg", "main/train/images/N-2_0001.jpg")
+        archive.writestr("main/labels/N-2_0001.txt", "0 0.5 0.5\n")
+    message = r"main/labels/N-2_0001\.txt in .* has no boxes for N-2_0001\.jpg \(not enough values"
+    with pytest.raises(InputError, match=message):
         chula.unpack(tmp_path / "source.zip", tmp_path / "unpacked")
 
 

@@ -67,7 +67,8 @@ def test_every_way_to_name_images(run: Path, smears: Path, monkeypatch: pytest.M
         for file in files:
             archive.write(file, f"set/{file.parent.name}/{file.name}")
     first = files[0].parent.name
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{files[0]}\n\n{files[1]}\n"))
+    inside = f"all.zip/set/{first}/{files[0].name}"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{files[0]}\n\n{inside}\n"))
     for given, count in (
         ([str(files[0]), str(files[1])], 2),
         ([str(folder / "*" / "*.jpeg")], 40),
@@ -78,6 +79,10 @@ def test_every_way_to_name_images(run: Path, smears: Path, monkeypatch: pytest.M
     ):
         main(["predict", *given, "--model", str(run), "--out", "said.csv"])
         assert len(asked("said.csv")) == count, given
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{inside}\nall.zip/no.png\n"))
+    with pytest.raises(SystemExit):
+        main(["predict", "-", "--model", str(run), "--out", "said.csv"])
+    assert [bool(row["error"]) for row in asked("said.csv")] == [False, True]
 
 
 def test_paths_inside_one_archive_open_it_once(monkeypatch: pytest.MonkeyPatch) -> None:

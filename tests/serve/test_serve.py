@@ -275,6 +275,9 @@ def test_the_training_photographs_are_shown(run: Path, smears: Path, tmp_path: P
         assert open_photographs(strange, gallery, False, opened)(gallery.files[0]) is None
         with pytest.raises(InputError, match=r"--data .*other lacks \d+ of \d+ photographs"):
             open_photographs(strange, gallery, True, opened)
+        both = open_source([str(source.root), str(tmp_path / "other")])
+        named = gallery._replace(files=[f"{source.name}/{file}" for file in gallery.files])
+        assert open_photographs(both, named, True, opened)(named.files[0]) is not None
         broken = open_photographs(strange, gallery._replace(files=gallery.files[:1]), True, opened)
         assert broken(gallery.files[0]) is None, "it cannot be read"
     assert find_source(tmp_path / "m.safetensors") is None

@@ -68,7 +68,7 @@ def draw_grid(
 
 
 def shorten(name: str, most: int) -> str:
-    """Returns the last `most` characters of a name; dots replace what is left out."""
+    """Returns the end of a name, at most `most` characters with the dots for what is left out."""
     return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
