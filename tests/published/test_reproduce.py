@@ -91,7 +91,7 @@ def test_all_runs_their_table_and_their_figures(capsys: pytest.CaptureFixture[st
     assert len(calls()) == 2 * 2 * 7
     first = next(call for call in calls() if "d8-seed-fast" in call and "everything 0" in call)
     assert "--config d8.yaml" in first
-    fast = "callbacks.patience 5 --model.lr 3.0625e-05 --data.batch_size 8"
+    fast = "max_epochs 24 --model.lr 3.0625e-05 --data.batch_size 8"
     assert f"{fast} --model.lr 1 " in first, "the user's options come last and win"
     assert "--data.split seed" in first
     said = capsys.readouterr().out
