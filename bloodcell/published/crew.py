@@ -166,6 +166,12 @@ def make_job(out: Path, name: str, seed: int, words: Sequence[str]) -> Job:
     return Job(f"{name}, seed {seed}", ["--ckpt_path", str(folder)] if folder else new, log)
 
 
+def print_progress(job: Job, line: str) -> None:
+    """Prints a line of a job's output if it is about an epoch or the remaining time."""
+    if line.startswith(("epoch ", "about ")):
+        print(f"{job.name}: {line.rstrip()}", flush=True)
+
+
 def list_devices(jobs: int | None, accelerator: str | None) -> list[dict[str, str]]:
     """Lists the environment variables of each concurrent run, which select its device.
 
@@ -213,13 +219,20 @@ class Crew:
         self._changing = threading.Lock()
         self._stopped = False
 
-    def run(self, jobs: Sequence[Job], ended: Callable[[Job, int], None]) -> None:
+    def run(
+        self,
+        jobs: Sequence[Job],
+        ended: Callable[[Job, int], None],
+        heard: Callable[[Job, str], None] = print_progress,
+    ) -> None:
         """Runs all jobs; stops all on Ctrl-C, SIGTERM or an exception in `ended`.
 
         Args:
             jobs: the jobs, in the order in which they start.
             ended: called with each job that has ended and its exit status.
+            heard: called with each job and each line of its output.
         """
+        self._heard = heard
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         coming, running = iter(jobs), dict[Future[int], Job]()
 
@@ -249,7 +262,7 @@ class Crew:
                 child.send_signal(signal.SIGTERM)
 
     def _follow(self, job: Job) -> int:
-        """Runs a process to its end, writes its output to the log and prints its epochs."""
+        """Runs a process to its end, and writes its output to the log."""
         device = self._free.get()
         try:
             child = self._start(job, device)
@@ -261,8 +274,7 @@ class Crew:
                 for line in child.stdout:
                     file.write(line)
                     file.flush()
-                    if line.startswith("epoch "):
-                        print(f"{job.name}: {line.rstrip()}", flush=True)
+                    self._heard(job, line)
             with self._changing:
                 self._children.discard(child)
             return child.returncode

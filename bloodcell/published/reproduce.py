@@ -5,6 +5,9 @@ the others continue from their last checkpoints: after a kill, at most one epoch
 """
 
 import argparse
+import math
+import re
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +23,7 @@ from bloodcell.published.crew import (
     keep_options,
     list_devices,
     make_job,
+    print_progress,
 )
 from bloodcell.published.twins import report_twins
 from bloodcell.text import clock
@@ -34,6 +38,7 @@ _FAST_TEXT = (
     + ", ".join(f"{lr:g} and {batch} for {then:g}" for then, (lr, batch) in _FAST_PACE.items())
 )
 _SPLITS = ("seed", "photo")
+_ABOUT = re.compile(r"about (\d+):(\d\d):(\d\d) left")  # printed by each run near its start
 _OWN = (
     *("--config", "-c", "--name", "--ckpt_path", "--seed_everything", "--data.split"),
     *("--data.seed", "--trainer.default_root_dir", "--trainer.devices", "--trainer.fast_dev_run"),
@@ -159,10 +164,10 @@ def _run_all(request: Request, descriptors: list[int]) -> dict[str, str]:
         f"{len(tasks)} runs in {request.out}: {len(tasks) - len(left)} finished, {len(left)} to "
         f"do, {len(devices)} at a time"
     )
-    progress = _Progress(request.out, left)
+    progress = _Progress(request.out, left, len(devices))
     try:
         jobs = [_job(request, task) for task in left.values()]
-        Crew(devices, descriptors).run(jobs, progress.end_run)
+        Crew(devices, descriptors).run(jobs, progress.end_run, progress.hear)
     except (KeyboardInterrupt, SystemExit):
         print("stopped: repeat the command to continue; finished runs are kept", flush=True)
         raise
@@ -172,16 +177,32 @@ def _run_all(request: Request, descriptors: list[int]) -> dict[str, str]:
 
 
 class _Progress:
-    """Prints the result of each run that ends, and the remaining time.
+    """Prints the total time as soon as it can be estimated, and the result of each run that ends.
+
+    Args:
+        out: the folder of the runs.
+        left: the runs to do, by their names.
+        jobs: number of concurrent runs.
 
     Attributes:
         failed: the reasons of failed runs, by their names.
     """
 
-    def __init__(self, out: Path, left: dict[str, Task]) -> None:
+    def __init__(self, out: Path, left: dict[str, Task], jobs: int) -> None:
         self.failed: dict[str, str] = {}
-        self._out, self._left = out, left
+        self._out, self._left, self._jobs = out, left, jobs
         self._start, self._ended = time.perf_counter(), 0
+        self._first = threading.Lock()  # taken by the first run that estimates its time
+
+    def hear(self, job: Job, line: str) -> None:
+        """Prints the progress of a run; after its first estimate, that of all runs."""
+        print_progress(job, line)
+        about = _ABOUT.match(line)
+        if about and self._first.acquire(blocking=False):
+            hours, minutes, seconds = map(int, about.groups())
+            rounds = math.ceil(len(self._left) / self._jobs)
+            total = clock(rounds * (3600 * hours + 60 * minutes + seconds))
+            print(f"all {len(self._left)} runs: about {total}, if each takes as long", flush=True)
 
     def end_run(self, job: Job, status: int) -> None:
         """Prints the result of a run, which failed if it wrote no scores."""

@@ -50,6 +50,7 @@ if Path("breaks").exists():
     sys.exit(2)
 if Path("silent").exists():
     sys.exit(0)
+print("about 0:10:05 left, 250 ms per batch")
 print("epoch   1 of 8", flush=True)
 if Path("hang").exists():
     (folder / "checkpoints").mkdir(exist_ok=True)
@@ -97,6 +98,7 @@ def test_all_runs_their_table_and_their_figures(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert "d8-seed-fast, seed 0: test 0.9000, by photograph 0.9000, 0:01:01" in said
     assert "d8-photo-fast, seed 1: epoch   1 of 8" in said
+    assert said.count("all 28 runs: about 2:21:10, if each takes as long\n") == 1
     out = Path("reproduced-fast")
     names = [f"{number}.png" for number in range(1, 8)]
     for name in (*names, "compared_model_graph.png"):
