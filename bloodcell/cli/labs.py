@@ -20,7 +20,14 @@ _OWN = (
     *("--trainer.default_root_dir", "--trainer.devices", "--trainer.fast_dev_run"),
 )
 _HEADINGS = (
-    *("tested on", "seed", "cells", "classes", "balanced, by file", "balanced, by photograph"),
+    *(
+        "tested on",
+        "seed",
+        "photographs",
+        "classes",
+        "balanced, by file",
+        "balanced, by photograph",
+    ),
     *("own classes only", "shared classes", "called unlike", "learning time"),
 )
 _LEGEND = (
@@ -102,7 +109,8 @@ def _run_all(
             print(f"{job.name}: exit status {status}, see {job.log}", flush=True)
 
     try:
-        Crew(list_devices(jobs, None), descriptors).run(waiting, end)
+        accelerator = dict(pairs(words)).get("--trainer.accelerator")
+        Crew(list_devices(jobs, accelerator), descriptors).run(waiting, end)
     finally:  # even if it is stopped
         _report(place, tasks)
     return failed

@@ -69,8 +69,8 @@ class Streamed:
     """Gathers batches on the host and copies them to a CUDA device while it computes.
 
     Host and device have two buffers each. While the device computes on one batch, the next one is
-    gathered and copied on a separate stream; the host is at most one batch ahead. A batch is valid
-    until the second call after it.
+    copied on a separate stream, and the host gathers further ones; it is at most three batches
+    ahead. A batch is valid until the second call after it.
 
     Args:
         images: (N, 3, H, W) uint8 on the host, in channels-last memory.

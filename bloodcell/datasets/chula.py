@@ -65,14 +65,16 @@ def prepare() -> Prepared:
             download_file(CHULA, ADDRESS, archive)
             try:
                 unpack(archive, partial)
-            except (zipfile.BadZipFile, zlib.error) as error:
+            except (zipfile.BadZipFile, zlib.error, InputError) as error:
+                archive.unlink()  # but not if unpacking is only interrupted
+                if isinstance(error, InputError):
+                    raise
                 raise InputError(
                     f"data.root='{CHULA}': the archive from {ADDRESS} is damaged "
                     f"({reason(error)}). Repeat the command to download it again."
                 ) from error
-            finally:
-                archive.unlink()
             partial.rename(folder)
+            archive.unlink()
     return Prepared(folder)
 
 

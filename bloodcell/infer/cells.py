@@ -39,8 +39,8 @@ _WIDENED = (
     "each tested by a model that was trained without it. Another laboratory can cause other errors."
 )
 _WIDER = (
-    "If their field of view is wider than about 6 red cells, give --field, e.g. 3 for "
-    "three times that width, or auto, which measures it."
+    "If they show some, set --field to the width of their field of view: 1 is about 6 red cells, "
+    "3 is three times that width, and auto measures it."
 )
 
 

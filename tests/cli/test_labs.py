@@ -103,7 +103,7 @@ def test_each_laboratory_is_held_out_once(
     main(words)
     with Path("labs/labs.csv").open(newline="") as file:
         rows = {row["tested on"]: row for row in csv.DictReader(file)}
-    assert {name: (row["cells"], row["classes"]) for name, row in rows.items()} == {
+    assert {name: (row["photographs"], row["classes"]) for name, row in rows.items()} == {
         "berlin": ("24", "2"),
         "paris": ("24", "2"),
     }

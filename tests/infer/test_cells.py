@@ -91,7 +91,7 @@ def test_a_row_a_cell_and_the_differential_count(
         assert sum(float(row[f"p_{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-4)
     said = capsys.readouterr().err
     assert "3 white cells" in said
-    assert "images without a white cell: 1. If their field of view is wider" in said
+    assert "images without a white cell: 1. If they show some, set --field" in said
     assert "give --field" in said
     for name in NAMES:
         count = sum(row["class"] == name for row in named)
