@@ -24,7 +24,7 @@ from bloodcell.model.pretrained import load_trunk, read_pretrained_config
 from bloodcell.train import optimizers
 from bloodcell.train.compiling import compile_for
 from bloodcell.train.metrics import Metrics
-from bloodcell.train.optimizers import Schedule
+from bloodcell.train.optimizers import DEFAULT_LR, Schedule
 from bloodcell.train.outputs import Outputs
 
 SO_FAR = "epoch_so_far"  # key in a checkpoint
@@ -85,7 +85,7 @@ class Classifier(LightningModule):
         dropout: float = 0.5,
         pool: Pool = "flatten",
         freeze: bool = False,
-        lr: float = optimizers.DEFAULT_LR,
+        lr: float = DEFAULT_LR,
         schedule: Schedule = "constant",
         weight_decay: float = 0.0,
         bn_momentum: float | None = None,

@@ -1,5 +1,6 @@
 import errno
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,6 +73,16 @@ def test_help_lists_every_option(verb: str) -> None:
         assert all(how["help"] in page for _, how in declared.options)
     if verb == "fit":
         assert all(f"--trainer.{name} " in page for name in TRAINER)
+
+
+@pytest.mark.parametrize("group", ["run", "data", "model", "benchmark"])
+def test_defaults_in_the_help_are_values(group: str) -> None:
+    for key, setting in settings(group).items():
+        names = re.findall(r"[a-z_]\w*\.\w+", str(setting.default))
+        assert not names, f"{key} shows a name of the program instead of its default"
+    assert "learning rate of Adam; `optimizer` has its own (default: 1e-05)" in " ".join(
+        verb_page("fit").split()
+    )
 
 
 @pytest.mark.parametrize("verb", [v for v in VERBS if isinstance(VERBS[v], Function)])
