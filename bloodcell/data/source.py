@@ -1,6 +1,7 @@
 """The source of images: folders or zip archives, listed and read by name."""
 
 import contextlib
+import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -193,9 +194,16 @@ def _explain_missing(root: str, path: Path, setting: str) -> str:
     parent = path.parent
     while not parent.is_dir():
         parent = parent.parent
-    found = listed(sorted(p.name for p in parent.iterdir() if not p.name.startswith(".")))
+    listing = (p for p in parent.iterdir() if p.is_dir() or p.suffix.lower() == ".zip")
+    found = sorted(p.name for p in listing if not p.name.startswith("."))
+    missing, *rest = path.relative_to(parent).parts
+    near = [parent.joinpath(name, *rest) for name in difflib.get_close_matches(missing, found)]
+    meant = [str(one) for one in near if one.exists()]
+    meant += difflib.get_close_matches(root, named_datasets(), n=1)
+    hint = f"Did you mean {meant[0]}? " if meant else ""
     named = " or ".join(f"'{one.name}' for {one.title}" for one in named_datasets().values())
     return (
-        f"{setting}='{root}' does not exist (looked for {path.absolute()}; {parent.absolute()} "
-        f"contains: {found}). Give it a folder of class folders, a .zip of one, or {named}."
+        f"{setting}='{root}' does not exist (looked for {path.absolute()}; folders and .zip files "
+        f"in {parent.absolute()}: {listed(found, 4)}). {hint}Give it a folder of class folders, "
+        f"a .zip of one, or {named}."
     )

@@ -12,7 +12,7 @@ from kagglehub.handle import parse_dataset_handle
 from kagglesdk import kaggle_env
 from kagglesdk.kaggle_env import KaggleEnv
 
-from bloodcell.data.source import open_source
+from bloodcell.data.source import check_root, open_source
 from bloodcell.datasets import kaggle
 from bloodcell.errors import InputError
 
@@ -45,8 +45,35 @@ def test_hidden_and_other_files_are_no_images(make_folders: Callable[..., Path])
 
 def test_nothing_there_says_what_is(make_folders: Callable[..., Path]) -> None:
     root = make_folders({"a": 1, "b": 1})
-    with pytest.raises(InputError, match=r"pictures/c' does not exist .*contains: a, b.*'kaggle'"):
+    (root / "notes.txt").touch()
+    there = r"pictures/c' does not exist .*in \S+/pictures: a, b\)\. Give it .*'kaggle'"
+    with pytest.raises(InputError, match=there):
         open_source(str(root / "c"))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("blod-cells.zip", "blood-cells.zip"),
+        ("smers/TRAIN", "smears/TRAIN"),
+        ("smears/TRIAN", "smears/TRAIN"),
+        ("kagle", "kaggle"),
+    ],
+)
+def test_a_misspelt_root_suggests_the_nearest(given: str, meant: str) -> None:
+    Path("smears/TRAIN").mkdir(parents=True)
+    for name in ("blood-cells.zip", *(f"blood {n}.png" for n in range(9))):
+        Path(name).touch()
+    with pytest.raises(InputError, match=rf"Did you mean {meant}\? Give it a folder"):
+        check_root(given)
+
+
+def test_a_misspelt_root_suggests_nothing_that_is_missing() -> None:
+    for name in "abcdef":
+        Path(f"smears_{name}").mkdir()
+    few = r"smears_a, smears_b, smears_c, smears_d and 2 more\)\. Give it a folder"
+    with pytest.raises(InputError, match=few):
+        check_root("smears/TRAIN")
 
 
 def test_a_damaged_zip_is_named(smears: Path, tmp_path: Path) -> None:
