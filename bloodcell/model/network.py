@@ -19,6 +19,7 @@ from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.model.cpu import spare_slow_kernels
 
 Pool = Literal["flatten", "avg"]
+BACKBONE = "mobilenetv1_100"  # the default
 # arguments of timm.create_model that weights may require
 _OPTIONS = {"pad_type", "bn_eps", "bn_momentum"}
 
@@ -163,11 +164,11 @@ def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) 
         InputError: if timm has no such model, or the model does not accept the config's options.
     """
     if not timm.is_model(backbone):
-        known = timm.list_models()
-        near = difflib.get_close_matches(backbone, known, n=5) or timm.list_models("mobilenet*")
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=5)
+        others = [f"{BACKBONE} (the default)", *(name for name in near if name != BACKBONE)]
         raise InputError(
             f"model.backbone='{backbone}' is not a timm model. "
-            f"Use, for example, {listed(near)}; timm.list_models() lists all."
+            f"Use, for example, {listed(others)}; timm.list_models() lists all."
         )
     options: dict[str, Any] = {"num_classes": 0, **config.options}
     if not pooled:

@@ -19,7 +19,7 @@ from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
 from bloodcell.model.find import NONE
 from bloodcell.model.gallery import Gallery
-from bloodcell.model.network import Network, Pool, PretrainedConfig
+from bloodcell.model.network import BACKBONE, Network, Pool, PretrainedConfig
 from bloodcell.model.pretrained import load_trunk, read_pretrained_config
 from bloodcell.train import optimizers
 from bloodcell.train.compiling import compile_for
@@ -79,7 +79,7 @@ class Classifier(LightningModule):
         self,
         class_names: list[str],
         image_size: int = 224,
-        backbone: str = "mobilenetv1_100",
+        backbone: str = BACKBONE,
         weights: str = "imagenet",
         hidden: list[int] = [8],  # noqa: B006  never changed; --help shows it
         dropout: float = 0.5,

@@ -99,11 +99,13 @@ def test_a_trunk_of_another_size_or_family() -> None:
         create_trunk("resnet18", PretrainedConfig("w.h5", options=options))
 
 
-def test_unknown_backbone() -> None:
-    with pytest.raises(
-        InputError, match=r"model\.backbone='mobilnet' is not a timm model.*mobilenet"
-    ):
-        create_trunk("mobilnet", PretrainedConfig())
+def test_an_unknown_backbone_names_the_default_and_the_nearest() -> None:
+    default = r"Use, for example, mobilenetv1_100 \(the default\)"
+    for wrong, found in (("mobilnetv9", ", mobilenetv"), ("nonsense_", "; timm")):
+        with pytest.raises(
+            InputError, match=rf"model\.backbone='{wrong}' is not a timm model\. {default}{found}"
+        ):
+            create_trunk(wrong, PretrainedConfig())
 
 
 @pytest.mark.parametrize(
