@@ -15,9 +15,10 @@ _HEADINGS = (
 )
 _KINDS = (".csv", ".md", ".png")
 _LEGEND = (
-    "Sorted by balanced accuracy by photograph, with its 95 % interval. `a`: the best, and those "
-    "that do not differ significantly from it (paired bootstrap over photographs, Holm, 5 %); `-`: "
-    "tested on other photographs. Trained on: the share of the test photographs that were also "
+    "Sorted by balanced accuracy by photograph, with its 95 % interval; experiments that were "
+    "tested on the same photographs are listed together. `a`, `b` ...: the best of those tested on "
+    "the same photographs, and those that are not significantly worse (paired bootstrap over "
+    "photographs, Holm, 5 %). Trained on: the share of the test photographs that were also "
     "trained on; their score measures memorisation."
 )
 

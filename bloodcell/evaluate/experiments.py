@@ -2,9 +2,10 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, groupby, product
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,8 +59,8 @@ class Experiment(NamedTuple):
         balanced: balanced accuracy of test photographs, mean over the seeds, with its interval.
         parameters: number of parameters.
         seconds: learning time, mean over the seeds.
-        group: `a` for the best and those that do not differ significantly from it, `-` for those
-            tested on other photographs, empty for the others.
+        group: a letter for the best of those tested on the same photographs, and for those that
+            are not significantly worse, empty for the others; other photographs, another letter.
     """
 
     name: str
@@ -126,18 +127,19 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
 
 
 def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
-    """Pools the seeds of each experiment and compares all with the best, photograph by photograph.
+    """Pools the seeds of each experiment and compares those tested on the same photographs.
 
-    The difference of two experiments is bootstrapped over the photographs that both were tested on,
-    drawn within each class; p-values are corrected by Holm's method (Scandinavian Journal of
-    Statistics 6, 1979).
+    Each is compared with the best of them, photograph by photograph. The difference of the two is
+    bootstrapped over the photographs, drawn within each class; p-values are corrected by Holm's
+    method (Scandinavian Journal of Statistics 6, 1979).
 
     Args:
         runs: at least one.
         seed: seed of the bootstrap.
 
     Returns:
-        The experiments, the best balanced accuracy by photograph first.
+        The experiments, the best balanced accuracy by photograph first. Those that were tested on
+        the same photographs follow one another.
     """
     pooled = []
     keyed = sorted(((_key(run), run) for run in runs), key=lambda pair: pair[0])
@@ -145,11 +147,22 @@ def pool(runs: list[Run], seed: int = 0) -> list[Experiment]:
         same = [run for _, run in members]
         pooled.append((same, _photos(same)))
     pooled.sort(key=lambda one: -one[1].balanced(np.ones((1, len(one[1].label))))[0])
-    groups = _groups([photos for _, photos in pooled], seed)
+    compared: dict[tuple[str, ...], list[tuple[list[Run], _Photos]]] = {}
+    for same, photos in pooled:
+        compared.setdefault(photos.name, []).append((same, photos))
     return [
-        _experiment(same, photos, group, seed)
-        for (same, photos), group in zip(pooled, groups, strict=True)
+        _experiment(same, photos, letter if near else "", seed)
+        for letter, experiments in zip(_letters(), compared.values(), strict=False)
+        for (same, photos), near in zip(
+            experiments, _near_best([photos for _, photos in experiments], seed), strict=True
+        )
     ]
+
+
+def _letters() -> Iterator[str]:
+    """Yields a, b ... z, aa, ab ..."""
+    for length in count(1):
+        yield from map("".join, product(ascii_lowercase, repeat=length))
 
 
 class _Photos(NamedTuple):
@@ -228,25 +241,21 @@ def _right_by_photo(predictions: Predictions) -> dict[str, list[int]]:
     return dict(zip(names.tolist(), facts.tolist(), strict=True))
 
 
-def _groups(photos: list[_Photos], seed: int) -> list[str]:
-    """Marks the best and those that do not differ significantly from it."""
-    best = photos[0]
-    groups = ["a", *("-" for _ in photos[1:])]
-    same = [place for place, other in enumerate(photos) if place and other.name == best.name]
-    worse = np.zeros((len(same), DRAWS), bool)  # than the best
+def _near_best(photos: list[_Photos], seed: int) -> list[bool]:
+    """Tells which do not differ significantly from the first, the best; all have the same names."""
+    best, *others = photos
+    worse = np.zeros((len(others), DRAWS), bool)  # than the best
     start = 0
-    for weights in draw_blocks(best.label, seed) if same else ():
+    for weights in draw_blocks(best.label, seed) if others else ():
         ours, block = best.balanced(weights), slice(start, start := start + len(weights))
-        for row, place in zip(worse, same, strict=True):
-            row[block] = ours - photos[place].balanced(weights) > 0
-    p_values = {
-        place: min(1.0, 2 * float(np.mean(~row))) for place, row in zip(same, worse, strict=True)
-    }
-    rejected = True
-    for rank, place in enumerate(sorted(p_values, key=lambda place: p_values[place])):
-        rejected = rejected and p_values[place] <= _LEVEL / (len(p_values) - rank)
-        groups[place] = "" if rejected else "a"
-    return groups
+        for row, other in zip(worse, others, strict=True):
+            row[block] = ours - other.balanced(weights) > 0
+    p_values = [min(1.0, 2 * float(np.mean(~row))) for row in worse]
+    near, rejected = [True] * len(photos), True
+    for rank, place in enumerate(sorted(range(len(others)), key=p_values.__getitem__)):
+        rejected = rejected and p_values[place] <= _LEVEL / (len(others) - rank)
+        near[1 + place] = not rejected
+    return near
 
 
 def _experiment(runs: list[Run], photos: _Photos, group: str, seed: int) -> Experiment:

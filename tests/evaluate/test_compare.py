@@ -51,11 +51,37 @@ def test_seeds_are_pooled_and_the_best_comes_first(
     assert "good" in capsys.readouterr().out
 
 
-def test_other_photographs_are_not_compared(write_run: WriteRun, tmp_path: Path) -> None:
-    one = write_run(tmp_path / "one" / "version_0", 0.9)
-    other = write_run(tmp_path / "other" / "version_0", 0.3, photos=60)
-    main(["compare", str(one), str(other), "--out=two.csv"])
-    assert [row["best"] for row in table(Path("two.csv"))] == ["a", "-"]
+def test_each_set_of_test_photographs_has_its_best(write_run: WriteRun, tmp_path: Path) -> None:
+    for name, right, photos in (
+        ("drawn", 0.95, 60), ("drawn-poor", 0.4, 60),
+        ("real-poor", 0.3, 80), ("real", 0.9, 80), ("real-near", 0.875, 80),
+        ("alone", 0.2, 40),
+    ):  # fmt: skip
+        write_run(tmp_path / "runs" / name / "version_0", right, photos=photos)
+    main(["compare", "runs", "--out=runs.csv"])
+    assert [(row["experiment"], row["best"]) for row in table(Path("runs.csv"))] == [
+        *[("drawn", "a"), ("drawn-poor", "")],
+        *[("real", "b"), ("real-near", "b"), ("real-poor", "")],
+        ("alone", "c"),
+    ]
+    main(["compare", "runs", "--out=runs.md"])
+    assert "the best of those tested on the same photographs" in Path("runs.md").read_text()
+    figure = draw_comparison(pool(read_runs(find_runs(["runs"]))[0]))
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[0] for line in lines] == [1.5, 4.5]  # type: ignore[index]
+    (legend,) = figure.legends
+    assert legend.get_texts()[-1].get_text() == "tested on other photographs"
+
+
+def test_further_groups_cannot_change_a_group(write_run: WriteRun, tmp_path: Path) -> None:
+    for name, right in (("good", 0.9), ("near", 0.8), ("poor", 0.6)):
+        write_run(tmp_path / "one" / name / "version_0", right)
+    one = pool(read_runs(find_runs(["one"]))[0])
+    for n in range(30):
+        write_run(tmp_path / "many" / f"x{n}" / "version_0", 0.95, photos=8, first=100 * (n + 1))
+    both = pool(read_runs(find_runs(["one", "many"]))[0])
+    assert [len(both), both[26].group, both[29].group] == [33, "aa", "ad"]
+    assert both[30:] == [x._replace(group="ae" if x.group else "") for x in one]
 
 
 def test_seeds_that_share_no_photograph_are_averaged(write_run: WriteRun, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from bloodcell.evaluate.experiments import Experiment
-from bloodcell.evaluate.figures.style import BLUE, RED, styled
+from bloodcell.evaluate.figures.style import BLUE, GREY, RED, styled
 from bloodcell.evaluate.published import find_published
 
 
@@ -14,7 +14,8 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
     """Draws the accuracy of each experiment with its interval, and the published value if any.
 
     Args:
-        experiments: one line each, the first at the top.
+        experiments: one line each, the first at the top. A dashed line separates those that were
+            tested on different photographs.
         title: a text that applies to all of them.
     """
     figure = Figure(figsize=(10, 1.5 + 0.5 * len(experiments)), layout="constrained")
@@ -48,12 +49,16 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
                 markeredgewidth=2,
                 label=None if marked else "published",
             )
+    starts = {one.group: line for line, one in reversed([*enumerate(experiments)]) if one.group}
+    for number, line in enumerate(sorted(starts.values())[1:]):
+        label = "tested on other photographs" if number == 0 else None
+        ax.axhline(line - 0.5, color=GREY, linestyle="--", linewidth=1, label=label)
     labels = [f"{one.name}, split {one.split}" + _seeds(one.seeds) for one in experiments]
     ax.set_yticks(range(len(experiments)), labels)
     ax.set(xlim=(-0.01, 1.01), ylim=(len(experiments) - 0.4, -0.6))
     ax.set_xlabel("accuracy on the test part, and its 95 % interval over photographs")
     figure.suptitle(title, fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
