@@ -70,7 +70,7 @@ def test_each_set_of_test_photographs_has_its_best(write_run: WriteRun, tmp_path
     lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert [line.get_ydata()[0] for line in lines] == [1.5, 4.5]  # type: ignore[index]
     (legend,) = figure.legends
-    assert legend.get_texts()[-1].get_text() == "tested on other photographs"
+    assert legend.get_texts()[-1].get_text() == "below: tested on other photographs"
 
 
 def test_further_groups_cannot_change_a_group(write_run: WriteRun, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bloodcell.evaluate.figures.curves import draw_curves
+from bloodcell.evaluate.figures.explained import Explained, draw_explained
 from bloodcell.evaluate.figures.predictions import (
     draw_confusion,
     draw_reliability,
@@ -65,6 +66,22 @@ def test_reliability_shows_every_file_once() -> None:
     mean, share = figure.axes[0].lines[1].get_data()
     assert np.allclose(mean, [0.6, 0.7, 0.9, 1.0])  # two of them at .6, three at .9
     assert np.allclose(share, [0.5, 0, 2 / 3, 1])
+    bottom, _ = figure.axes[0].get_ylim()
+    assert bottom < 0, "a point at accuracy 0 is above the axis"
+    assert not figure.axes[0].texts, "no number is crossed by the line"
+    assert [t.get_text() for t in figure.axes[2].texts if t.get_text()] == ["2", "1", "3", "1"]
+
+
+@pytest.mark.parametrize(("files", "rotation"), [(999, 0), (1000, 90)])
+def test_long_numbers_do_not_overlap(files: int, rotation: float) -> None:
+    names = [str(n) for n in range(files)]
+    sure = np.tile(np.float32([0.9, 0.1]), (files, 1))
+    zeros = np.zeros(files, np.int64)
+    figure = draw_reliability(
+        "d8", Predictions(["test"] * files, names, names, zeros, sure, ["a", "b"])
+    )
+    shown = [text for text in figure.axes[2].texts if text.get_text()]
+    assert [(t.get_text(), t.get_rotation()) for t in shown] == [(f"{files:,}", rotation)]
 
 
 def test_the_worst_photograph_comes_first() -> None:
@@ -100,6 +117,25 @@ def test_curves_hold_every_epoch_and_the_published_values(tmp_path: Path) -> Non
     save(figure, tmp_path / "curves.png")
     assert width(tmp_path / "curves.png") == 1200
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_curves_of_one_epoch_have_one_tick_and_room_above() -> None:
+    figure = draw_curves("d8", {"split seed": [[Epoch(0, 1.3, 0.4, 1.38, 0.3, 1e-5, 10, 1)]]}, None)
+    accuracy, loss = figure.axes
+    for ax in (accuracy, loss):
+        left, right = ax.get_xlim()
+        assert [tick for tick in ax.get_xticks() if left <= tick <= right] == [1]
+    assert loss.get_ylim()[1] > 1.05 * 1.38
+
+
+def test_the_title_of_one_explained_image_fits() -> None:
+    pixels, heat = np.zeros((32, 32, 3), np.uint8), np.eye(32, dtype=np.float32)
+    image = Explained("a.png", pixels, heat, {"monocyte": 0.9, "neutrophil": 0.1})
+    figure = draw_explained("bloodcell", [image])
+    title = figure.texts[0]
+    title.set_wrap(False)
+    assert title.get_text().startswith("bloodcell\nIn colour and inside the line")
+    assert title.get_window_extent().width < 0.95 * figure.bbox.width
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
             )
     starts = {one.group: line for line, one in reversed([*enumerate(experiments)]) if one.group}
     for number, line in enumerate(sorted(starts.values())[1:]):
-        label = "tested on other photographs" if number == 0 else None
+        label = "below: tested on other photographs" if number == 0 else None
         ax.axhline(line - 0.5, color=GREY, linestyle="--", linewidth=1, label=label)
     labels = [f"{one.name}, split {one.split}" + _seeds(one.seeds) for one in experiments]
     ax.set_yticks(range(len(experiments)), labels)

@@ -41,11 +41,11 @@ def draw_curves(
                     label = f"{part}, published"
                     ax.axhline(value, color=GREY, linestyle=line, linewidth=1.2, label=label)
             ax.set(xlabel="epoch", ylabel=f"{what} by file", title=name)
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             if what == "accuracy":
                 ax.set_ylim(0, 1.02)
             else:
-                ax.set_ylim(0, ax.get_ylim()[1])
+                ax.set_ylim(0, 1.1 * ax.get_ylim()[1])
             ax.legend(loc="best")
     return figure
 

@@ -37,7 +37,9 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
     rows = -(-len(images) // pairs)
     figure = Figure(figsize=(4.6 * pairs, 3.0 * rows + 0.6), layout="constrained")
     figure.suptitle(
-        f"{title}. In colour and inside the line: the evidence for the class", wrap=True
+        f"{title}\nIn colour and inside the line: the evidence for the class",
+        fontsize=10,
+        wrap=True,
     )
     axes = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(-1, 2)
     for pair, image in zip(axes, images, strict=False):

@@ -90,20 +90,16 @@ def draw_reliability(title: str, predictions: Predictions) -> Figure:
         mean = np.bincount(place, confidence, CALIBRATION_BINS)[some] / count[some]
         share = np.bincount(place, right, CALIBRATION_BINS)[some] / count[some]
         above.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfectly calibrated")
-        above.plot(
-            mean,
-            share,
-            color=BLUE,
-            marker="o",
-            markersize=5,
-            label="the model, with numbers of predictions",
+        above.plot(mean, share, color=BLUE, marker="o", markersize=5, label="the model")
+        above.set(ylim=(-0.03, 1.03), xlim=(0, 1.02), title=by)
+        bars = below.bar(
+            edges[:-1], count, np.diff(edges), align="edge", color=BLUE, edgecolor="white"
         )
-        for x, y, n in zip(mean, share, count[some], strict=True):
-            above.annotate(
-                f"{n:,}", (x, y), (0, -13), textcoords="offset points", ha="center", fontsize=8
-            )
-        above.set(ylim=(0, 1.03), xlim=(0, 1.02), title=by)
-        below.bar(edges[:-1], count, np.diff(edges), align="edge", color=BLUE, edgecolor="white")
+        labels = [f"{n:,}" if n else "" for n in count]
+        upright = max(map(len, labels)) > 3  # longer numbers are wider than a bar
+        below.bar_label(bars, labels, padding=2, fontsize=7, rotation=90 if upright else 0)
+        below.margins(y=0.6 if upright else 0.25)  # room for the numbers
+        below.yaxis.get_major_locator().set_params(integer=True)
         below.set(xlabel="probability of the predicted class")
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("predictions")
