@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bloodcell.evaluate.experiments import Experiment
@@ -49,10 +50,7 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
                 markeredgewidth=2,
                 label=None if marked else "published",
             )
-    starts = {one.group: line for line, one in reversed([*enumerate(experiments)]) if one.group}
-    for number, line in enumerate(sorted(starts.values())[1:]):
-        label = "below: tested on other photographs" if number == 0 else None
-        ax.axhline(line - 0.5, color=GREY, linestyle="--", linewidth=1, label=label)
+    _separate(ax, [one.group for one in experiments])
     labels = [f"{one.name}, split {one.split}" + _seeds(one.seeds) for one in experiments]
     ax.set_yticks(range(len(experiments)), labels)
     ax.set(xlim=(-0.01, 1.01), ylim=(len(experiments) - 0.4, -0.6))
@@ -60,6 +58,14 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
     figure.suptitle(title, fontsize=10)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
+
+
+def _separate(ax: Axes, letters: Sequence[str]) -> None:
+    """Draws a line above each group of experiments but the first."""
+    starts = sorted({letters.index(letter) for letter in letters if letter})
+    for line in starts[1:]:
+        label = "below: tested on other photographs" if line == starts[1] else None
+        ax.axhline(line - 0.5, color=GREY, linestyle="--", linewidth=1, label=label)
 
 
 def _seeds(count: int) -> str:
