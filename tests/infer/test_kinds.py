@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 import bloodcell
 from bloodcell.cli.main import main
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.image_files import LeftOut
+from bloodcell.infer.inputs import find_images
 from bloodcell.infer.saved import load_saved
 from bloodcell.serve.api import as_dict
 from bloodcell.serve.opinion import Adviser
@@ -52,6 +55,16 @@ def test_predict_says_what_it_left_out_and_scaled(
         by_name = {Path(row["file"]).name: row for row in rows}
         assert by_name.keys() == {"a8.png", "b12.tif", "pages.gif"}
         assert by_name["a8.png"]["p_MONOCYTE"] == by_name["b12.tif"]["p_MONOCYTE"]
+
+
+def test_a_file_without_an_ending_is_read_only_by_its_own_path(slide: Path) -> None:
+    (slide / "a8.png").rename(slide / "noext")
+    with ExitStack() as archives:
+        for given, names in ((slide, ["b12.tif", "pages.gif"]), (slide / "noext", ["noext"])):
+            left_out = LeftOut()
+            found = find_images([str(given)], archives, left_out)
+            assert [Path(image.name).name for image in found] == names
+            assert "" not in left_out
 
 
 def test_python_says_it_too(slide: Path, run: Path) -> None:
