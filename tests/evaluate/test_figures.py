@@ -75,7 +75,7 @@ def test_reliability_shows_every_file_once() -> None:
 @pytest.mark.parametrize(("files", "rotation"), [(999, 0), (1000, 90)])
 def test_long_numbers_do_not_overlap(files: int, rotation: float) -> None:
     names = [str(n) for n in range(files)]
-    sure = np.tile(np.float32([0.9, 0.1]), (files, 1))
+    sure = np.tile(np.array([0.9, 0.1], np.float32), (files, 1))
     zeros = np.zeros(files, np.int64)
     figure = draw_reliability(
         "d8", Predictions(["test"] * files, names, names, zeros, sure, ["a", "b"])
