@@ -96,13 +96,16 @@ def predict(
         if adapt:
             opened, found = adapt_to(opened, found, settings, batch_size)
         answers = answer_images(found, opened, settings, abstain, tta, batch_size)
-        for answer in settings.draw_each(answers, names) if settings else answers:
+        for answer in settings.draw_each(answers, names, tally.drawn) if settings else answers:
             write(answer)
             tally.add(answer)
             bar.advance(task)
     print(tally.summary(names, time.perf_counter() - start), file=sys.stderr)
     if out:
         print(out, file=sys.stderr)
+    if draw:
+        n = len(tally.drawn)
+        print(f"{draw}: {n:,} picture{'s' * (n != 1)}", file=sys.stderr)
     return not tally.counts[UNREADABLE]
 
 
