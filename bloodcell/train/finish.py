@@ -1,5 +1,6 @@
 """Finishes a run: tests the best checkpoint, writes the scores, prints the table."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def _write_results(
         "drawn": is_drawn(data.hparams["root"]),
         "split": data.split,
         **_count_data(data, predictions),
+        **_limited_training(trainer, data),
         **_read_epochs(folder, checkpoint["epoch"]),
         "test": _score_test(predictions, loss),
         **equipped,
@@ -136,6 +138,19 @@ def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
     }
 
 
+def _limited_training(trainer: Trainer, data: BloodCells) -> dict[str, Any]:
+    """Returns how many training files an epoch uses; {} if no setting limits them."""
+    batches = trainer.num_training_batches  # infinite if this Trainer has not trained
+    if math.isinf(batches) or batches >= data.count_batches():
+        return {}
+    used, files = int(batches) * data.batch_size * trainer.world_size, len(data.datasets["train"])
+    if used >= files:  # data.draws may be larger than the part
+        return {}
+    overfits = trainer.overfit_batches  # type: ignore[attr-defined]  # undeclared
+    setting = "trainer.overfit_batches" if overfits else "trainer.limit_train_batches"
+    return {notes.LIMITED: {"used": used, "files": files, "setting": setting}}
+
+
 def _read_epochs(folder: Path, best_epoch: int) -> dict[str, Any]:
     """Returns the losses of the best epoch and the training time for `scores.json`."""
     epochs = history.read_history(folder / history.FILE_NAME)
@@ -176,6 +191,7 @@ def print_scores(
         *notes.scored_on(data, part, found),
         *notes.intervals(found),
         *notes.by_dataset(found),
+        *notes.limited_training(_limited_training(trainer, data)),
         *notes.on_data(data),
     ]
     print_table(f"{title} scores", [line], below)
