@@ -101,11 +101,7 @@ def predict(
             tally.add(answer)
             bar.advance(task)
     print(tally.summary(names, time.perf_counter() - start), file=sys.stderr)
-    if out:
-        print(out, file=sys.stderr)
-    if draw:
-        n = len(tally.drawn)
-        print(f"{draw}: {n:,} picture{'s' * (n != 1)}", file=sys.stderr)
+    _name_output(out, draw, len(tally.drawn))
     return not tally.counts[UNREADABLE]
 
 
@@ -113,6 +109,14 @@ def _open_bar() -> Progress:
     """Returns a progress bar on the standard error, shown only in a terminal."""
     console = Console(file=sys.stderr)
     return Progress(console=console, transient=True, disable=not sys.stderr.isatty())
+
+
+def _name_output(out: str | None, draw: str | None, drawn: int) -> None:
+    """Prints the paths of the table and of the drawings to the standard error."""
+    if out:
+        print(out, file=sys.stderr)
+    if draw:
+        print(f"{draw}: {drawn:,} picture{'s' * (drawn != 1)}", file=sys.stderr)
 
 
 def _check(

@@ -94,8 +94,7 @@ def _write_results(
         "name": name,
         "drawn": is_drawn(data.hparams["root"]),
         "split": data.split,
-        **_count_data(data, predictions),
-        **_limited_training(trainer, data),
+        **_count_data(trainer, data, predictions),
         **_read_epochs(folder, checkpoint["epoch"]),
         "test": _score_test(predictions, loss),
         **equipped,
@@ -123,7 +122,7 @@ def _monitor(trainer: Trainer) -> str | None:
     return next((one.monitor for one in own), None)
 
 
-def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
+def _count_data(trainer: Trainer, data: BloodCells, tested: Predictions) -> dict[str, Any]:
     """Names the data sets, and counts the files and photographs of each part."""
     rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
     files = {part: len(part_rows) for part, part_rows in rows.items()}
@@ -135,6 +134,7 @@ def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
         "unreadable_files_left_out": data.left_out,
         "test_photos_also_in_training": shared_photos(data.table, rows),
         "test_files_not_scored": len(data.parts["test"]) - len(tested.file),
+        **_limited_training(trainer, data),
     }
 
 
