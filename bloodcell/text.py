@@ -1,4 +1,4 @@
-"""Formats times and commands for people."""
+"""Formats times, sizes and commands for people."""
 
 import shlex
 import shutil
@@ -10,6 +10,13 @@ def clock(seconds: float) -> str:
     """Writes a time as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def binary_size(n_bytes: int) -> str:
+    """Writes a number of bytes in GiB, or in MiB below one GiB."""
+    if n_bytes < 2**30:
+        return f"{n_bytes / 2**20:.2f} MiB"
+    return f"{n_bytes / 2**30:.2f} GiB"
 
 
 def command(program: str, *words: object) -> str:

@@ -492,6 +492,32 @@ def test_part_of_a_test_says_so(finished: Path, capsys: pytest.CaptureFixture[st
     assert "PARTIAL        8 images of the part were not scored" in said
 
 
+@pytest.mark.parametrize("setting", ["trainer.limit_train_batches", "trainer.overfit_batches"])
+def test_part_of_the_training_says_so(
+    setting: str, fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit("--data.batch_size", "4", f"--{setting}", "2", epochs=1)
+    scores = json.loads((run / "scores.json").read_text())
+    files = scores["files"]["train"]
+    assert scores["limited_training"] == {"used": 8, "files": files, "setting": setting}
+    said = f"each epoch trained on 8 of {files} training files ({setting})"
+    assert f"PARTIAL        {said}" in capsys.readouterr().out
+    assert f"- PARTIAL: {said}\n" in (run / "MODEL_CARD.md").read_text()
+    main(["verify", str(run), "--trainer.accelerator", "cpu"])
+
+
+def test_whole_epochs_are_no_part(
+    fit: Callable[..., Path], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "limited_training" not in json.loads((finished / "scores.json").read_text())
+    draws = ("--data.balance", "classes", "--data.draws", "8", "--data.batch_size", "4")
+    run = fit(*draws, "--trainer.limit_train_batches", "1.0", epochs=1)
+    assert "limited_training" not in json.loads((run / "scores.json").read_text())
+    assert "PARTIAL" not in capsys.readouterr().out
+    fit(*draws, "--trainer.limit_train_batches", "1", "--trainer.logger", "false", epochs=1)
+    assert "each epoch trained on 4 of " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "off", ["logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"]
 )

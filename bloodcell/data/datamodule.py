@@ -243,6 +243,10 @@ class BloodCells(LightningDataModule):
             names += [self.table.rows[row].path for row in rows.tolist()]
         return names
 
+    def count_batches(self) -> int:
+        """Returns the number of batches of a whole training epoch on each device."""
+        return len(self._train_batches(*self._devices()))
+
     def _train_batches(self, world: int, rank: int) -> Batches:
         trainer: Any = self.trainer
         if trainer and trainer.overfit_batches:  # Lightning cannot change this sampler

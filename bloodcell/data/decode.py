@@ -45,6 +45,7 @@ _PAGED = ("PNG", "WEBP", "GIF")  # further pages of a JPEG are previews
 _NOTE = "bloodcell"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _TOGETHER = 64  # images per task; one task per image would need a kilobyte for every image
+_MANY = 1_000  # images; decoding so many is announced even if no progress bar is shown
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
 
 
@@ -150,6 +151,8 @@ def decode_into(
 ) -> Report:
     """Decodes images into an array, in threads, because Pillow releases the GIL.
 
+    Standard error shows a progress bar in a terminal, otherwise one line if there are many images.
+
     Args:
         pixels: (n, size, size, 3), filled in the order of `names`.
         source: the source of the images.
@@ -160,6 +163,8 @@ def decode_into(
         Which images cannot be read, and which were changed.
     """
     notes: dict[str, str] = {}
+    if len(names) >= _MANY and not sys.stderr.isatty():
+        print(f"decoding {len(names):,} images, which can take minutes ...", file=sys.stderr)
     with source.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def fill(start: int) -> list[str | None]:

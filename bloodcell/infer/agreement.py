@@ -20,12 +20,14 @@ from bloodcell.infer.runtime import Classified, Distances, Predictor, Probabilit
 _BATCH, _ROUNDS = 32, 5  # used to measure the speed
 _HEADINGS = ("", "MB", "same class", "difference", "accuracy", "one image", "images/s")
 _LEGEND = (
+    "MB: size of the file; in the row PyTorch, of the network's weights in 32 bits. "
     "Same class: share of {n:,} images for which the file and the 32-bit model predict the same "
     "class. Difference: the largest difference of a probability. {accuracy}One image: median time, "
     "including resizing. "
     f"Images/s: in batches of {_BATCH} images that already have the model's input size."
 )
 _LABELLED = "Accuracy: on the {:,} images in a folder named after their class. "
+_UNLABELLED = "Accuracy: needs images in folders named after their class; there are none here. "
 
 
 class Measurement(NamedTuple):
@@ -154,7 +156,7 @@ def print_agreement(
 
     Args:
         labels: names of the table's rows.
-        sizes: file sizes in bytes.
+        sizes: of the original, the bytes of its weights; of the others, the file sizes.
         measurements: one per model, the original first.
         agreements: one per exported model.
         folders: folder name of each image.
@@ -174,11 +176,11 @@ def print_agreement(
                 f"{size / 1e6:.1f}",
                 f"{agreement.share:.2%}" if agreement else "",
                 f"{agreement.difference:.1g}" if agreement else "",
-                f"{right.mean():.4f}" if len(right) else "unknown",
+                f"{right.mean():.4f}" if len(right) else "no labels",
                 f"{measured.seconds * 1e3:.1f} ms",
                 f"{measured.per_second:,.0f}",
             ]
         )
-    accuracy = _LABELLED.format(labelled.sum()) if labelled.any() else ""
+    accuracy = _LABELLED.format(labelled.sum()) if labelled.any() else _UNLABELLED
     legend = _LEGEND.format(n=len(folders), accuracy=accuracy)
     print_wide(_HEADINGS, rows, legend, words=("",))

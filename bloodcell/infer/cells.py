@@ -92,12 +92,15 @@ class Cells(NamedTuple):
             )
         return model.on_squares
 
-    def draw_each(self, answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
+    def draw_each(
+        self, answers: Iterable[Answer], names: Sequence[str], drawn: list[Path]
+    ) -> Iterator[Answer]:
         """Yields the predictions, and draws each image after the predictions for its cells.
 
         Args:
             answers: predictions for cells, grouped by image.
             names: the classes.
+            drawn: receives the path of each drawing.
         """
         if self.draw is None:
             yield from answers
@@ -112,11 +115,12 @@ class Cells(NamedTuple):
                 continue
             path = self.draw / _free_name(Path(first.file).stem, taken)
             try:
-                drawn = draw_cells(open_rgb(read()), list(_labels(of_cells)), names)
+                picture = draw_cells(open_rgb(read()), list(_labels(of_cells)), names)
             except READ_ERRORS as error:  # the file may have changed since it was classified
                 print(f"{path} could not be drawn ({reason(error)})", file=sys.stderr)
                 continue
-            write_whole_bytes(path, drawn)
+            write_whole_bytes(path, picture)
+            drawn.append(path)
 
 
 def _labels(answers: Iterable[Answer]) -> Iterator[tuple[Cell, str, float]]:

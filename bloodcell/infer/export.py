@@ -123,7 +123,8 @@ def export(
     if not folder:
         _write_cards(description, exported, agreements)
     labels = ["PyTorch", *(str(one.path) for one in exported)]
-    sizes = [source.stat().st_size, *(one.size for one in exported)]
+    weights = saved.network.state_dict().values()  # a checkpoint also has the optimizer's state
+    sizes = [sum(tensor.nbytes for tensor in weights), *(one.size for one in exported)]
     print_agreement(labels, sizes, measured, agreements, folders, description.class_names)
     if folder and description.crop == "cell":
         print(f"{target}: {_CELL_NOTE}.")

@@ -96,13 +96,12 @@ def predict(
         if adapt:
             opened, found = adapt_to(opened, found, settings, batch_size)
         answers = answer_images(found, opened, settings, abstain, tta, batch_size)
-        for answer in settings.draw_each(answers, names) if settings else answers:
+        for answer in settings.draw_each(answers, names, tally.drawn) if settings else answers:
             write(answer)
             tally.add(answer)
             bar.advance(task)
     print(tally.summary(names, time.perf_counter() - start), file=sys.stderr)
-    if out:
-        print(out, file=sys.stderr)
+    _name_output(out, draw, len(tally.drawn))
     return not tally.counts[UNREADABLE]
 
 
@@ -110,6 +109,14 @@ def _open_bar() -> Progress:
     """Returns a progress bar on the standard error, shown only in a terminal."""
     console = Console(file=sys.stderr)
     return Progress(console=console, transient=True, disable=not sys.stderr.isatty())
+
+
+def _name_output(out: str | None, draw: str | None, drawn: int) -> None:
+    """Prints the paths of the table and of the drawings to the standard error."""
+    if out:
+        print(out, file=sys.stderr)
+    if draw:
+        print(f"{draw}: {drawn:,} picture{'s' * (drawn != 1)}", file=sys.stderr)
 
 
 def _check(

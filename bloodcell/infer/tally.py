@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bloodcell.data.decode import summarise
@@ -27,6 +28,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.notes: dict[str, str] = {}
         self.left_out = LeftOut()
+        self.drawn: list[Path] = []
 
     def add(self, answer: Answer) -> None:
         """Counts a prediction."""

@@ -185,8 +185,12 @@ class KeepLast(Checkpoint):
             print("\nStopped before a checkpoint was written: there is nothing to resume.")
             return
         words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(last.parents[1]))
-        when = "the test" if trainer.testing else f"epoch {trainer.current_epoch + 1}"
-        print(f"\nStopped in {when}. To resume:\n  {words}")
+        when = f"in epoch {trainer.current_epoch + 1}"
+        if trainer.testing:
+            when = "in the test"
+        elif self._stop.trained:
+            when = "after the last epoch: training has ended, and only the test is missing"
+        print(f"\nStopped {when}. To resume:\n  {words}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes `before.ckpt`, which is no longer needed."""

@@ -1,5 +1,6 @@
 """Finishes a run: tests the best checkpoint, writes the scores, prints the table."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _write_results(
         "name": name,
         "drawn": is_drawn(data.hparams["root"]),
         "split": data.split,
-        **_count_data(data, predictions),
+        **_count_data(trainer, data, predictions),
         **_read_epochs(folder, checkpoint["epoch"]),
         "test": _score_test(predictions, loss),
         **equipped,
@@ -121,7 +122,7 @@ def _monitor(trainer: Trainer) -> str | None:
     return next((one.monitor for one in own), None)
 
 
-def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
+def _count_data(trainer: Trainer, data: BloodCells, tested: Predictions) -> dict[str, Any]:
     """Names the data sets, and counts the files and photographs of each part."""
     rows = {part: dataset.rows.tolist() for part, dataset in data.datasets.items()}
     files = {part: len(part_rows) for part, part_rows in rows.items()}
@@ -133,7 +134,21 @@ def _count_data(data: BloodCells, tested: Predictions) -> dict[str, Any]:
         "unreadable_files_left_out": data.left_out,
         "test_photos_also_in_training": shared_photos(data.table, rows),
         "test_files_not_scored": len(data.parts["test"]) - len(tested.file),
+        **_limited_training(trainer, data),
     }
+
+
+def _limited_training(trainer: Trainer, data: BloodCells) -> dict[str, Any]:
+    """Returns how many training files an epoch uses; {} if no setting limits them."""
+    batches = trainer.num_training_batches  # infinite if this Trainer has not trained
+    if math.isinf(batches) or batches >= data.count_batches():
+        return {}
+    used, files = int(batches) * data.batch_size * trainer.world_size, len(data.datasets["train"])
+    if used >= files:  # data.draws may be larger than the part
+        return {}
+    overfits = trainer.overfit_batches  # type: ignore[attr-defined]  # undeclared
+    setting = "trainer.overfit_batches" if overfits else "trainer.limit_train_batches"
+    return {notes.LIMITED: {"used": used, "files": files, "setting": setting}}
 
 
 def _read_epochs(folder: Path, best_epoch: int) -> dict[str, Any]:
@@ -176,6 +191,7 @@ def print_scores(
         *notes.scored_on(data, part, found),
         *notes.intervals(found),
         *notes.by_dataset(found),
+        *notes.limited_training(_limited_training(trainer, data)),
         *notes.on_data(data),
     ]
     print_table(f"{title} scores", [line], below)

@@ -7,6 +7,7 @@ from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.datasets.drawn import is_drawn
 
 Note = tuple[str, str]
+LIMITED = "limited_training"  # entry of `scores.json` if an epoch uses only some training files
 
 
 def on_run(data: BloodCells, scores: dict[str, Any]) -> list[Note]:
@@ -18,8 +19,17 @@ def on_run(data: BloodCells, scores: dict[str, Any]) -> list[Note]:
         *baseline(scores),
         *calibration(scores["calibration"]),
         *gallery(scores),
+        *limited_training(scores),
         *on_data(data),
     ]
+
+
+def limited_training(scores: dict[str, Any]) -> list[Note]:
+    """Returns a warning if each epoch trained on a part of the training files only."""
+    if not (limited := scores.get(LIMITED)):
+        return []
+    share = f"{limited['used']:,} of {limited['files']:,} training files"
+    return [("PARTIAL", f"each epoch trained on {share} ({limited['setting']})")]
 
 
 def scored_on(data: BloodCells, part: str, found: dict[str, Any]) -> list[Note]:

@@ -47,11 +47,12 @@ class StopGently(Callback):
     Attributes:
         signal: the received signal; None if there was none.
         stops: whether all devices have agreed to stop.
+        trained: whether training has ended, so that only the test is missing.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self.stops = False
+        self.stops = self.trained = False
         self._before: dict[signal.Signals, Any] = {}
         self._trains = self._leader = False
 
@@ -59,6 +60,7 @@ class StopGently(Callback):
         """Installs the handlers."""
         skip_sigterm_broadcast(trainer)
         self._trains, self._leader = True, trainer.is_global_zero
+        self.trained = False
         self._listen()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,7 +97,7 @@ class StopGently(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the handlers; raises SIGTERMException if the run is to stop before its test."""
-        self._trains = False
+        self._trains, self.trained = False, True
         self._restore()
         self._decide(trainer)
         self._stop()

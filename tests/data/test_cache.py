@@ -19,6 +19,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.decode import Report, allocate, decode_into
 from bloodcell.data.source import Source, open_source
 from bloodcell.errors import InputError
+from bloodcell.text import binary_size
 
 
 @pytest.fixture
@@ -220,9 +221,18 @@ def test_the_verb(
     assert capsys.readouterr().out.endswith("pixels:\n  none\n")
     open_all(source)
     main(["cache"])
-    assert f"{len(source.sizes)} images at 32 px" in capsys.readouterr().out
+    mib = len(source.sizes) * 32 * 32 * 3 / 2**20
+    said = capsys.readouterr().out
+    assert f"{mib:.2f} MiB  {len(source.sizes):>9,} images at 32 px" in said
     assert "cache takes --empty (got: --all)" in refused("cache", "--all")
     main(["cache", "--empty"])
-    assert "GiB freed" in capsys.readouterr().out
+    assert f"{mib:.2f} MiB freed" in capsys.readouterr().out
     assert list_entries() == []
     assert empty() == 0
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "shown"), [(0, "0.00 MiB"), (5 * 2**19, "2.50 MiB"), (2**30, "1.00 GiB")]
+)
+def test_small_sizes_are_in_mib(n_bytes: int, shown: str) -> None:
+    assert binary_size(n_bytes) == shown

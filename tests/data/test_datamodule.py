@@ -102,7 +102,7 @@ def test_the_files_of_a_batch_are_those_of_all_devices(world: int, data: BloodCe
         strategy=SimpleNamespace(root_device=torch.device("cpu")), print=print,
     )  # fmt: skip
     data.trainer = devices
-    assert len(data.train_dataloader()) == 1
+    assert len(data.train_dataloader()) == data.count_batches() == 1
     files = {row.path for row in (data.table.rows[i] for i in data.parts["train"])}
     named = data.batch_files(0, 0)
     assert len(named) == 44

@@ -64,6 +64,23 @@ def test_an_image_that_is_cut_off_is_named(smears_copy: Path) -> None:
     assert "--data.unreadable skip" in message
 
 
+def test_a_log_file_says_that_many_images_are_decoded(
+    smears: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = open_source(str(smears))
+    names = list(source.sizes)[:4]
+
+    def said() -> str:
+        decode_into(allocate(4, 32), source, names, InputFormat(32))
+        return capsys.readouterr().err
+
+    assert said() == ""
+    monkeypatch.setattr(decoding, "_MANY", 4)
+    assert said() == "decoding 4 images, which can take minutes ...\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert "which can take minutes" not in said()
+
+
 def test_skip_counts_and_lists(smears_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = open_source(str(smears_copy))
     names = list(source.sizes)

@@ -44,6 +44,10 @@ def test_memory_and_drawings_are_named(run: Path) -> None:
     several = scores["test"] | {"by_dataset": {"drawn": scores["test"]}}
     assert "one of its data sets is DRAWN smears" in card(drawn=True, test=several)
     assert "PARTIAL: 7 test files were not scored" in card(test_files_not_scored=7)
+    limited = {"used": 640, "files": 7881, "setting": "trainer.overfit_batches"}
+    said = "PARTIAL: each epoch trained on 640 of 7,881 training files (trainer.overfit_batches)"
+    assert f"\n- {said}\n" in card(limited_training=limited)
+    assert "PARTIAL" not in card()
     assert "\n- pbc: A. Acevedo et al." in card(datasets=["my_cells", "pbc"])
     assert "my_cells" not in card(datasets=["my_cells", "pbc"])
     assert "unreadable files left out: 3" in card(unreadable_files_left_out=3)

@@ -169,8 +169,9 @@ def test_a_cell_of_a_picture_is_what_predict_alone_takes(model: str, slide: Path
     assert answers.probability[0] == pytest.approx([float(one[f"p_{n}"]) for n in NAMES], abs=1e-5)
 
 
-def test_pictures_with_boxes(model: str, slide: Path) -> None:
+def test_pictures_with_boxes(model: str, slide: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["predict", str(slide), "--model", model, "--cells", "--draw", "drawn", "--out", "c.csv"])
+    assert capsys.readouterr().err.endswith("c.csv\ndrawn: 4 pictures\n")
     assert sorted(path.name for path in Path("drawn").iterdir()) == [
         "a-2.cells.png", "a.cells.png", "b.cells.png", "c.cells.png",
     ]  # fmt: skip

@@ -284,9 +284,15 @@ def test_images_to_export_with_are_refused(
     assert not list(Path().glob("m.*"))
 
 
-def test_one_small_file_for_bloodcell(run: Path, smears: Path) -> None:
+def test_one_small_file_for_bloodcell(
+    run: Path, smears: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = str(smears / "images" / "TEST")
     main(["export", folder, "--model", str(run), "--out", "m.safetensors"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (megabytes,) = (float(row[1]) for row in rows if row and row[0] == "PyTorch")
+    state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert megabytes == round(sum(tensor.nbytes for tensor in state.values()) / 1e6, 1)
     before, after = load_saved(run), load_saved(Path("m.safetensors"))
     assert after.description == before.description
     assert before.gallery is not None

@@ -121,7 +121,7 @@ def test_the_second_ctrl_c_stops_at_once(small: list[str], monkeypatch: pytest.M
 
 
 def test_a_signal_during_the_last_checkpoint_stops_before_the_test(
-    small: list[str], monkeypatch: pytest.MonkeyPatch
+    small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save, steps = WholeFiles.save_checkpoint, list[int]()
 
@@ -137,6 +137,10 @@ def test_a_signal_during_the_last_checkpoint_stops_before_the_test(
         with pytest.raises(SystemExit) as stopped:
             main(["fit", *small])
     assert stopped.value.code == 143
+    assert (
+        "\nStopped after the last epoch: training has ended, and only the test is missing. "
+        "To resume:\n"
+    ) in capsys.readouterr().out
     assert not (run / "scores.json").exists()
     main(["fit", *small, "--resume", "auto"])
     assert (run / "scores.json").exists()
