@@ -26,11 +26,13 @@ _BRIGHTNESS, _CONTRAST, _COLOUR = 0.25, 0.3, 0.1  # relative; log of gamma; rela
 _WIDE_SCALE = 4 / 3  # of `stain`: largest and, inverted, smallest scale
 
 
-def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: int) -> Tensor:
+def augment_batch(
+    images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: int, margin: int = 0
+) -> Tensor:
     """Augments a batch.
 
     Args:
-        images: (B, 3, H, W), 0 to 255, any type.
+        images: (B, 3, H + 2 margin, W + 2 margin), 0 to 255, any type.
         rows: (B,) int64, the row of each image in the table.
         how: `none`; `flips`: horizontal and vertical flips, each with probability 0.5; `full`:
             also random rotation, shift, scale, shear, brightness, contrast and colour, with black
@@ -38,26 +40,38 @@ def augment_batch(images: Tensor, rows: Tensor, how: Augment, seed: int, epoch: 
             differences between laboratories instead of brightness, contrast and colour (`restain`).
         seed: the run's seed.
         epoch: number of the epoch, from 0.
+        margin: pixels on all sides that only `full` and `stain` look into, instead of showing
+            black.
 
     Returns:
         (B, 3, H, W), 0 to 255; float32 in channels-last memory for `full` and `stain`, else the
         input's type.
     """
-    if how == "none":
-        return images
     if how == "full":
         draws = random_uniform(rows, seed, epoch, count=12)
         scale = 1 + _SCALE * draws[:, 2]
-        return _warp(_recolour(images.float(), draws[:, 7:]), draws[:, :7], scale)
+        return _warp(_recolour(images.float(), draws[:, 7:]), draws[:, :7], scale, margin)
     if how == "stain":
         draws = random_uniform(rows, seed, epoch, count=7 + N_DRAWS + GRAIN**2)
         place, look, grain = torch.split(draws, [7, N_DRAWS, GRAIN**2], 1)
-        return _warp(restain(images.float(), look, grain), place, _WIDE_SCALE ** place[:, 2])
+        warped = _warp(images.float(), place, _WIDE_SCALE ** place[:, 2], margin)
+        return restain(warped, look, grain).contiguous(memory_format=torch.channels_last)
+    images = cut_margin(images, margin)
+    if how == "none":
+        return images
     bits = random_bits(rows, seed, epoch)
     for axis, bit in ((3, 1), (2, 2)):
         turned = (bits & bit).bool()[:, None, None, None]
         images = torch.where(turned, images.flip(axis), images)
     return images
+
+
+def cut_margin(images: Tensor, margin: int) -> Tensor:
+    """Returns images (B, 3, H, W) without the pixels of a margin, in channels-last memory."""
+    if not margin:
+        return images
+    middle = images[:, :, margin:-margin, margin:-margin]
+    return middle.contiguous(memory_format=torch.channels_last)
 
 
 def transform_batch(
@@ -128,16 +142,17 @@ def _recolour(images: Tensor, draws: Tensor) -> Tensor:
     return (curve * gain[:, :, None, None]).clamp(0, 255)
 
 
-def _warp(images: Tensor, draws: Tensor, scale: Tensor) -> Tensor:
+def _warp(images: Tensor, draws: Tensor, scale: Tensor, margin: int) -> Tensor:
     """Rotates, shears, scales, flips and shifts each image about its centre.
 
     Args:
-        images: (B, 3, H, W), 0 to 255.
+        images: (B, 3, H + 2 margin, W + 2 margin), 0 to 255.
         draws: (B, 7), uniform from -1 to 1.
         scale: (B,); above 1 shows more of the image.
+        margin: pixels on all sides that are shown only where the warp looks beyond the image.
 
     Returns:
-        (B, 3, H, W) in channels-last memory, black outside of the image.
+        (B, 3, H, W) in channels-last memory, black outside of image and margin.
     """
     angle = math.pi * draws[:, 0]
     cos, sin = angle.cos(), angle.sin()
@@ -148,7 +163,11 @@ def _warp(images: Tensor, draws: Tensor, scale: Tensor) -> Tensor:
     y_row = torch.stack([sin * flip_x, (sin * shear + cos) * flip_y], 1)
     linear = torch.stack([x_row, y_row], 1)
     shift = 2 * _SHIFT * draws[:, 5:7, None]  # the side has length 2 in affine_grid's coordinates
-    grid = F.affine_grid(torch.cat([linear, shift], 2), list(images.shape), align_corners=False)
+    batch, channels, *wide = images.shape
+    sides = [side - 2 * margin for side in wide]
+    part = images.new_tensor([sides[1] / wide[1], sides[0] / wide[0]])[:, None]  # of x and y
+    matrix = torch.cat([linear, shift], 2) * part
+    grid = F.affine_grid(matrix, [batch, channels, *sides], align_corners=False)
     warped = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
     return warped.contiguous(memory_format=torch.channels_last)  # grid_sample's output is not
 

@@ -62,6 +62,7 @@ class ImageDataset(Dataset[Batch]):
         pin: whether to pin the small tensors of a batch, for asynchronous copies to a GPU.
         repeats: whether positions from `len(self)` on are further draws of the images, instead of
             padding.
+        middle: as `gather`, but without a margin that the images have; for `only`.
     """
 
     def __init__(
@@ -72,17 +73,21 @@ class ImageDataset(Dataset[Batch]):
         rows: Tensor,
         pin: bool = False,
         repeats: bool = False,
+        middle: Gather | None = None,
     ) -> None:
         self.gather, self.places, self.targets, self.rows = gather, places, targets, rows
-        self.pin, self.repeats = pin, repeats
+        self.pin, self.repeats, self.middle = pin, repeats, middle or gather
 
     def __len__(self) -> int:
         return len(self.places)
 
     def only(self, positions: Tensor) -> "ImageDataset":
-        """Returns the dataset of the images at these positions, (k,), in this order."""
+        """Returns the dataset of the images at these positions, (k,), in this order.
+
+        They have no margin, as the images of an evaluation.
+        """
         places, targets, rows = (one[positions] for one in (self.places, self.targets, self.rows))
-        return ImageDataset(self.gather, places, targets, rows, self.pin)
+        return ImageDataset(self.middle, places, targets, rows, self.pin)
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         """Returns a batch; positions from `len(self)` on wrap around."""

@@ -88,11 +88,11 @@ def open_cached(
     home = home or cache_folder() / "pixels"
     home.mkdir(parents=True, exist_ok=True)
     folder = home / fingerprint(source, names, input_format)
-    shape = (len(names), input_format.size, input_format.size, 3)
+    shape = (len(names), input_format.decoded, input_format.decoded, 3)
     with FileLock(folder.with_suffix(".lock")):  # only one of several processes decodes
         opened = _open(folder, shape)
         if opened is None or _readable_again(opened[1].unreadable, source, input_format):
-            _make_room(home, 3 * len(names) * input_format.size**2, limit_gib)
+            _make_room(home, 3 * len(names) * input_format.decoded**2, limit_gib)
             opened = _build(folder, source, names, input_format)
         os.utime(folder)
     return opened
@@ -163,7 +163,7 @@ def _readable_again(unreadable: dict[str, str], source: Source, input_format: In
     """Returns whether an unreadable image has become readable, e.g. after a disk was mounted."""
     if not unreadable:
         return False
-    again = np.empty((len(unreadable), input_format.size, input_format.size, 3), np.uint8)
+    again = np.empty((len(unreadable), input_format.decoded, input_format.decoded, 3), np.uint8)
     found = decode_into(again, source, list(unreadable), input_format)
     return len(found.unreadable) < len(unreadable)
 
@@ -198,14 +198,14 @@ def _build(
         shutil.rmtree(old, ignore_errors=True)
     partial.mkdir()
     try:
-        shape = (len(names), input_format.size, input_format.size, 3)
+        shape = (len(names), input_format.decoded, input_format.decoded, 3)
         pixels = np.lib.format.open_memmap(partial / _PIXELS, "w+", np.uint8, shape)
         if hasattr(os, "posix_fallocate"):  # a full disk fails here, not as a later crash
             with (partial / _PIXELS).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, (partial / _PIXELS).stat().st_size)
         report = decode_into(pixels, source, names, input_format)
         pixels.flush()
-        entry = {"root": str(source.root), "images": len(names), "size": input_format.size}
+        entry = {"root": str(source.root), "images": len(names), "size": input_format.decoded}
         with (partial / _ENTRY).open("w", encoding="utf-8") as text:
             json.dump(entry | report._asdict(), text, indent=1)
             text.flush()

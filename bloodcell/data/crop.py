@@ -32,11 +32,18 @@ class InputFormat(NamedTuple):
         field: field of view relative to the Kaggle set's: 2 means twice as wide. With a number, the
             cell is found by its colour; `auto` measures the field and finds the cell with a
             network, which also works in uneven light.
+        margin: pixels around the square, at its scale, that are kept for `augment_batch`.
     """
 
     size: int
     crop: Crop = "none"
     field: Field = 1.0
+    margin: int = 0
+
+    @property
+    def decoded(self) -> int:
+        """Side of the decoded square, with its margin, in pixels."""
+        return self.size + 2 * self.margin
 
 
 def check_field(name: str, field: Field) -> None:
@@ -64,7 +71,7 @@ def show(
             crops the square around it.
 
     Returns:
-        (size, size, 3), or (H, W, 3) without a format.
+        (size, size, 3), with a margin (decoded, decoded, 3), or (H, W, 3) without a format.
     """
     if input_format is None:
         return np.array(_reduce(image)[0])
@@ -92,16 +99,17 @@ def crop_cell(
         centres: (B, 2), x and y of the cells' centres in pixels; None finds them.
 
     Returns:
-        (B, 3, size, size), 0 to 255, black outside of the picture.
+        (B, 3, decoded, decoded), 0 to 255, black outside of the picture.
     """
-    size, _, field = input_format
+    size, _, field, margin = input_format
     if field == AUTO:
         from bloodcell.data.finder import load_finder
 
-        return load_finder().cut(images, size, centres)
+        return load_finder().cut(images, size, centres, margin)
     from bloodcell.data.locate import cut, find_cell
 
-    return cut(images, find_cell(images, field) if centres is None else centres, size, field)
+    places = find_cell(images, field) if centres is None else centres
+    return cut(images, places, size, field, margin)
 
 
 def show_cells(image: Image.Image, size: int, field: Field = 1.0) -> list[tuple[Cell, Pixels]]:

@@ -51,6 +51,8 @@ class BloodCells(LightningDataModule):
             cell. The square's side is 0.4 times the picture's longer side, divided by `field`.
         field: width of the field of view relative to the Kaggle set's, 0.1 to 50, for `crop: cell`;
             `auto` measures it in each picture, and also finds the cell in uneven light.
+        margin: share of the square's side, 0 to 0.5, that training images of `crop: cell` also have
+            on each side, so that rotated, shifted and reduced ones show surroundings, not black.
         batch_size: batch size on each device; `auto`: the largest power of two up to 512 that fits
             into the GPU's memory, or 32 on a CPU.
         augment: `none`; `flips`: horizontal and vertical; `full`: also rotation, shift, scale,
@@ -92,6 +94,7 @@ class BloodCells(LightningDataModule):
         image_size: int = 224,
         crop: Crop = "none",
         field: Field = 1.0,
+        margin: float = 0.0,
         batch_size: int | Literal["auto"] = 32,
         augment: Augment = "none",
         unreadable: Unreadable = "stop",
@@ -111,7 +114,8 @@ class BloodCells(LightningDataModule):
             self.hparams["transforms"] = []  # a checkpoint contains only plain types
         self.split: Split = split
         self.test_on = [test_on] if isinstance(test_on, str) else test_on or []
-        self.image_size, self.input_format = image_size, InputFormat(image_size, crop, field)
+        kept = round(margin * image_size)
+        self.image_size, self.input_format = image_size, InputFormat(image_size, crop, field, kept)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until `auto` is resolved
         self.augment: Augment = augment
         self.unreadable: Unreadable = unreadable
@@ -179,7 +183,8 @@ class BloodCells(LightningDataModule):
         gather = place_images(images.pixels, device, self.on_device)
         pin = device.type == "cuda"
         repeats = self.hparams["balance"] != "none"
-        self.datasets |= make_datasets(images, self.table, parts, gather, pin, repeats)
+        margin = self.input_format.margin
+        self.datasets |= make_datasets(images, self.table, parts, gather, pin, repeats, margin)
 
     def _open(self, rows: list[int], cache_gib: float) -> Images:
         return open_images(self.source, self.table, rows, self.input_format, cache_gib)
@@ -282,10 +287,8 @@ class BloodCells(LightningDataModule):
                 batch["image"] = transform_batch(
                     batch["image"], self.transforms, self.seed, trainer.current_epoch, step
                 )
-            draws = batch.get("draw", batch["row"])
-            batch["image"] = augment_batch(
-                batch["image"], draws, self.augment, self.seed, trainer.current_epoch
-            )
+            drawn = batch.get("draw", batch["row"]), self.augment, self.seed, trainer.current_epoch
+            batch["image"] = augment_batch(batch["image"], *drawn, self.input_format.margin)
         return batch
 
     def summary(self) -> str:

@@ -68,6 +68,9 @@ def check_settings(hp: Any) -> None:
     check_field("data.field", hp["field"])
     rule = "1, or used with data.crop=cell"
     require(hp["crop"] == "cell" or hp["field"] == 1.0, "data.field", hp["field"], rule)
+    rule = "a number from 0 to 0.5, e.g. 0.125, and 0 without data.crop=cell"
+    require_number("data.margin", hp["margin"], rule, 0, 0.5)
+    require(hp["crop"] == "cell" or not hp["margin"], "data.margin", hp["margin"], rule)
     for name in ("val_share", "cache_gib"):
         require_number(f"data.{name}", hp[name], "a number, e.g. 0.2")
     rule, share = "1/n with a whole number n from 2 to 20, e.g. 0.2 or 0.25", hp["val_share"]

@@ -114,7 +114,9 @@ class Finder(nn.Module):
                 place, high = centres, ones
         return torch.where(high > _LEAST, place, middle), field
 
-    def cut(self, images: Tensor, size: int, centres: Tensor | None = None) -> Tensor:
+    def cut(
+        self, images: Tensor, size: int, centres: Tensor | None = None, margin: int = 0
+    ) -> Tensor:
         """Crops a square around the most prominent white cell of each picture.
 
         The square is as wide as `SHARE` of the longer side of a picture of field 1, so cells of
@@ -124,13 +126,16 @@ class Finder(nn.Module):
             images: (B, 3, H, W), 0 to 255, float.
             size: side of the returned squares in pixels.
             centres: as for `locate`.
+            margin: pixels of the same scale that are added on all sides of the squares.
 
         Returns:
-            (B, 3, size, size), whole numbers from 0 to 255, black outside of the picture.
+            (B, 3, size + 2 margin, size + 2 margin), whole numbers from 0 to 255, black outside of
+            the picture.
         """
         place, field = self.locate(images, centres)
-        side = cast(Tensor, SHARE / field * torch.sym_max(*images.shape[2:]))
-        square, _ = sample(images, place, side, size, size)
+        width = size + 2 * margin
+        side = cast(Tensor, SHARE / field * torch.sym_max(*images.shape[2:]) * (width / size))
+        square, _ = sample(images, place, side, width, width)
         return square.round()
 
     def measure_field(self, image: Tensor) -> float:

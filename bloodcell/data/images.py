@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bloodcell.data.augment import cut_margin
 from bloodcell.data.batches import ImageDataset
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import InputFormat
@@ -48,7 +49,7 @@ def open_images(
     if cache_gib:
         pixels, report = open_cached(source, names, input_format, cache_gib)
     else:
-        pixels = allocate(len(rows), input_format.size)
+        pixels = allocate(len(rows), input_format.decoded)
         report = decode_into(pixels, source, names, input_format)
     with warnings.catch_warnings():  # the array is read-only on purpose; batches are copies
         warnings.filterwarnings("ignore", ".*array is not writable.*")
@@ -64,6 +65,7 @@ def make_datasets(
     gather: Gather,
     pin: bool,
     repeats: bool,
+    margin: int = 0,
 ) -> dict[str, ImageDataset]:
     """Makes the datasets of some parts, without unreadable images.
 
@@ -74,11 +76,16 @@ def make_datasets(
         gather: returns images by their index.
         pin: as for `ImageDataset`.
         repeats: as for `ImageDataset`, of the training part.
+        margin: pixels on all sides of the images that only the training part shows.
 
     Raises:
         InputError: if no image of a part can be read.
     """
     datasets = {}
+
+    def middle(places: Tensor) -> Tensor:
+        return cut_margin(gather(places), margin)
+
     for part, rows in parts.items():
         kept = [i for i in rows if table.rows[i].path not in images.report.unreadable]
         if not kept:
@@ -87,6 +94,10 @@ def make_datasets(
             )
         places = torch.tensor([images.places[i] for i in kept])
         targets = torch.tensor([table.labels[i] for i in kept])
-        again = repeats and part == "train"
-        datasets[part] = ImageDataset(gather, places, targets, torch.tensor(kept), pin, again)
+        trained = part == "train"
+        datasets[part] = ImageDataset(
+            *(gather if trained else middle, places, targets, torch.tensor(kept), pin),
+            repeats=repeats and trained,
+            middle=middle,
+        )
     return datasets

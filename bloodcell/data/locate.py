@@ -49,7 +49,7 @@ def find_cell(images: Tensor, field: float = 1.0) -> Tensor:
     return torch.where(found, (centre + 0.5) * (torch.sym_max(height, width) / side), middle)
 
 
-def cut(images: Tensor, centres: Tensor, size: int, field: float = 1.0) -> Tensor:
+def cut(images: Tensor, centres: Tensor, size: int, field: float = 1.0, margin: int = 0) -> Tensor:
     """Crops a square from each picture, whose side is `SHARE` times the longer side / `field`.
 
     Args:
@@ -57,13 +57,16 @@ def cut(images: Tensor, centres: Tensor, size: int, field: float = 1.0) -> Tenso
         centres: (B, 2), x and y of the squares' centres in pixels.
         size: side of the returned squares in pixels.
         field: field of view relative to the Kaggle set's: 2 means twice as wide.
+        margin: pixels of the same scale that are added on all sides of the squares.
 
     Returns:
-        (B, 3, size, size), 0 to 255, black outside of the picture.
+        (B, 3, size + 2 margin, size + 2 margin), 0 to 255, black outside of the picture.
     """
     # the whole picture is resized first, with antialiasing
     scaled = _resize(images, max(1, round(size * field / SHARE)))
-    return _sample(scaled, images.shape[2], images.shape[3], centres, size, SHARE / field)
+    height, width = images.shape[2:]
+    side = size + 2 * margin
+    return _sample(scaled, height, width, centres, side, SHARE / field * (side / size))
 
 
 def _sample(

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,30 @@ def test_full_moves_the_whole_picture_and_blackens_what_lies_outside() -> None:
     share = (corners == 0).float().mean()
     assert 0.3 < share < 0.95
     assert len(set(seen[:, :, 16, 16].flatten().tolist())) > 500, "brightness and colour differ"
+
+
+@pytest.mark.parametrize("how", ["full", "stain"])
+def test_a_margin_shows_surroundings_instead_of_black(how: Augment) -> None:
+    """Without the margin the corners of most images are black, with it those of few are."""
+    white = torch.full((256, 3, 128, 128), 200, dtype=torch.uint8)
+    wide = augment_batch(white, torch.arange(256), how, 0, 0, margin=32)
+    alone = augment_batch(white[:, :, 32:-32, 32:-32], torch.arange(256), how, 0, 0)
+    assert wide.shape == alone.shape == (256, 3, 64, 64)
+    assert wide.is_contiguous(memory_format=torch.channels_last)
+    black = [(seen.mean(1) < 40).flatten(1).float().mean(1) for seen in (wide, alone)]
+    assert (black[0] <= black[1]).all()
+    assert black[0].mean() < 0.03 < 0.12 < black[1].mean()
+
+
+def test_the_middle_of_a_margin_moves_as_without_one() -> None:
+    spot = torch.zeros(64, 3, 96, 96, dtype=torch.uint8)
+    spot[:, :, 44:52, 44:52] = 200
+    wide = augment_batch(spot, torch.arange(64), "full", 3, 1, margin=16)
+    alone = augment_batch(spot[:, :, 16:-16, 16:-16], torch.arange(64), "full", 3, 1)
+    assert (wide - alone).abs().max() < 0.1
+    for how in ("none", "flips"):
+        few = augment_batch(spot[:8], torch.arange(8), how, 3, 1, margin=16)
+        assert torch.equal(few, augment_batch(spot[:8, :, 16:-16, 16:-16], ROWS[:8], how, 3, 1))
 
 
 def test_full_turns_either_way_up() -> None:

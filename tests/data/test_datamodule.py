@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import SequentialSampler
 
 from bloodcell.data.batches import NOT_COUNTED, Batches, EvenSampler, ImageDataset, InOrder, Loader
+from bloodcell.data.crop import Field
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.identity import changed_files
 from bloodcell.data.splits import spread
@@ -34,6 +35,24 @@ def test_a_batch(data: BloodCells) -> None:
     for row, target in zip(batch["row"].tolist(), batch["target"].tolist(), strict=True):
         assert data.class_names[target] == data.table.rows[row].class_name
         assert row in data.parts["train"]
+
+
+@pytest.mark.parametrize("field", [1.0, "auto"])
+def test_only_training_shows_the_margin(smears: Path, field: Field) -> None:
+    chosen: dict[str, Any] = {"image_size": 32, "crop": "cell", "field": field, "batch_size": 8}
+    given = str(smears / "images"), "photo"
+    plain = BloodCells(*given, **chosen)
+    wide = BloodCells(*given, **chosen, margin=0.25)
+    for data in (plain, wide):
+        data.setup("fit")
+    assert next(iter(wide.train_dataloader()))["image"].shape == (8, 3, 48, 48)
+    some = torch.arange(5)
+    for part in ("train", "val", "test"):
+        squares, same = (data.datasets[part].only(some) for data in (wide, plain))
+        ours, theirs = (one.__getitems__(range(5))["image"].int() for one in (squares, same))
+        assert ours.shape == (5, 3, 32, 32)
+        assert (ours - theirs).abs().max() <= 1, "rounding"
+    assert next(iter(wide.val_dataloader()))["image"].shape[2:] == (32, 32)
 
 
 def test_every_image_once_an_epoch_in_another_order(data: BloodCells) -> None:
@@ -230,9 +249,11 @@ def test_the_summary_tells_of_a_leak(smears: Path) -> None:
     [
         ({"image_size": 31}, r"data\.image_size=31 cannot be used: it must be 32 to 1024 pix"),
         ({"image_size": 1025}, r"data\.image_size=1025 cannot be used"),
+        ({"margin": 0.1}, r"data\.margin=0\.1 cannot be used: .*0 without data\.crop=cell"),
+        ({"margin": 0.6, "crop": "cell"}, r"data\.margin=0\.6 cannot be used: .*from 0 to 0\.5"),
         ({"batch_size": 0}, r"data\.batch_size=0 cannot be used: it must be 1 or more"),
     ],
 )
-def test_settings_out_of_range(smears: Path, settings: dict[str, int], message: str) -> None:
+def test_settings_out_of_range(smears: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        BloodCells(str(smears / "images"), **settings)  # type: ignore[arg-type]
+        BloodCells(str(smears / "images"), **settings)
