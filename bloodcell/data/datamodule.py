@@ -22,6 +22,7 @@ from bloodcell.data.source import Source, open_source
 from bloodcell.data.splits import Split, dry_run_limit, make_parts, spread
 from bloodcell.data.table import PARTS, Table
 
+_JOINED = "the last training batch has one extra image, so that no batch has only one"
 _PARTS_OF = {"validate": ("val",), "test": ("test",), "predict": ("test",)}  # stage: parts
 
 
@@ -165,8 +166,7 @@ class BloodCells(LightningDataModule):
                 `validate` uses the validation part, `test` and `predict` the test part.
         """
         if self.trainer and self.trainer.lightning_module:
-            model = self.trainer.lightning_module.hparams
-            check_model(model, self.class_names, self.image_size)
+            check_model(self.trainer.lightning_module.hparams, self.class_names, self.image_size)
         wanted = _PARTS_OF.get(stage, PARTS)
         most, device = self._drop_outdated()
         if all(part in self.datasets for part in wanted):
@@ -181,8 +181,7 @@ class BloodCells(LightningDataModule):
         self.left_out = len(report.unreadable)
         check_room(images.pixels, device, self.on_device)
         gather = place_images(images.pixels, device, self.on_device)
-        pin = device.type == "cuda"
-        repeats = self.hparams["balance"] != "none"
+        pin, repeats = device.type == "cuda", self.hparams["balance"] != "none"
         margin = self.input_format.margin
         self.datasets |= make_datasets(images, self.table, parts, gather, pin, repeats, margin)
 
@@ -230,9 +229,7 @@ class BloodCells(LightningDataModule):
         """Returns the training batches, in an order that depends only on (seed, epoch)."""
         batches = self._train_batches(*self._devices())
         if batches.joined and self.trainer:
-            self.trainer.print(
-                "the last training batch has one extra image, so that no batch has only one"
-            )
+            self.trainer.print(_JOINED)
         return Loader(self.datasets["train"], batches)
 
     def batch_files(self, epoch: int, batch_idx: int) -> list[str]:
