@@ -40,9 +40,9 @@ def test_a_batch(data: BloodCells) -> None:
 @pytest.mark.parametrize("field", [1.0, "auto"])
 def test_only_training_shows_the_margin(smears: Path, field: Field) -> None:
     chosen: dict[str, Any] = {"image_size": 32, "crop": "cell", "field": field, "batch_size": 8}
-    given = str(smears / "images"), "photo"
-    plain = BloodCells(*given, **chosen)
-    wide = BloodCells(*given, **chosen, margin=0.25)
+    root = str(smears / "images")
+    plain = BloodCells(root, **chosen)
+    wide = BloodCells(root, **chosen, margin=0.25)
     for data in (plain, wide):
         data.setup("fit")
     assert next(iter(wide.train_dataloader()))["image"].shape == (8, 3, 48, 48)
