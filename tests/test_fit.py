@@ -96,6 +96,8 @@ def test_the_published_configs_differ_as_published() -> None:
         model = settings.get("model", {})
         assert (model.get("hidden", [8]), model.get("lr", 1e-5)) == (hidden, lr)
         assert settings["data"] == {"split": "seed"}
+        stops = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 5}}
+        assert settings["trainer"] == {"max_epochs": 40, "callbacks": [stops]}
     others = {"any_lab.yaml", "best.yaml", "best_folds.yaml", "demo.yaml"}
     assert {f"{name}.yaml" for name in published} | others == set(SHIPPED)
 

@@ -62,16 +62,19 @@ def prepare() -> Prepared:
         if not folder.is_dir():
             archive, partial = cache / f"{CHULA}.zip", cache / f"{CHULA}.partial"
             shutil.rmtree(partial, ignore_errors=True)
+            given = archive.is_file()  # the user has put it there
             download_file(CHULA, ADDRESS, archive)
             try:
                 unpack(archive, partial)
             except (zipfile.BadZipFile, zlib.error, InputError) as error:
-                archive.unlink()  # but not if unpacking is only interrupted
+                if not given:
+                    archive.unlink()
                 if isinstance(error, InputError):
                     raise
+                way_out = f"Delete {archive}" if given else "Repeat the command"
                 raise InputError(
                     f"data.root='{CHULA}': the archive from {ADDRESS} is damaged "
-                    f"({reason(error)}). Repeat the command to download it again."
+                    f"({reason(error)}). {way_out} to download it again."
                 ) from error
             partial.rename(folder)
             archive.unlink()
@@ -98,9 +101,8 @@ def unpack(archive: Path, folder: Path) -> None:
         for stem in boxed:
             file = folder / photographs[stem].name
             file.write_bytes(opened.read(str(photographs[stem])))
-            text = opened.read(str(labels[stem])).decode()
             try:
-                lines += _as_boxes(text, file)
+                lines += _as_boxes(opened.read(str(labels[stem])).decode(), file)
             except (ValueError, IndexError, OSError) as error:
                 raise InputError(
                     f"data.root='{CHULA}': {labels[stem]} in {ADDRESS} has no boxes for "

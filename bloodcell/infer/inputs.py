@@ -1,5 +1,6 @@
 """Finds and decodes images in files, folders and archives, or listed on the standard input."""
 
+import contextlib
 import glob
 import os
 import sys
@@ -129,7 +130,8 @@ def find_images(
 
     Args:
         given: files, folders, .zip files, paths or patterns inside a .zip file (`x.zip/folder`,
-            `x.zip/*/a*.png`), patterns, or `-` to read one path per line from the standard input.
+            `x.zip/*/a*.png`), patterns, or `-` to read a file or a path inside a .zip file from
+            each line of the standard input.
         archives: exit stack that closes the opened archives.
         left_out: counts the images of unsupported types.
 
@@ -242,11 +244,12 @@ _Entries = tuple[ZipFile, dict[str, ZipInfo]]  # an opened archive, and its imag
 
 
 def _listed(line: str, entries: Callable[[Path], _Entries]) -> Iterator[Named]:
-    """Yields the file of a line; opening it says what is wrong with it."""
+    """Yields the images that a line names; opening a file says what is wrong with it."""
     if archive := _archive_above(Path(line)):
         inside = Path(line).relative_to(archive).as_posix()
-        if found := [*_archived(archive, inside, *entries(archive))]:
-            return iter(found)
+        with contextlib.suppress(InputError):  # a damaged archive is an error of this line
+            if found := [*_archived(archive, inside, *entries(archive))]:
+                return iter(found)
     return iter([_file(line)])
 
 

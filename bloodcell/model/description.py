@@ -20,7 +20,7 @@ _TRAINING = (  # training settings to store
         ("model", key)
         for key in ("dropout", "freeze", "lr", "schedule", "weight_decay", "smoothing")
     ),
-    *(("data", key) for key in ("batch_size", "augment", "seed")),
+    *(("data", key) for key in ("batch_size", "augment", "margin", "seed")),
 )
 
 

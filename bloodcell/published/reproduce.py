@@ -198,11 +198,12 @@ class _Progress:
         """Prints the progress of a run; after its first estimate, that of all runs."""
         print_progress(job, line)
         about = _ABOUT.match(line)
-        if about and self._first.acquire(blocking=False):
+        begins = job.words[0] != "--ckpt_path"  # a run that continues has fewer epochs left
+        if about and begins and self._first.acquire(blocking=False):
             hours, minutes, seconds = map(int, about.groups())
             rounds = math.ceil(len(self._left) / self._jobs)
             total = clock(rounds * (3600 * hours + 60 * minutes + seconds))
-            print(f"all {len(self._left)} runs: about {total}, if each takes as long", flush=True)
+            print(f"all {len(self._left)} runs: at most {total}, if each takes as long", flush=True)
 
     def end_run(self, job: Job, status: int) -> None:
         """Prints the result of a run, which failed if it wrote no scores."""

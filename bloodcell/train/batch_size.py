@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.nn import functional as F
 
-from bloodcell.data.crop import AUTO
+from bloodcell.data.augment import cut_margin
+from bloodcell.data.crop import AUTO, InputFormat
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, require
 from bloodcell.memory import is_full
@@ -44,7 +45,7 @@ def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) ->
     size, device = 1 << (most.bit_length() - 1), trainer.strategy.root_device
     # CUDA graphs hold the memory of a step; the last batch of an epoch, uncompiled, needs as much
     steps = 2 if may_record_graphs(model.compile_how, device) else 1
-    while size and not _fits(trainer, model, data.image_size, steps * size):
+    while size and not _fits(trainer, model, data.input_format, steps * size):
         size //= 2
     if not size:
         raise InputError(
@@ -54,17 +55,20 @@ def largest(trainer: Trainer, model: Classifier, data: BloodCells, most: int) ->
     return size
 
 
-def _fits(trainer: Trainer, model: Classifier, image_size: int, size: int) -> bool:
+def _fits(trainer: Trainer, model: Classifier, input_format: InputFormat, size: int) -> bool:
     """Returns whether a training step on black images fits into the device's memory."""
     device = trainer.strategy.root_device
     try:
         network = copy.deepcopy(model.network).to(device).train()
         optimizer = torch.optim.Adam(network.parameters(), lr=0.0)
-        shape = (size, 3, image_size, image_size)
+        shape = (size, 3, input_format.decoded, input_format.decoded)
         # memory for two batches: the next one is loaded before the current one is freed
         images = torch.zeros((2, *shape), dtype=torch.uint8, device=device)[0]
         with trainer.precision_plugin.forward_context():
-            logits = network(images.to(memory_format=torch.channels_last))
+            images = images.to(memory_format=torch.channels_last)
+            if input_format.margin:  # a copy with the margin, as augmentation makes it
+                images = cut_margin(images.float(), input_format.margin)
+            logits = network(images)
         target = torch.zeros(size, dtype=torch.int64, device=device)
         F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -42,6 +42,7 @@ BENCHMARKED = {  # arguments of the Trainer: only training steps, until `Stopwat
     "overfit_batches": 0.0,
     "limit_train_batches": None,
     "limit_val_batches": 0,
+    "callbacks": None,  # of the user; they may need a validation
     "accumulate_grad_batches": 1,
     "gradient_clip_val": None,
     "enable_progress_bar": False,

@@ -144,7 +144,7 @@ _MODEL_BEFORE = {
 _INPUT = ("data.image_size", "data.crop", "data.field")
 _DATA_BEFORE: dict[str, Any] = {
     "crop": "none", "field": 1.0, "val_share": 0.2, "transforms": [], "labels": None,
-    "test_on": None, "balance": "none", "draws": None, "classes": None,
+    "test_on": None, "balance": "none", "draws": None, "classes": None, "margin": 0.0,
 }  # fmt: skip
 
 

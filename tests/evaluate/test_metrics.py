@@ -10,6 +10,7 @@ from bloodcell.evaluate.metrics import (
     draw_photos,
     effective_number,
     estimate,
+    estimate_mean,
     independent_interval,
     sample_of,
 )
@@ -44,6 +45,16 @@ def test_every_metric_is_that_of_scikit_learn() -> None:
         assert one["f1"] == pytest.approx(f1)
         squares = ((p - np.eye(4)[true]) ** 2).sum(1).mean()
         assert one["brier"] == pytest.approx(squares)
+
+
+def test_the_mean_of_models_has_the_interval_of_their_photographs() -> None:
+    first, second = predictions(), predictions(seed=1)
+    alone = estimate(first)["balanced_accuracy"][0]
+    assert estimate_mean([first]) == pytest.approx(alone)
+    assert estimate_mean([first, first]) == pytest.approx(alone), "copies of a model tell no more"
+    both, other = estimate_mean([first, second]), estimate(second)["balanced_accuracy"][0]
+    assert both.value == pytest.approx((alone.value + other.value) / 2)
+    assert both.low < both.value < both.high
 
 
 def test_a_weighted_metric_is_that_of_the_repeated_photographs() -> None:

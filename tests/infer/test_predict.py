@@ -83,6 +83,11 @@ def test_every_way_to_name_images(run: Path, smears: Path, monkeypatch: pytest.M
     with pytest.raises(SystemExit):
         main(["predict", "-", "--model", str(run), "--out", "said.csv"])
     assert [bool(row["error"]) for row in asked("said.csv")] == [False, True]
+    Path("bad.zip").write_bytes(b"no archive")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"bad.zip/a.png\n{inside}\n"))
+    with pytest.raises(SystemExit):
+        main(["predict", "-", "--model", str(run), "--out", "said.csv"])
+    assert [bool(row["error"]) for row in asked("said.csv")] == [True, False]
 
 
 def test_paths_inside_one_archive_open_it_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_cuda_graphs_keep_the_memory_of_a_step(
     """The last batch of an epoch runs beside them. A GPU is imitated: 100 images fit."""
     monkeypatch.setattr("bloodcell.train.batch_size._fits", lambda *given: given[-1] <= 100)
     strategy = SimpleNamespace(root_device=torch.device(device))
-    given: Any = SimpleNamespace(strategy=strategy, compile_how=compile_how, image_size=32)
+    given: Any = SimpleNamespace(strategy=strategy, compile_how=compile_how, input_format=None)
     assert largest(given, given, given, 512) == size
 
 

@@ -12,7 +12,9 @@ Refused = Callable[..., str]
 
 def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--batch_sizes", "[4,8]", "--seconds", "0.2", "--out", "speeds.json"]
-    main(["benchmark", *words, "--data.augment", "full", *sizes, "--model.compile", "false"])
+    stops = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+    words = [*words, *stops, "--data.augment", "full", "--model.compile", "false"]
+    main(["benchmark", *words, *sizes])
     said = json.loads(Path("speeds.json").read_text())
     assert [speeds["batch_size"] for speeds in said["images_per_second"]] == [4, 8]
     for speeds in said["images_per_second"]:

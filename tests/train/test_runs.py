@@ -56,6 +56,10 @@ def test_only_a_run_that_goes_on_can_be_started_again() -> None:
         group, _, name = key.rpartition(".")
         (config[group] if group else config)[name] = value
     check_same(checkpoint, config, also_data=True)
+    config["data"]["margin"] = 0.25
+    with pytest.raises(InputError, match=r"data\.margin=0\.25, but .* made with 0\.0"):
+        check_same(checkpoint, config, also_data=True)
+    config["data"]["margin"] = 0.0
     config["model"]["dropout"] = 0.3
     rule = r"model\.dropout=0\.3, but .* 0\.5, which cannot change now\. Leave it out"
     with pytest.raises(InputError, match=rf"{rule}, or start a new run without --ckpt_path\.$"):
