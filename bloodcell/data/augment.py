@@ -165,8 +165,8 @@ def _warp(images: Tensor, draws: Tensor, scale: Tensor, margin: int) -> Tensor:
     shift = 2 * _SHIFT * draws[:, 5:7, None]  # the side has length 2 in affine_grid's coordinates
     batch, channels, *wide = images.shape
     sides = [side - 2 * margin for side in wide]
-    part = images.new_tensor([sides[1] / wide[1], sides[0] / wide[0]])[:, None]  # of x and y
-    matrix = torch.cat([linear, shift], 2) * part
+    x_row, y_row = torch.cat([linear, shift], 2).unbind(1)
+    matrix = torch.stack([x_row * (sides[1] / wide[1]), y_row * (sides[0] / wide[0])], 1)
     grid = F.affine_grid(matrix, [batch, channels, *sides], align_corners=False)
     warped = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
     return warped.contiguous(memory_format=torch.channels_last)  # grid_sample's output is not

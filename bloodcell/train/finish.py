@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -146,7 +146,7 @@ def _limited_training(trainer: Trainer, data: BloodCells) -> dict[str, Any]:
     used, files = int(batches) * data.batch_size * trainer.world_size, len(data.datasets["train"])
     if used >= files:  # data.draws may be larger than the part
         return {}
-    overfits = trainer.overfit_batches  # type: ignore[attr-defined]  # undeclared
+    overfits = cast(Any, trainer).overfit_batches  # undeclared
     setting = "trainer.overfit_batches" if overfits else "trainer.limit_train_batches"
     return {notes.LIMITED: {"used": used, "files": files, "setting": setting}}
 
