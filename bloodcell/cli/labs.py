@@ -20,15 +20,9 @@ _OWN = (
     *("--trainer.default_root_dir", "--trainer.devices", "--trainer.fast_dev_run"),
 )
 _HEADINGS = (
-    *(
-        "tested on",
-        "seed",
-        "photographs",
-        "classes",
-        "balanced, by file",
-        "balanced, by photograph",
-    ),
-    *("own classes only", "shared classes", "called unlike", "learning time"),
+    *("tested on", "seed", "photographs", "classes", "balanced, by file"),
+    *("balanced, by photograph", "own classes only", "shared classes", "called unlike"),
+    *("learning time",),
 )
 _LEGEND = (
     "Balanced accuracy over the classes of a data set that was neither trained nor validated on, "
@@ -133,7 +127,7 @@ def _report(place: Path, tasks: list[Task]) -> None:
     """Prints the table of the finished runs, and writes it as Markdown, CSV and JSON."""
     from bloodcell.evaluate.scores import read_predictions
     from bloodcell.evaluate.tables import as_markdown, print_wide
-    from bloodcell.evaluate.unseen import FILE_NAME, HeldOut, write_unseen
+    from bloodcell.evaluate.unseen import FILE_NAME, HeldOut, summarise, write_unseen
     from bloodcell.published.crew import find_run
 
     found = [(task, *find_run(place, task.name, task.seed)) for task in tasks]
@@ -146,12 +140,16 @@ def _report(place: Path, tasks: list[Task]) -> None:
         print(f"no finished run in {place} yet")
         return
     shared = set.intersection(*(run.class_names() for run in runs))
-    rows = []
+    rows, summaries = [], {}
     for name in dict.fromkeys(task.test_on for task in tasks):
         same = [run for run in runs if run.dataset == name]
-        rows += [_row(str(run.seed), [run], shared) for run in same]
-        if len(same) > 1:
-            rows.append(_row(f"mean of {len(same)}", same, shared))
+        several = len(same) > 1
+        if several:
+            rows += [_row(str(run.seed), [run], summarise([run]), shared) for run in same]
+        if same:
+            summaries[name] = summarise(same)
+            seed = f"mean of {len(same)}" if several else str(same[0].seed)
+            rows.append(_row(seed, same, summaries[name], shared))
     legend = _LEGEND.format(shared=", ".join(sorted(shared)))
     print_wide(_HEADINGS, rows, legend, words=("tested on",))
     with write_whole(place / "labs.md") as file:
@@ -159,19 +157,20 @@ def _report(place: Path, tasks: list[Task]) -> None:
     with write_whole(place / "labs.csv") as file:
         csv.writer(file).writerows([_HEADINGS, *rows])
     written = ["labs.md", "labs.csv", "lightning_logs"]
-    if {run.dataset for run in runs} == {task.test_on for task in tasks}:
-        write_unseen(place / FILE_NAME, runs)
+    if summaries.keys() == {task.test_on for task in tasks}:
+        write_unseen(place / FILE_NAME, runs, summaries)
         written.append(f"{FILE_NAME} (for export --labs)")
     print(f"{place}: {', '.join(written)}")
 
 
-def _row(seed: str, runs: "Sequence[HeldOut]", shared: set[str]) -> list[str]:
-    """Returns the row of some runs that were tested on the same data set."""
+def _row(
+    seed: str, runs: "Sequence[HeldOut]", found: dict[str, Any], shared: set[str]
+) -> list[str]:
+    """Returns the row of runs that were tested on the same data set, from their summary."""
     from bloodcell.evaluate.metrics import Estimate
-    from bloodcell.evaluate.unseen import score_classes, summarise
+    from bloodcell.evaluate.unseen import score_classes
     from bloodcell.text import clock
 
-    found = summarise(runs)
     seconds = sum(run.scores["learning_time_seconds"] for run in runs) / len(runs)
     return [
         *(runs[0].dataset, seed, f"{found['photographs']:,}", str(found["classes"])),

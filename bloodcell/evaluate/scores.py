@@ -95,9 +95,9 @@ def _score_one(predictions: Predictions) -> dict[str, Any]:
 
 
 def _score_own_classes(predictions: Predictions) -> dict[str, Any]:
-    if len(np.unique(predictions.true)) == len(predictions.class_names):
-        return {}
     own = only_own_classes(predictions)
+    if own is predictions:
+        return {}
     files = sample_of(own.true, own.probability, own.photo)
     return {
         "own_classes": {

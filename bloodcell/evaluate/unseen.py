@@ -90,7 +90,9 @@ def _files(of: Predictions) -> Sample:
     return sample_of(of.true, of.probability, of.photo)
 
 
-def write_unseen(path: Path, runs: Sequence[HeldOut]) -> None:
+def write_unseen(
+    path: Path, runs: Sequence[HeldOut], summaries: Mapping[str, dict[str, Any]]
+) -> None:
     """Writes scores by data set, and the confusion and the temperature over all of them, as JSON.
 
     A run lacks the classes that only the data set left out has. The confusion counts photographs,
@@ -100,6 +102,7 @@ def write_unseen(path: Path, runs: Sequence[HeldOut]) -> None:
     Args:
         path: the file; it is replaced if it exists.
         runs: one or more for each data set, with different seeds.
+        summaries: of each data set's runs, from `summarise`.
     """
     names = sorted(set[str]().union(*(run.predictions.class_names for run in runs)))
     seeds = Counter(run.dataset for run in runs)
@@ -119,9 +122,7 @@ def write_unseen(path: Path, runs: Sequence[HeldOut]) -> None:
     temperature = fit_temperature(true, logit, round(confusion.sum()), weight)
     found = {
         "class_names": names,
-        "datasets": {
-            name: summarise([run for run in runs if run.dataset == name]) for name in sorted(seeds)
-        },
+        "datasets": {name: summaries[name] for name in sorted(seeds)},
         CONFUSION: confusion.round(1).tolist(),
         "temperature": temperature,
         "before": judge(true, logit, 1.0, weight),

@@ -246,9 +246,8 @@ _Entries = tuple[ZipFile, dict[str, ZipInfo]]  # an opened archive, and its imag
 def _listed(line: str, entries: Callable[[Path], _Entries]) -> Iterator[Named]:
     """Yields the images that a line names; opening a file says what is wrong with it."""
     if archive := _archive_above(Path(line)):
-        inside = Path(line).relative_to(archive).as_posix()
         with contextlib.suppress(InputError):  # a damaged archive is an error of this line
-            if found := [*_archived(archive, inside, *entries(archive))]:
+            if found := [*_archived(Path(line), archive, entries)]:
                 return iter(found)
     return iter([_file(line)])
 
@@ -258,8 +257,7 @@ def _find(word: str, entries: Callable[[Path], _Entries], left_out: LeftOut) -> 
     if path.is_dir():
         return _folder(path, left_out)
     if archive := _archive_above(path):
-        inside = path.relative_to(archive).as_posix()
-        return _archived(archive, inside, *entries(archive))
+        return _archived(path, archive, entries)
     if path.is_file():
         return iter([_file(str(path))])
     if glob.has_magic(word):
@@ -288,12 +286,12 @@ def _folder(root: Path, left_out: LeftOut) -> Iterator[Named]:
     return (_file(str(path)) for path in walk_images(root, left_out))
 
 
-def _archived(
-    path: Path, inside: str, archive: ZipFile, entries: dict[str, ZipInfo]
-) -> Iterator[Named]:
+def _archived(path: Path, archive: Path, entries: Callable[[Path], _Entries]) -> Iterator[Named]:
     """Yields all images of an archive, one of them, those in a folder, or those of a pattern."""
-    chosen = [inside] if inside in entries else entries
+    inside = path.relative_to(archive).as_posix()
+    opened, images = entries(archive)
+    chosen = [inside] if inside in images else images
     for name in chosen:
         wanted = inside in (".", name) or name.startswith(f"{inside}/")
         if wanted or fnmatch(name, inside):
-            yield Named(f"{path}/{name}", partial(read_entry, archive, entries[name]))
+            yield Named(f"{archive}/{name}", partial(read_entry, opened, images[name]))
