@@ -1,6 +1,7 @@
 """`bloodcell labs`: holds out each data set in turn, trains on the others and tests on it."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _OWN = (
     *("--name", "--ckpt_path", "--seed_everything", "--data.split", "--data.test_on"),
     *("--trainer.default_root_dir", "--trainer.devices", "--trainer.fast_dev_run"),
+    "--model.teachers",
 )
 _HEADINGS = (
     *("tested on", "seed", "photographs", "classes", "balanced, by file"),
@@ -39,14 +41,22 @@ class Task(NamedTuple):
         name: its name.
         test_on: as `data.test_on`.
         seed: as `seed_everything`.
+        options: its options besides these.
     """
 
     name: str
     test_on: str
     seed: int
+    options: list[str]
 
 
-def labs(words: list[str], seeds: int = 1, jobs: int | None = None, out: str = "labs") -> None:
+def labs(
+    words: list[str],
+    seeds: int = 1,
+    jobs: int | None = None,
+    teachers: str | None = None,
+    out: str = "labs",
+) -> None:
     """Trains without one data set at a time, tests on it, and prints a table.
 
     Any other option of fit applies to all runs:
@@ -57,6 +67,8 @@ def labs(words: list[str], seeds: int = 1, jobs: int | None = None, out: str = "
         words: options of every `fit`; data.root has at least two data sets.
         seeds: number of seeds; 3 means the seeds 0, 1 and 2.
         jobs: number of concurrent runs (default: one per GPU, or one without a GPU).
+        teachers: folder of a finished `labs`; its runs without a data set teach those that are
+            tested on that data set, as model.teachers (default: none).
         out: folder of the runs and of the tables labs.md and labs.csv.
 
     Raises:
@@ -73,11 +85,16 @@ def labs(words: list[str], seeds: int = 1, jobs: int | None = None, out: str = "
             "labs needs at least two data sets: give data.root a list, e.g. --data.root "
             '"[kaggle, pbc, chula]".'
         )
-    tasks = [
-        Task(f"{request.config_name}-{name}", name, seed) for seed in range(seeds) for name in sets
-    ]
+    tasks = list[Task]()
+    for seed in range(seeds):
+        for held_out in sets:
+            name = f"{request.config_name}-{held_out}"
+            options = ["--data.split", "labs", "--data.test_on", held_out]
+            if teachers:
+                options += ["--model.teachers", _find_teachers(Path(teachers), name)]
+            tasks.append(Task(name, held_out, seed, options))
     with hold(place, "labs") as descriptors:
-        keep_options(place, request.words)
+        keep_options(place, [*request.words, *(["--teachers", teachers] if teachers else [])])
         failed = _run_all(place, tasks, words, jobs, descriptors)
     if failed:
         raise InputError(f"failed: {listed(failed)}. Repeat the command to try them again.")
@@ -91,9 +108,8 @@ def _run_all(
 
     waiting = []
     for task in tasks:
-        held_out = ("--data.split", "labs", "--data.test_on", task.test_on)
         if find_run(place, task.name, task.seed)[1] is None:
-            waiting.append(make_job(place, task.name, task.seed, [*words, *held_out]))
+            waiting.append(make_job(place, task.name, task.seed, [*words, *task.options]))
     print(f"{len(tasks)} runs in {place}: {len(waiting)} to do", flush=True)
     failed = list[str]()
 
@@ -108,6 +124,19 @@ def _run_all(
     finally:  # even if it is stopped
         _report(place, tasks)
     return failed
+
+
+def _find_teachers(folder: Path, name: str) -> str:
+    """Returns the finished runs of another `labs` that have this name, as a YAML list."""
+    from bloodcell.evaluate.scores import SCORES
+
+    found = sorted(path.parent for path in folder.glob(f"lightning_logs/{name}/version_*/{SCORES}"))
+    if not found:
+        raise InputError(
+            f"--teachers {folder} has no finished run {name}. Train the teachers first: "
+            f"bloodcell labs --out {folder}, with the same config and data.root."
+        )
+    return json.dumps([str(path) for path in found])
 
 
 def _roots(words: Sequence[str]) -> Any:

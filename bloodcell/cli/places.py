@@ -13,8 +13,10 @@ from bloodcell.model.find import (
     IMAGENET,
     LAST,
     NONE,
+    TEACHERS,
     find_checkpoint,
     find_resumable,
+    find_teachers,
     find_weights,
 )
 
@@ -50,9 +52,13 @@ def check_places(
     given |= {flag.removeprefix("--"): read_value(text) for flag, text in pairs(words) if text}
     if ckpt_path or resume:
         given.pop("model.weights", None)  # a checkpoint contains its weights
+    if verb != "fit":
+        given.pop(TEACHERS, None)
     for key, check in _CHECKS.items():
         if isinstance(given.get(key), str):
             check(given[key])
+    if isinstance(teachers := given.get(TEACHERS), list):
+        find_teachers([str(one) for one in teachers])
 
 
 def _check_weights(weights: str) -> None:

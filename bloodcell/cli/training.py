@@ -31,6 +31,7 @@ from bloodcell.train.failures import explain, keep_traceback
 from bloodcell.train.finish import finish_fit, print_scores
 from bloodcell.train.signals import StopGently
 from bloodcell.train.task import Classifier
+from bloodcell.train.teachers import load_teachers
 from bloodcell.train.trainer import Keeping, callbacks, check, complete
 
 # for config.yaml, which must store the default of StochasticWeightAveraging's `device`
@@ -251,6 +252,9 @@ class BloodcellCLI(LightningCLI):
                 step = self.checkpoint["global_step"] if self.checkpoint else 0
                 print(f"continuing {os.path.relpath(self.resumed)} after step {step:,}")
         self.datamodule.setup("fit" if self.verb == "benchmark" else self.verb)
+        if self.verb == "fit":  # refused teachers leave no run folder
+            paths, names = self.model.hparams["teachers"], self.model.class_names
+            self.model.teachers = load_teachers(paths, names, self.datamodule)
 
     def _keeping(self) -> Keeping | None:
         if self.verb != "fit":

@@ -74,6 +74,7 @@ class BloodCells(LightningDataModule):
         draws: training images drawn per epoch with `balance`; null: as many as there are.
         classes: other names for classes, e.g. {SNE: neutrophil}; capitals, spaces and plural s
             are ignored.
+        split_seed: seed of the split, so that runs with several seeds share it; null: `seed`.
         seed: seed of split, order and augmentation; the command line uses seed_everything.
 
     Attributes:
@@ -106,6 +107,7 @@ class BloodCells(LightningDataModule):
         balance: Balance = "none",
         draws: int | None = None,
         classes: dict[str, str] | None = None,
+        split_seed: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -119,10 +121,10 @@ class BloodCells(LightningDataModule):
         self.image_size, self.input_format = image_size, InputFormat(image_size, crop, field, kept)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until `auto` is resolved
         self.augment: Augment = augment
-        self.unreadable: Unreadable = unreadable
-        self.on_device: OnDevice = on_device
+        self.unreadable, self.on_device = unreadable, on_device
         self.transforms = nn.Sequential(*transforms)
         self.cache_gib, self.seed = cache_gib, seed
+        self.split_seed = seed if split_seed is None else split_seed
         self.datasets: dict[str, ImageDataset] = {}
 
     @cached_property
@@ -148,7 +150,7 @@ class BloodCells(LightningDataModule):
     @cached_property
     def parts(self) -> dict[str, list[int]]:
         """The row numbers of train, val and test."""
-        hp, given = self.hparams, (self.split, self.hparams["fold"], self.seed)
+        hp, given = self.hparams, (self.split, self.hparams["fold"], self.split_seed)
         return make_parts(self.table, *given, hp["val_share"], self.test_on)
 
     def prepare_data(self) -> None:
@@ -171,9 +173,7 @@ class BloodCells(LightningDataModule):
         most, device = self._drop_outdated()
         if all(part in self.datasets for part in wanted):
             return
-        parts = {part: self.parts[part] for part in wanted}
-        if most:
-            parts = {part: spread(part_rows, most) for part, part_rows in parts.items()}
+        parts = {part: spread(self.parts[part], most or len(self.table.rows)) for part in wanted}
         rows = [i for part_rows in parts.values() for i in part_rows]
         images = self._open(rows, 0 if most else self.cache_gib)
         report = images.report.of(self.table.rows[i].path for i in sorted(rows))
@@ -270,9 +270,9 @@ class BloodCells(LightningDataModule):
 
         Lightning rebuilds this loader, so it must be a plain DataLoader with keyword arguments.
         """
-        even = EvenSampler(torch.arange(len(self.datasets["test"])), *self._devices())
-        size = self.batch_size
-        return DataLoader(self.datasets["test"], batch_size=size, sampler=even, collate_fn=as_is)
+        test, size = self.datasets["test"], self.batch_size
+        even = EvenSampler(torch.arange(len(test)), *self._devices())
+        return DataLoader(test, batch_size=size, sampler=even, collate_fn=as_is)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device."""

@@ -79,6 +79,9 @@ def check_settings(hp: Any) -> None:
     rule = "1 or more, and data.balance not none: without it, each image is drawn once"
     drawn = hp["draws"] is None or (hp["draws"] >= 1 and hp["balance"] != "none")
     require(drawn, "data.draws", hp["draws"], rule)
+    if hp["split_seed"] is not None:
+        rule = "a whole number from 0, e.g. 0, or null for the seed of the run"
+        require_number("data.split_seed", hp["split_seed"], rule, 0, 2**32 - 1, whole=True)
     require(hp["cache_gib"] >= 0, "data.cache_gib", hp["cache_gib"], "0 or more, e.g. 20")
 
 

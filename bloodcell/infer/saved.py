@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +9,15 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bloodcell.errors import InputError, listed, reason
+from bloodcell.errors import InputError
 from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import write_whole_bytes
-from bloodcell.model.checkpoint import data_state, network_state, read_checkpoint, refusing
+from bloodcell.model.checkpoint import data_state, read_checkpoint, refusing
 from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
 from bloodcell.model.find import find_checkpoint
 from bloodcell.model.gallery import TENSORS, Gallery
-from bloodcell.model.network import Network, PretrainedConfig
+from bloodcell.model.network import Network
+from bloodcell.model.restore import build_network
 
 MODEL = "--model"
 
@@ -64,7 +64,7 @@ def _from_checkpoint(path: Path, file: Path, checkpoint: dict[str, Any]) -> Save
     description = Description.from_checkpoint(checkpoint, name, scores)
     return Saved(
         description,
-        _build(path, description, checkpoint["state_dict"]),
+        build_network(MODEL, path, description, checkpoint["state_dict"]),
         _as_gallery(checkpoint.get(GALLERY)),
         data_state(checkpoint).get(TRAINED_ON),
     )
@@ -109,7 +109,7 @@ def _from_safetensors(path: Path) -> Saved:
         gallery |= {key: tensor for key, tensor in tensors.items() if tensor is not None}
     return Saved(
         description,
-        _build(path, description, state),
+        build_network(MODEL, path, description, state),
         _as_gallery(gallery),
         state.get(TRAINED_ON),
     )
@@ -118,36 +118,6 @@ def _from_safetensors(path: Path) -> Saved:
 def _as_gallery(values: dict[str, Any] | None) -> Gallery | None:
     """Returns a stored gallery; None for one of earlier versions, which has no weights."""
     return Gallery.from_dict(values) if values and "weight" in values else None
-
-
-def _build(path: Path, description: Description, state: Mapping[str, Tensor]) -> Network:
-    heads = [key for key in state if re.fullmatch(rf"{NETWORK}head\.\d+\.weight", key)]
-    widths = [len(state[key]) for key in sorted(heads, key=lambda key: int(key.split(".")[-2]))]
-    if widths != [*description.hidden, len(description.class_names)]:  # before memory is allocated
-        raise InputError(f"{MODEL} {path}: weights and description differ (dense layers {widths}).")
-    network = Network(
-        description.backbone,
-        len(description.class_names),
-        description.image_size,
-        description.hidden,
-        0.0,  # dropout is not used in evaluation
-        "avg" if description.pool == "avg" else "flatten",
-        PretrainedConfig.from_dict(description.recipe),
-    )
-    given = {
-        key: value.float() if value.is_floating_point() else value
-        for key, value in network_state(state).items()
-    }
-    try:
-        missing, extra = network.load_state_dict(given, strict=False)
-    except RuntimeError as error:
-        raise InputError(
-            f"{MODEL} {path}: weights and description differ ({reason(error)})."
-        ) from error
-    wrong = [key for key in missing if not key.endswith("num_batches_tracked")] + extra
-    if wrong:
-        raise InputError(f"{MODEL} {path}: weights and description differ: {listed(wrong, 3)}.")
-    return network.eval().requires_grad_(False)
 
 
 def _read_scores(path: Path) -> dict[str, Any]:

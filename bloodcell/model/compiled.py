@@ -85,7 +85,9 @@ class CompiledPass:
             # dropout must not affect the next step
             with torch.random.fork_rng([images.device] if images.is_cuda else []):
                 for _ in range(self._passes):
-                    torch.autograd.grad(self._compiled(images).float().sum(), trained)
+                    total = self._compiled(images).float().sum()
+                    if trained:  # a frozen network has no backward pass
+                        torch.autograd.grad(total, trained)
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             if is_full(error):
                 raise

@@ -1,5 +1,6 @@
 """Finds the files of models, without importing torch, which takes seconds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bloodcell.errors import InputError, listed, require
@@ -7,6 +8,7 @@ from bloodcell.model.bundled import find_bundled
 
 LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
 IMAGENET, NONE, BUNDLED = "imagenet", "none", "bundled"  # values of model.weights
+TEACHERS = "model.teachers"
 OWN = SUFFIX  # of bloodcell and of other programs that use Lightning
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", OWN)  # .tar: timm writes .pth.tar
 WAYS_OUT = (
@@ -84,3 +86,19 @@ def find_weights(weights: str) -> tuple[Path, str]:
     if path.suffix not in (".safetensors", ".h5", *TORCH_SUFFIXES):
         raise InputError(f"model.weights='{weights}' has an unknown file type. {WAYS_OUT}")
     return path, entry
+
+
+def find_teachers(paths: Sequence[str]) -> list[Path]:
+    """Returns the checkpoints of `model.teachers`.
+
+    Args:
+        paths: run folders, folders of run folders (all of their runs), or .ckpt files.
+
+    Raises:
+        InputError: if one does not exist.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(path.glob(f"version_*/checkpoints/{BEST}{SUFFIX}"))
+        found += inside or [find_checkpoint(TEACHERS, path, BEST)]
+    return list(dict.fromkeys(found))

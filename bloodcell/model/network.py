@@ -6,7 +6,7 @@ layer, then Dense. The network returns logits; the loss includes the softmax.
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -145,6 +145,23 @@ class Network(nn.Module):
         """Returns the logits (B, n_classes) of features (B, C, h, w) from `maps`."""
         logits: Tensor = self.head(self.pool(maps).flatten(1))
         return logits
+
+
+def describe(network: nn.Module, settings: Mapping[str, Any], source: str) -> str:
+    """Returns a description of a network in one line.
+
+    Args:
+        network: the network.
+        settings: `backbone`, `pool`, `hidden` and `dropout`.
+        source: origin of its first weights.
+    """
+    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    return (
+        f"{settings['backbone']} with weights={source}, {settings['pool']}, "
+        f"dense {settings['hidden']}, dropout {settings['dropout']}: "
+        f"{sum(n for n, _ in sizes):,} parameters, "
+        f"{sum(n for n, trained in sizes if trained):,} trained"
+    )
 
 
 def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) -> nn.Module:

@@ -19,13 +19,14 @@ from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
 from bloodcell.model.find import NONE
 from bloodcell.model.gallery import Gallery
-from bloodcell.model.network import BACKBONE, Network, Pool, PretrainedConfig
+from bloodcell.model.network import BACKBONE, Network, Pool, PretrainedConfig, describe
 from bloodcell.model.pretrained import load_trunk, read_pretrained_config
 from bloodcell.train import optimizers
 from bloodcell.train.compiling import compile_for
 from bloodcell.train.metrics import Metrics
 from bloodcell.train.optimizers import DEFAULT_LR, Schedule
 from bloodcell.train.outputs import Outputs
+from bloodcell.train.teachers import Teachers, load_teachers
 
 SO_FAR = "epoch_so_far"  # key in a checkpoint
 _DROPOUT = 2**40  # greater than every row number: independent of the augmentation
@@ -55,6 +56,8 @@ class Classifier(LightningModule):
         bn_momentum: momentum of BatchNorm's running statistics, above 0, at most 1; null keeps
             that of the pretrained weights (Keras: 0.01, which needs a thousand steps to adapt).
         smoothing: label smoothing of the training loss, 0 to under 1.
+        teachers: trained networks whose mean answer is learned together with the labels: run
+            folders, folders of run folders, or .ckpt files.
         white_balance: divide each image by the colour of its clear slide, for several laboratories.
         compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler if training
             takes long; `default`, `reduce-overhead` and `max-autotune` (modes of torch.compile)
@@ -69,11 +72,13 @@ class Classifier(LightningModule):
         network: maps uint8 pixels to logits.
         pretrained_config: preprocessing and options that belong to the trunk's weights.
         outputs: outputs for all images of the last validation or test, sorted by row.
+        teachers: answer the training images, too; None: only the labels are learned.
         gallery: gives evaluated images their distance from the training images; None: it is NaN.
     """
 
     gallery: Gallery | None = None
     outputs: Outputs | None = None
+    teachers: Teachers | None = None
 
     def __init__(
         self,
@@ -90,6 +95,7 @@ class Classifier(LightningModule):
         weight_decay: float = 0.0,
         bn_momentum: float | None = None,
         smoothing: float = 0.0,
+        teachers: list[str] = [],  # noqa: B006  never changed; --help shows it
         white_balance: bool = False,
         compile: Compile = "auto",
         optimizer: OptimizerCallable | None = None,
@@ -128,14 +134,17 @@ class Classifier(LightningModule):
         return self
 
     def on_fit_start(self) -> None:
-        """Raises InputError if the schedule needs a last step and the run has none."""
+        """Loads the teachers; raises InputError if the schedule needs a last step without one."""
         optimizers.check_ends(self.trainer, self.schedule)
+        paths, data = self.hparams["teachers"], vars(self.trainer).get("datamodule")
+        self.teachers = self.teachers or load_teachers(paths, self.class_names, data)
 
     def on_train_start(self) -> None:
         """Compiles the network, which a checkpoint may have rebuilt; restores the metrics."""
-        self.training_pass = compile_for(
-            self.trainer, self.network, self.compile_how, self.image_size
-        )
+        compiled = compile_for(self.trainer, self.network, self.compile_how, self.image_size)
+        self.training_pass = compiled
+        if self.teachers:
+            self.teachers.start(self.device, bool(compiled.mode))
         if self._so_far and self._within_epoch() and self.trainer.is_global_zero:
             self.train_metrics.load_sums(self._so_far)
         self._so_far = []
@@ -154,7 +163,9 @@ class Classifier(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the mean loss of a batch."""
         batch = as_batch(batch)
-        return self._loss(self.training_pass(batch["image"]), batch, "train", self.train_metrics)
+        logits = self.training_pass(batch["image"])
+        loss = self._loss(logits, batch, "train", self.train_metrics)
+        return self.teachers.blend(loss, logits, batch["image"]) if self.teachers else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Adds a batch to the validation metrics and keeps its outputs."""
@@ -181,10 +192,7 @@ class Classifier(LightningModule):
         optimizers.step_plateaus(self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Steps a scheduler, unless it depends on a metric: `on_train_epoch_end` steps those.
-
-        Lightning steps those after the checkpoint, so a resumed run would differ.
-        """
+        """Steps a scheduler; one that follows a metric was stepped before the checkpoint."""
         if not optimizers.follows_metric(scheduler):
             with optimizers.nominal_rates(self.trainer.optimizers[0]):
                 super().lr_scheduler_step(scheduler, metric)
@@ -247,13 +255,7 @@ class Classifier(LightningModule):
 
     def summary(self) -> str:
         """Returns a description of the network in one line."""
-        hp, source = self.hparams, self.pretrained_config.source
-        sizes = [(p.numel(), p.requires_grad) for p in self.parameters()]
-        return (
-            f"{hp['backbone']} with weights={source}, {hp['pool']}, dense {hp['hidden']}, dropout "
-            f"{hp['dropout']}: {sum(n for n, _ in sizes):,} parameters, "
-            f"{sum(n for n, trained in sizes if trained):,} trained"
-        )
+        return describe(self.network, self.hparams, self.pretrained_config.source)
 
     def _build(self) -> Network:
         hp = self.hparams
@@ -291,8 +293,7 @@ class Classifier(LightningModule):
         metrics.loss.update(total.detach(), count)
         metrics.acc.update((logits.argmax(1) == target).sum(), count)
         if metrics.loss.update_count == 1:  # Lightning computes them after the epoch
-            # `History` logs the training metrics, before the checkpoint is written
-            logger = False if part == "train" else None
+            logger = False if part == "train" else None  # `History` does, before the checkpoint
             for name, metric in metrics.means.items():
                 key = f"{part}/{name}"
                 self.log(key, metric, logger=logger, on_step=False, on_epoch=True, batch_size=1)

@@ -11,10 +11,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bloodcell.cli.main import main
+from bloodcell.cli.settings import pairs
 from bloodcell.datasets.drawn import DATASET, DRAWN
 from bloodcell.datasets.named import Prepared, named_datasets
 from bloodcell.evaluate.scores import Predictions, read_predictions, score, write_predictions
 from bloodcell.infer.saved import load_saved
+from bloodcell.published.crew import Crew, Job
 
 Refused = Callable[..., str]
 SMALL = [
@@ -161,9 +163,35 @@ def test_an_export_carries_the_results_on_laboratories_left_out(
     assert not Path("other.safetensors").exists()
 
 
+def test_teachers_of_a_laboratory_have_not_seen_it(
+    root: str, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    words = ["labs", *SMALL, "--data.root", root, "--teachers", "before", "--out", "taught"]
+    text = "--teachers before has no finished run custom-berlin. Train the teachers first"
+    assert text in refused(*words)
+    for name, version in (("berlin", 0), ("berlin", 1), ("paris", 0)):
+        folder = Path(f"before/lightning_logs/custom-{name}/version_{version}")
+        folder.mkdir(parents=True)
+        (folder / "scores.json").write_text("{}")
+    jobs = list[Job]()
+    monkeypatch.setattr(Crew, "run", lambda _, waiting, __: jobs.extend(waiting))
+    main(words)
+    given = [dict(pairs(job.words)) for job in jobs]
+    assert [(one["--data.test_on"], one["--model.teachers"]) for one in given] == [
+        (
+            "berlin",
+            '["before/lightning_logs/custom-berlin/version_0", '
+            '"before/lightning_logs/custom-berlin/version_1"]',
+        ),
+        ("paris", '["before/lightning_logs/custom-paris/version_0"]'),
+    ]
+    assert json.loads(Path("taught/options.json").read_text())[-2:] == ["--teachers", "before"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--model.teachers", "[x]"], "labs sets --model.teachers itself. Leave it out."),
         (["--data.root", "drawn"], "labs needs at least two data sets: give data.root a list"),
         (["--data.test_on", "pbc"], "labs sets --data.test_on itself. Leave it out."),
         (["--seeds", "0"], "--seeds=0 cannot be used: it must be a whole number, 1 or more"),
