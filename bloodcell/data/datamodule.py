@@ -115,12 +115,11 @@ class BloodCells(LightningDataModule):
         check_settings(self.hparams)
         if any(isinstance(one, nn.Module) for one in self.hparams["transforms"]):
             self.hparams["transforms"] = []  # a checkpoint contains only plain types
-        self.split: Split = split
         self.test_on = [test_on] if isinstance(test_on, str) else test_on or []
         kept = round(margin * image_size)
         self.image_size, self.input_format = image_size, InputFormat(image_size, crop, field, kept)
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until `auto` is resolved
-        self.augment: Augment = augment
+        self.split, self.augment = split, augment
         self.unreadable, self.on_device = unreadable, on_device
         self.transforms = nn.Sequential(*transforms)
         self.cache_gib, self.seed = cache_gib, seed

@@ -118,9 +118,8 @@ class Classifier(LightningModule):
         self.network.trunk.requires_grad_(not freeze)
         self.train_metrics = Metrics()
         self.val_metrics, self.test_metrics = (Metrics(len(class_names)) for _ in range(2))
-        self._so_far: list[Tensor] = []
+        self._so_far, self._kept = list[Tensor](), list[Outputs]()
         self.training_pass: Callable[[Tensor], Tensor] = self.forward
-        self._kept: list[Outputs] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels (B, 3, H, W), 0 to 255, to logits (B, classes)."""
