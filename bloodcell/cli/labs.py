@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ from bloodcell.cli.configs import read_config, read_request
 from bloodcell.cli.settings import pairs
 from bloodcell.errors import InputError, listed
 from bloodcell.files import write_whole
+from bloodcell.model.find import SCORES
 
 if TYPE_CHECKING:
     from bloodcell.evaluate.unseen import HeldOut
@@ -41,13 +43,13 @@ class Task(NamedTuple):
         name: its name.
         test_on: as `data.test_on`.
         seed: as `seed_everything`.
-        options: its options besides these.
+        teachers: its option `--model.teachers`; empty without teachers.
     """
 
     name: str
     test_on: str
     seed: int
-    options: list[str]
+    teachers: list[str]
 
 
 def labs(
@@ -85,16 +87,13 @@ def labs(
             "labs needs at least two data sets: give data.root a list, e.g. --data.root "
             '"[kaggle, pbc, chula]".'
         )
-    tasks = list[Task]()
-    for seed in range(seeds):
-        for held_out in sets:
-            name = f"{request.config_name}-{held_out}"
-            options = ["--data.split", "labs", "--data.test_on", held_out]
-            if teachers:
-                options += ["--model.teachers", _find_teachers(Path(teachers), name)]
-            tasks.append(Task(name, held_out, seed, options))
+    prefix = f"{request.config_name}-"
+    taught = {name: _find_teachers(teachers, prefix + name) for name in sets}
+    tasks = [
+        Task(prefix + name, name, seed, taught[name]) for seed in range(seeds) for name in sets
+    ]
     with hold(place, "labs") as descriptors:
-        keep_options(place, [*request.words, *(["--teachers", teachers] if teachers else [])])
+        keep_options(place, [*request.words, *chain(*taught.values())])
         failed = _run_all(place, tasks, words, jobs, descriptors)
     if failed:
         raise InputError(f"failed: {listed(failed)}. Repeat the command to try them again.")
@@ -108,8 +107,11 @@ def _run_all(
 
     waiting = []
     for task in tasks:
+        held_out = ("--data.split", "labs", "--data.test_on", task.test_on)
         if find_run(place, task.name, task.seed)[1] is None:
-            waiting.append(make_job(place, task.name, task.seed, [*words, *task.options]))
+            waiting.append(
+                make_job(place, task.name, task.seed, [*words, *held_out, *task.teachers])
+            )
     print(f"{len(tasks)} runs in {place}: {len(waiting)} to do", flush=True)
     failed = list[str]()
 
@@ -126,17 +128,17 @@ def _run_all(
     return failed
 
 
-def _find_teachers(folder: Path, name: str) -> str:
-    """Returns the finished runs of another `labs` that have this name, as a YAML list."""
-    from bloodcell.evaluate.scores import SCORES
-
-    found = sorted(path.parent for path in folder.glob(f"lightning_logs/{name}/version_*/{SCORES}"))
+def _find_teachers(folder: str | None, name: str) -> list[str]:
+    """Returns the option that names the finished runs of another `labs` with this name."""
+    if not folder:
+        return []
+    found = sorted(Path(folder).glob(f"lightning_logs/{name}/version_*/{SCORES}"))
     if not found:
         raise InputError(
             f"--teachers {folder} has no finished run {name}. Train the teachers first: "
             f"bloodcell labs --out {folder}, with the same config and data.root."
         )
-    return json.dumps([str(path) for path in found])
+    return ["--model.teachers", json.dumps([str(path.parent) for path in found])]
 
 
 def _roots(words: Sequence[str]) -> Any:

@@ -57,8 +57,11 @@ def check_places(
     for key, check in _CHECKS.items():
         if isinstance(given.get(key), str):
             check(given[key])
-    if isinstance(teachers := given.get(TEACHERS), list):
-        find_teachers([str(one) for one in teachers])
+    teachers = given.get(TEACHERS)
+    if isinstance(teachers, str) or (
+        isinstance(teachers, list) and all(isinstance(one, str) for one in teachers)
+    ):
+        find_teachers(teachers)
 
 
 def _check_weights(weights: str) -> None:

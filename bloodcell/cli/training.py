@@ -22,7 +22,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.datasets.drawn import DRAWN, is_drawn
 from bloodcell.errors import InputError, reason, require
 from bloodcell.model.checkpoint import data_state, network_state, refusing
-from bloodcell.model.find import IMAGENET, NONE
+from bloodcell.model.find import IMAGENET, NONE, find_teachers
 from bloodcell.model.pretrained import reach_hub, read_trained_on
 from bloodcell.train import resume, runs
 from bloodcell.train.batch_size import settle
@@ -140,6 +140,8 @@ class BloodcellCLI(LightningCLI):
             keeping.check()
         if self.verb == "benchmark":
             check_benchmark(config)
+        if self.verb == "fit":  # later, a folder may contain further runs
+            config.model.teachers = find_teachers(config.model.teachers)
         if config.trainer.fast_dev_run and config.model.weights == IMAGENET:
             try:
                 reach_hub(config.model.backbone)
@@ -253,8 +255,7 @@ class BloodcellCLI(LightningCLI):
                 print(f"continuing {os.path.relpath(self.resumed)} after step {step:,}")
         self.datamodule.setup("fit" if self.verb == "benchmark" else self.verb)
         if self.verb == "fit":  # refused teachers leave no run folder
-            paths, names = self.model.hparams["teachers"], self.model.class_names
-            self.model.teachers = load_teachers(paths, names, self.datamodule)
+            load_teachers(self.model.hparams, self.datamodule)
 
     def _keeping(self) -> Keeping | None:
         if self.verb != "fit":

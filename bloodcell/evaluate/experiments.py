@@ -21,7 +21,8 @@ from bloodcell.evaluate.metrics import (
     draw_blocks,
     sample_of,
 )
-from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions
+from bloodcell.evaluate.scores import PREDICTIONS, Predictions, read_predictions
+from bloodcell.model.find import SCORES
 
 CONFIG = "config.yaml"
 _DAMAGED = (ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError, csv.Error)

@@ -24,9 +24,9 @@ from bloodcell.evaluate.metrics import (
     sample_of,
 )
 from bloodcell.files import write_whole
+from bloodcell.model.find import SCORES
 
 PREDICTIONS = "predictions.csv"
-SCORES = "scores.json"
 CONFUSION = "confusion"  # entry of `SCORES`: tested photographs by true and predicted class
 _DATASET = "dataset"  # column
 _OF_CHOICES = ("accuracy", "balanced_accuracy")

@@ -10,8 +10,9 @@ import numpy as np
 
 from bloodcell.errors import InputError, listed
 from bloodcell.evaluate.history import FILE_NAME, Epoch, best, read_history
-from bloodcell.evaluate.scores import PREDICTIONS, SCORES, Predictions, read_predictions, score
+from bloodcell.evaluate.scores import PREDICTIONS, Predictions, read_predictions, score
 from bloodcell.machine import describe
+from bloodcell.model.find import SCORES
 
 # tolerances for rounding on other processors: the share of files whose predicted class differs,
 # and the difference of a probability or the mean loss

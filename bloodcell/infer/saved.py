@@ -10,11 +10,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bloodcell.errors import InputError
-from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import write_whole_bytes
 from bloodcell.model.checkpoint import data_state, read_checkpoint, refusing
 from bloodcell.model.description import GALLERY, KEY, NETWORK, TRAINED_ON, Description
-from bloodcell.model.find import find_checkpoint
+from bloodcell.model.find import SCORES, find_checkpoint
 from bloodcell.model.gallery import TENSORS, Gallery
 from bloodcell.model.network import Network
 from bloodcell.model.restore import build_network

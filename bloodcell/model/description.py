@@ -20,7 +20,7 @@ _TRAINING = (  # training settings to store
         ("model", key)
         for key in ("dropout", "freeze", "lr", "schedule", "weight_decay", "smoothing")
     ),
-    *(("data", key) for key in ("batch_size", "augment", "margin", "seed")),
+    *(("data", key) for key in ("batch_size", "augment", "margin", "split_seed", "seed")),
 )
 
 
@@ -125,6 +125,8 @@ class Description:
         training = {
             f"{group}.{key}": groups[group][key] for group, key in _TRAINING if key in groups[group]
         }
+        if taught := made.get("teachers"):  # their paths mean nothing elsewhere
+            training["model.teachers"] = f"{len(taught)} trained networks"
         description = cls(
             list(made["class_names"]),
             made["image_size"],

@@ -7,6 +7,7 @@ from bloodcell.errors import InputError, listed, require
 from bloodcell.model.bundled import find_bundled
 
 LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
+SCORES = "scores.json"  # in the folder of a finished run
 IMAGENET, NONE, BUNDLED = "imagenet", "none", "bundled"  # values of model.weights
 TEACHERS = "model.teachers"
 OWN = SUFFIX  # of bloodcell and of other programs that use Lightning
@@ -88,17 +89,20 @@ def find_weights(weights: str) -> tuple[Path, str]:
     return path, entry
 
 
-def find_teachers(paths: Sequence[str]) -> list[Path]:
-    """Returns the checkpoints of `model.teachers`.
+def find_teachers(given: str | Sequence[str]) -> list[str]:
+    """Returns the absolute paths of the checkpoints of `model.teachers`.
 
     Args:
-        paths: run folders, folders of run folders (all of their runs), or .ckpt files.
+        given: run folders, folders of run folders (all of their finished runs), or .ckpt files.
 
     Raises:
-        InputError: if one does not exist.
+        InputError: if one does not exist, or is a file of another type.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
-        inside = sorted(path.glob(f"version_*/checkpoints/{BEST}{SUFFIX}"))
+    for path in (Path(one).expanduser() for one in ([given] if isinstance(given, str) else given)):
+        finished = sorted(path.glob(f"version_*/{SCORES}"))
+        inside = [one.parent / "checkpoints" / f"{BEST}{SUFFIX}" for one in finished]
         found += inside or [find_checkpoint(TEACHERS, path, BEST)]
-    return list(dict.fromkeys(found))
+    for file in found:
+        require(file.suffix == SUFFIX, TEACHERS, file, "a run folder or a .ckpt file")
+    return list(dict.fromkeys(str(file.absolute()) for file in found))

@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import TERMINATED, InputError, require_number
 from bloodcell.evaluate.experiments import CONFIG, by_number
-from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import write_whole
+from bloodcell.model.find import SCORES
 
 _FIT = (sys.executable, "-m", "bloodcell", "fit")
 

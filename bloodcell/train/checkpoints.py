@@ -14,9 +14,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError, listed, require
-from bloodcell.evaluate.scores import SCORES
 from bloodcell.files import beside
-from bloodcell.model.find import BEFORE
+from bloodcell.model.find import BEFORE, SCORES
 from bloodcell.text import command
 from bloodcell.train.finite import Finite
 from bloodcell.train.runs import last_of, run_folder_of

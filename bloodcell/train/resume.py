@@ -10,9 +10,8 @@ import yaml
 
 from bloodcell.errors import InputError, listed
 from bloodcell.evaluate.experiments import CONFIG
-from bloodcell.evaluate.scores import SCORES
 from bloodcell.model.checkpoint import check_complete, read_checkpoint
-from bloodcell.model.find import LAST, find_resumable, resumable
+from bloodcell.model.find import LAST, SCORES, find_resumable, resumable
 from bloodcell.train.checkpoints import read_monitor
 from bloodcell.train.runs import CKPT_PATH, list_versions
 

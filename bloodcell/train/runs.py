@@ -139,12 +139,13 @@ def run_folder_of(trainer: Trainer) -> Path | None:
 # settings that the oldest checkpoints do not contain, with the values they were trained with
 _MODEL_BEFORE = {
     "schedule": "constant", "weight_decay": 0.0, "bn_momentum": None, "smoothing": 0.0,
-    "optimizer": None, "scheduler": None, "white_balance": False,
+    "optimizer": None, "scheduler": None, "white_balance": False, "teachers": [],
 }  # fmt: skip
 _INPUT = ("data.image_size", "data.crop", "data.field")
 _DATA_BEFORE: dict[str, Any] = {
     "crop": "none", "field": 1.0, "val_share": 0.2, "transforms": [], "labels": None,
     "test_on": None, "balance": "none", "draws": None, "classes": None, "margin": 0.0,
+    "split_seed": None,
 }  # fmt: skip
 
 

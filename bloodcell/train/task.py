@@ -95,7 +95,7 @@ class Classifier(LightningModule):
         weight_decay: float = 0.0,
         bn_momentum: float | None = None,
         smoothing: float = 0.0,
-        teachers: list[str] = [],  # noqa: B006  never changed; --help shows it
+        teachers: str | list[str] = [],  # noqa: B006  never changed; --help shows it
         white_balance: bool = False,
         compile: Compile = "auto",
         optimizer: OptimizerCallable | None = None,
@@ -135,15 +135,14 @@ class Classifier(LightningModule):
     def on_fit_start(self) -> None:
         """Loads the teachers; raises InputError if the schedule needs a last step without one."""
         optimizers.check_ends(self.trainer, self.schedule)
-        paths, data = self.hparams["teachers"], vars(self.trainer).get("datamodule")
-        self.teachers = self.teachers or load_teachers(paths, self.class_names, data)
+        self.teachers = load_teachers(self.hparams, vars(self.trainer).get("datamodule"))
 
     def on_train_start(self) -> None:
         """Compiles the network, which a checkpoint may have rebuilt; restores the metrics."""
         compiled = compile_for(self.trainer, self.network, self.compile_how, self.image_size)
         self.training_pass = compiled
         if self.teachers:
-            self.teachers.start(self.device, bool(compiled.mode))
+            self.teachers.start(self.device, compiled)
         if self._so_far and self._within_epoch() and self.trainer.is_global_zero:
             self.train_metrics.load_sums(self._so_far)
         self._so_far = []
@@ -164,7 +163,7 @@ class Classifier(LightningModule):
         batch = as_batch(batch)
         logits = self.training_pass(batch["image"])
         loss = self._loss(logits, batch, "train", self.train_metrics)
-        return self.teachers.blend(loss, logits, batch["image"]) if self.teachers else loss
+        return self.teachers.blend(loss, logits, batch) if self.teachers else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Adds a batch to the validation metrics and keeps its outputs."""

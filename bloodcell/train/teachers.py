@@ -6,14 +6,15 @@ that of Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network"
 temperature 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bloodcell.data.batches import NOT_COUNTED, Batch
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import InputError, require
 from bloodcell.model.checkpoint import data_state, read_checkpoint, refusing
@@ -50,49 +51,60 @@ class Teachers:
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        self._networks: Sequence[Callable[[Tensor], Tensor]] = networks
+        self._networks = networks
+        self._student: CompiledPass | None = None
+        self._passes: list[CompiledPass] = []
 
-    def start(self, device: torch.device, compiled: bool) -> None:
-        """Moves the networks to the device of the training, and compiles them if it is compiled."""
-        # recorded graphs of several networks would overwrite each other's memory
-        mode: Compile = "default" if compiled else False
-        networks = [one.to(device) for one in self._networks if isinstance(one, Network)]
-        self._networks = [CompiledPass(one, mode, device) for one in networks]
+    def start(self, device: torch.device, student: CompiledPass) -> None:
+        """Moves the networks to the device of the training.
+
+        Args:
+            device: the device.
+            student: the training pass; if it is compiled, so are the teachers.
+        """
+        self._networks = [one.to(device) for one in self._networks]
+        self._student, self._passes = student, []
 
     def answer(self, images: Tensor) -> Tensor:
         """Returns the mean probabilities (B, classes) for pixels (B, 3, H, W), 0 to 255."""
+        if not self._passes:  # the student has compiled by now, or cannot
+            # recorded graphs of several networks would overwrite each other's memory
+            mode: Compile = "default" if self._student and self._student.mode else False
+            self._passes = [CompiledPass(one, mode, images.device) for one in self._networks]
         with torch.no_grad():
-            answers = [one(images).float().softmax(1) for one in self._networks]
+            answers = [one(images).float().softmax(1) for one in self._passes]
         return torch.stack(answers).mean(0)
 
-    def blend(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+    def blend(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
         """Adds the difference from the teachers' answers to a loss.
 
         Args:
             loss: scalar, from the labels.
             logits: (B, classes), of the network in training.
-            images: (B, 3, H, W), its images, 0 to 255.
+            batch: its images, and targets; those of padding are `NOT_COUNTED`.
 
         Returns:
             The scalar loss with the share of each part.
         """
-        taught = F.cross_entropy(logits.float(), self.answer(images))
+        counted = batch["target"] != NOT_COUNTED
+        each = F.cross_entropy(logits.float(), self.answer(batch["image"]), reduction="none")
+        taught = torch.where(counted, each, 0).sum() / counted.sum().clamp(min=1)
         return (1 - _SHARE) * loss + _SHARE * taught
 
 
-def load_teachers(paths: Sequence[str], names: list[str], data: object) -> Teachers | None:
+def load_teachers(settings: Mapping[str, Any], data: object) -> Teachers | None:
     """Loads the networks of `model.teachers`; returns None if there are none.
 
     Args:
-        paths: as `model.teachers`.
-        names: classes of the network in training.
+        settings: `teachers` and `class_names` of the network in training.
         data: the data module, or None; other ones than `BloodCells` are not checked.
 
     Raises:
         InputError: if one cannot be loaded, has other classes or another input, or was trained on
-            images that this run validates or tests on.
+            images that this run does not train on.
     """
-    teachers = [_load(path) for path in find_teachers(paths)]
+    teachers = [_load(Path(path)) for path in find_teachers(settings["teachers"])]
+    names = settings["class_names"]
     for one in teachers:
         rule = f"trained on the classes of this run, {names}, not on {one.description.class_names}"
         require(one.description.class_names == names, TEACHERS, one.path, rule)
@@ -110,7 +122,10 @@ def _load(path: Path) -> Teacher:
 
 
 def _check_data(teacher: Teacher, data: BloodCells) -> None:
-    """Checks that a teacher has the same input, and that it does not know the answers."""
+    """Checks that a teacher has the input of the run, and knows no more images.
+
+    The run's checkpoint lists its training images, so those of its teachers must be among them.
+    """
     given, own = teacher.description.input_format, data.input_format._replace(margin=0)
     rule = (
         f"trained with the data.image_size, data.crop and data.field of this run, "
@@ -118,13 +133,15 @@ def _check_data(teacher: Teacher, data: BloodCells) -> None:
     )
     require(given == own, TEACHERS, teacher.path, rule)
     if teacher.trained_on is None:
-        return
-    for part, word in (("val", "validates"), ("test", "tests")):
-        known = int(torch.isin(data.image_keys(part), teacher.trained_on).sum())
-        if known:
-            raise InputError(
-                f"{TEACHERS} {teacher.path} was trained on {known:,} images that this run {word} "
-                "on, so the scores would not be those of unseen images. Train it on the same data "
-                "with the same data.split, data.fold, data.test_on, data.val_share and "
-                "data.split_seed as this run."
-            )
+        raise InputError(
+            f"{TEACHERS} {teacher.path} does not list the images it was trained on, which may be "
+            "among those that this run tests. Train the teacher with the data module BloodCells."
+        )
+    further = int((~torch.isin(teacher.trained_on, data.image_keys("train"))).sum())
+    if further:
+        raise InputError(
+            f"{TEACHERS} {teacher.path} was trained on {further:,} images that this run does not "
+            "train on, so the scores would not be those of unseen images. Train it on the same "
+            "data with the same data.split, data.fold, data.test_on, data.val_share and "
+            "data.split_seed as this run."
+        )

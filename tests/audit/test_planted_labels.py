@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bloodcell.data.source import open_source
+from bloodcell.data.table import build_table
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "planted_labels.py"
 
 
@@ -25,7 +28,11 @@ def test_wrong_labels_are_planted_and_counted(
         labels = {line["file"]: line["class"] for line in csv.DictReader(file)}
     wrong = {name for name, label in labels.items() if f"/{label}/" not in f"/{name}"}
     assert 0 < planted <= len(wrong) < len(labels)
-    photos = [f"photograph {number}" for number in range(planted)]
-    Path("doubts.csv").write_text("\n".join(["photo", *photos]))
-    said = called(monkeypatch, capsys, str(smears), "--share", "0.2", "--count", "doubts.csv")
-    assert said.startswith(f"0 of {planted} wrong labels")
+    rows = build_table(open_source(str(smears))).rows
+    photos = sorted({row.photo for row in rows if row.path in wrong})
+    others = sorted({row.photo for row in rows} - set(photos))
+    first = round(0.1 * len(photos + others))
+    for order, found in ((photos + others, min(planted, first)), (others + photos, 0)):
+        Path("doubts.csv").write_text("\n".join(["photo", *order]))
+        said = called(monkeypatch, capsys, str(smears), "--share", "0.2", "--count", "doubts.csv")
+        assert said.startswith(f"{found} of {planted} wrong labels")
