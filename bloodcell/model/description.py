@@ -126,7 +126,7 @@ class Description:
             f"{group}.{key}": groups[group][key] for group, key in _TRAINING if key in groups[group]
         }
         if taught := made.get("teachers"):  # their paths mean nothing elsewhere
-            training["model.teachers"] = f"{len(taught)} trained networks"
+            training["model.teachers"] = len(taught)
         description = cls(
             list(made["class_names"]),
             made["image_size"],

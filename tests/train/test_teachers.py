@@ -103,7 +103,7 @@ def test_a_run_learns_from_its_teacher_and_resumes_exactly(smears: Path, run: Pa
     assert not [key for key in checkpoint["state_dict"] if "teacher" in key], "files stay small"
     kept = checkpoint["hyper_parameters"]["teachers"]
     assert kept == [str(run / "checkpoints" / "best.ckpt")], "not the folder"
-    assert load_saved(parts).description.training["model.teachers"] == "1 trained networks"
+    assert load_saved(parts).description.training["model.teachers"] == 1
 
 
 def test_teachers_that_cannot_teach_are_refused(
