@@ -139,10 +139,7 @@ def test_two_devices_that_are_stopped_go_on_within_the_epoch(
         [line._replace(seconds=0, images_per_second=0) for line in read_history(run)]
         for run in (run / "metrics.csv" for run in runs)
     )
-    for line, again in zip(whole, resumed, strict=True):
-        # the losses of two devices are added in another order, so their mean is rounded differently
-        assert again.train_loss == pytest.approx(line.train_loss, rel=1e-6)
-        assert again._replace(train_loss=line.train_loss) == line
+    assert whole == resumed
     assert len(list(runs[1].parent.iterdir())) == 1
 
 

@@ -13,7 +13,7 @@ from bloodcell.cli.configs import read_config, read_request
 from bloodcell.cli.settings import pairs
 from bloodcell.errors import InputError, listed
 from bloodcell.files import write_whole
-from bloodcell.model.find import SCORES
+from bloodcell.model.find import list_finished
 
 if TYPE_CHECKING:
     from bloodcell.evaluate.unseen import HeldOut
@@ -132,13 +132,13 @@ def _find_teachers(folder: str | None, name: str) -> list[str]:
     """Returns the option that names the finished runs of another `labs` with this name."""
     if not folder:
         return []
-    found = sorted(Path(folder).glob(f"lightning_logs/{name}/version_*/{SCORES}"))
+    found = list_finished(Path(folder, "lightning_logs", name))
     if not found:
         raise InputError(
             f"--teachers {folder} has no finished run {name}. Train the teachers first: "
             f"bloodcell labs --out {folder}, with the same config and data.root."
         )
-    return ["--model.teachers", json.dumps([str(path.parent) for path in found])]
+    return ["--model.teachers", json.dumps([str(run) for run in found])]
 
 
 def _roots(words: Sequence[str]) -> Any:

@@ -89,6 +89,11 @@ def find_weights(weights: str) -> tuple[Path, str]:
     return path, entry
 
 
+def list_finished(folder: Path) -> list[Path]:
+    """Returns the run folders of all finished runs of one name."""
+    return sorted(path.parent for path in folder.glob(f"version_*/{SCORES}"))
+
+
 def find_teachers(given: str | Sequence[str]) -> list[str]:
     """Returns the absolute paths of the checkpoints of `model.teachers`.
 
@@ -100,8 +105,7 @@ def find_teachers(given: str | Sequence[str]) -> list[str]:
     """
     found: list[Path] = []
     for path in (Path(one).expanduser() for one in ([given] if isinstance(given, str) else given)):
-        finished = sorted(path.glob(f"version_*/{SCORES}"))
-        inside = [one.parent / "checkpoints" / f"{BEST}{SUFFIX}" for one in finished]
+        inside = [run / "checkpoints" / f"{BEST}{SUFFIX}" for run in list_finished(path)]
         found += inside or [find_checkpoint(TEACHERS, path, BEST)]
     for file in found:
         require(file.suffix == SUFFIX, TEACHERS, file, "a run folder or a .ckpt file")

@@ -122,10 +122,23 @@ class Metrics(nn.Module):
         """Returns the sums and counts of loss and accuracy on this device."""
         return [one for mean in (self.loss, self.acc) for one in (mean.total, mean.count)]
 
-    def load_sums(self, sums: list[Tensor]) -> None:
-        """Restores the values of `sums` when a run resumes within an epoch."""
+    def load_sums(self, sums: list[Tensor], world: int, rank: int) -> None:
+        """Restores the values of `sums` when a run resumes within an epoch.
+
+        Each device continues its own sums, so that all are added in the order of an uninterrupted
+        run. Another number of devices, or sums of earlier versions, which are over all devices:
+        the first device continues them all.
+
+        Args:
+            sums: the values of `sums`, each (devices,) or, of earlier versions, ().
+            world: number of devices.
+            rank: rank of this device.
+        """
         for now, then in zip(self.sums(), sums, strict=True):
-            now.copy_(then)
+            if then.numel() == world:
+                now.copy_(then.flatten()[rank])
+            elif rank == 0:
+                now.copy_(then.sum())
 
     @property
     def means(self) -> dict[str, Mean]:

@@ -17,7 +17,7 @@ from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
 from bloodcell.errors import InputError
 from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
-from bloodcell.model.find import NONE
+from bloodcell.model.find import NONE, find_teachers
 from bloodcell.model.gallery import Gallery
 from bloodcell.model.network import BACKBONE, Network, Pool, PretrainedConfig, describe
 from bloodcell.model.pretrained import load_trunk, read_pretrained_config
@@ -135,6 +135,7 @@ class Classifier(LightningModule):
     def on_fit_start(self) -> None:
         """Loads the teachers; raises InputError if the schedule needs a last step without one."""
         optimizers.check_ends(self.trainer, self.schedule)
+        self.hparams["teachers"] = find_teachers(self.hparams["teachers"])
         self.teachers = load_teachers(self.hparams, vars(self.trainer).get("datamodule"))
 
     def on_train_start(self) -> None:
@@ -143,8 +144,9 @@ class Classifier(LightningModule):
         self.training_pass = compiled
         if self.teachers:
             self.teachers.start(self.device, compiled)
-        if self._so_far and self._within_epoch() and self.trainer.is_global_zero:
-            self.train_metrics.load_sums(self._so_far)
+        if self._so_far and self._within_epoch():
+            place = self.trainer.world_size, self.trainer.global_rank
+            self.train_metrics.load_sums(self._so_far, *place)
         self._so_far = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -226,8 +228,8 @@ class Classifier(LightningModule):
         checkpoint[RECIPE] = self.pretrained_config.as_dict()
         checkpoint["hyper_parameters"]["weights"] = NONE
         if self._within_epoch():
-            reduce, sums = self.trainer.strategy.reduce, self.train_metrics.sums()
-            checkpoint[SO_FAR] = [reduce(one.clone(), reduce_op="sum") for one in sums]
+            sums = [one.clone() for one in self.train_metrics.sums()]
+            checkpoint[SO_FAR] = [self.all_gather(one) for one in sums]  # each (devices,)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network if the checkpoint's weights need another configuration.

@@ -76,7 +76,7 @@ class Teachers:
         return torch.stack(answers).mean(0)
 
     def blend(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
-        """Adds the difference from the teachers' answers to a loss.
+        """Mixes a loss with the difference from the teachers' answers.
 
         Args:
             loss: scalar, from the labels.
