@@ -20,7 +20,7 @@ from bloodcell.train.outputs import Outputs
 from bloodcell.train.task import Classifier
 
 FITTED = 2_000  # training photographs that the distance is fitted to
-STRANGERS = 360  # drawn pictures without cells
+STRANGERS = 1_080  # drawn pictures without cells
 FALSE_ALARMS = 0.05  # largest share of the validation images beyond the threshold
 _T = TypeVar("_T")
 
@@ -50,13 +50,14 @@ def build_gallery(trainer: Trainer, model: Classifier, data: BloodCells) -> Gall
 
     features, strange = of(photographs), of(_draw_strangers(data.image_size))
     datasets = [data.table.rows[row].dataset for row in photographs.rows.tolist()]
-    given = features.double().numpy(), datasets, strange.double().numpy()
-    weight, bias = fit_distance(*given)
+    known = features.double().numpy()
+    weight, bias = fit_distance(known, datasets, strange.double().numpy())
+    distance = known @ weight.astype(np.float64) + bias
     kept = chosen[:MOST].argsort()
     files = [data.table.rows[row].path for row in photographs.rows[kept].tolist()]
     return Gallery(
         *(features[kept], photographs.targets[kept], files),
-        *(torch.from_numpy(weight), bias, find_threshold(*given)),
+        *(torch.from_numpy(weight), bias, find_threshold(distance, datasets)),
     )
 
 
