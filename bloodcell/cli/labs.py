@@ -71,7 +71,7 @@ def labs(
         jobs: number of concurrent runs (default: one per GPU, or one without a GPU).
         teachers: folder of a finished `labs`; its runs without a data set teach those that are
             tested on that data set, as model.teachers (default: none).
-        out: folder of the runs and of the tables labs.md and labs.csv.
+        out: folder of the runs, of the tables labs.md and labs.csv, and of labs.json for export.
 
     Raises:
         InputError: if an option cannot be used, or a run failed.

@@ -93,7 +93,9 @@ def read_signature(path: Path, name: str, method: str = "__init__") -> Signature
         if isinstance(one, ast.FunctionDef) and one.name == method:
             function, documented = one, owner if method == "__init__" else one
     parsed = docstring_parser.parse(ast.get_docstring(documented) or "")
-    texts = {one.arg_name: " ".join((one.description or "").split()) for one in parsed.params}
+    # an attribute may have the name of an argument, whose text then counts
+    described = sorted(parsed.params, key=lambda one: one.args[0] == "param")
+    texts = {one.arg_name: " ".join((one.description or "").split()) for one in described}
     arguments = _arguments(function) if function else _fields(owner)
     settings = {
         argument: Setting(

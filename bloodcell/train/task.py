@@ -72,13 +72,13 @@ class Classifier(LightningModule):
         network: maps uint8 pixels to logits.
         pretrained_config: preprocessing and options that belong to the trunk's weights.
         outputs: outputs for all images of the last validation or test, sorted by row.
-        teachers: answer the training images, too; None: only the labels are learned.
+        ensemble: the networks of the teachers; None: only the labels are learned.
         gallery: gives evaluated images their distance from the training images; None: it is NaN.
     """
 
     gallery: Gallery | None = None
     outputs: Outputs | None = None
-    teachers: Teachers | None = None
+    ensemble: Teachers | None = None
 
     def __init__(
         self,
@@ -136,14 +136,14 @@ class Classifier(LightningModule):
         """Loads the teachers; raises InputError if the schedule needs a last step without one."""
         optimizers.check_ends(self.trainer, self.schedule)
         self.hparams["teachers"] = find_teachers(self.hparams["teachers"])
-        self.teachers = load_teachers(self.hparams, vars(self.trainer).get("datamodule"))
+        self.ensemble = load_teachers(self.hparams, vars(self.trainer).get("datamodule"))
 
     def on_train_start(self) -> None:
         """Compiles the network, which a checkpoint may have rebuilt; restores the metrics."""
         compiled = compile_for(self.trainer, self.network, self.compile_how, self.image_size)
         self.training_pass = compiled
-        if self.teachers:
-            self.teachers.start(self.device, compiled)
+        if self.ensemble:
+            self.ensemble.start(self.device, compiled)
         if self._so_far and self._within_epoch():
             place = self.trainer.world_size, self.trainer.global_rank
             self.train_metrics.load_sums(self._so_far, *place)
@@ -165,7 +165,7 @@ class Classifier(LightningModule):
         batch = as_batch(batch)
         logits = self.training_pass(batch["image"])
         loss = self._loss(logits, batch, "train", self.train_metrics)
-        return self.teachers.blend(loss, logits, batch) if self.teachers else loss
+        return self.ensemble.blend(loss, logits, batch) if self.ensemble else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Adds a batch to the validation metrics and keeps its outputs."""

@@ -57,6 +57,24 @@ def test_help_lists_every_setting_with_its_text() -> None:
         assert f"--{key} " in page
 
 
+def test_help_shows_arguments_not_attributes_of_the_same_name(tmp_path: Path) -> None:
+    code = '''
+class Cup:
+    """A cup.
+
+    Args:
+        size: of the cup.
+
+    Attributes:
+        size: what is left in it.
+    """
+
+    def __init__(self, size: int = 1) -> None: ...
+'''
+    (tmp_path / "cup.py").write_text(code)
+    assert read_signature(tmp_path / "cup.py", "Cup").settings["size"].text == "of the cup"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_lists_every_option(verb: str) -> None:
     page, declared = " ".join(verb_page(verb).split()), VERBS[verb]
