@@ -43,7 +43,7 @@ class Task(NamedTuple):
         name: its name.
         test_on: as `data.test_on`.
         seed: as `seed_everything`.
-        teachers: its option `--model.teachers`; empty without teachers.
+        teachers: their run folders; empty without teachers.
     """
 
     name: str
@@ -88,12 +88,12 @@ def labs(
             '"[kaggle, pbc, chula]".'
         )
     prefix = f"{request.config_name}-"
-    taught = {name: _find_teachers(teachers, prefix + name) for name in sets}
+    taught = _find_teachers(teachers, prefix, sets)
     tasks = [
         Task(prefix + name, name, seed, taught[name]) for seed in range(seeds) for name in sets
     ]
     with hold(place, "labs") as descriptors:
-        keep_options(place, [*request.words, *chain(*taught.values())])
+        keep_options(place, [*request.words, *chain(*map(_as_option, taught.values()))])
         failed = _run_all(place, tasks, words, jobs, descriptors)
     if failed:
         raise InputError(f"failed: {listed(failed)}. Repeat the command to try them again.")
@@ -109,9 +109,8 @@ def _run_all(
     for task in tasks:
         held_out = ("--data.split", "labs", "--data.test_on", task.test_on)
         if find_run(place, task.name, task.seed)[1] is None:
-            waiting.append(
-                make_job(place, task.name, task.seed, [*words, *held_out, *task.teachers])
-            )
+            options = [*words, *held_out, *_as_option(task.teachers)]
+            waiting.append(make_job(place, task.name, task.seed, options))
     print(f"{len(tasks)} runs in {place}: {len(waiting)} to do", flush=True)
     failed = list[str]()
 
@@ -128,17 +127,27 @@ def _run_all(
     return failed
 
 
-def _find_teachers(folder: str | None, name: str) -> list[str]:
-    """Returns the option that names the finished runs of another `labs` with this name."""
+def _find_teachers(folder: str | None, prefix: str, sets: Sequence[str]) -> dict[str, list[str]]:
+    """Returns the finished runs of another `labs` without each data set."""
     if not folder:
-        return []
-    found = list_finished(Path(folder, "lightning_logs", name))
-    if not found:
+        return {name: [] for name in sets}
+    found = {
+        name: list(map(str, list_finished(Path(folder, "lightning_logs", prefix + name))))
+        for name in sets
+    }
+    counts = {name: len(runs) for name, runs in found.items()}
+    if len(set(counts.values())) > 1 or not all(counts.values()):
+        listing = listed([f"{n} of {prefix}{name}" for name, n in counts.items()], len(counts))
         raise InputError(
-            f"--teachers {folder} has no finished run {name}. Train the teachers first: "
-            f"bloodcell labs --out {folder}, with the same config and data.root."
+            f"--teachers {folder} needs equally many finished runs without each data set, and has "
+            f"{listing}. Finish them first: bloodcell labs --out {folder}, with the same config "
+            "and data.root."
         )
-    return ["--model.teachers", json.dumps([str(run) for run in found])]
+    return found
+
+
+def _as_option(teachers: list[str]) -> list[str]:
+    return ["--model.teachers", json.dumps(teachers)] if teachers else []
 
 
 def _roots(words: Sequence[str]) -> Any:

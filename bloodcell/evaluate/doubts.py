@@ -94,7 +94,8 @@ def likely_wrong(label: NDArray[np.int64], probability: Floats) -> NDArray[np.bo
     A photograph counts as a member of a class if its probability of that class is at least the
     mean of this probability over the photographs with that label. If the most probable of its
     classes is not its label, the label is likely to be wrong (Northcutt, Jiang and Chuang,
-    "Confident learning", Journal of Artificial Intelligence Research 70, 2021).
+    "Confident learning", Journal of Artificial Intelligence Research 70, 2021), unless the label is
+    the most probable of all classes.
 
     Args:
         label: (n,).
@@ -110,7 +111,8 @@ def likely_wrong(label: NDArray[np.int64], probability: Floats) -> NDArray[np.bo
     # a class that no label names gets the mean of all
     threshold = np.where(count > 0, mean, own.mean())
     sure = np.where(probability >= threshold, probability, 0)
-    likely: NDArray[np.bool_] = (sure.max(1) > 0) & (sure.argmax(1) != label)
+    other = (sure.argmax(1) != label) & (probability.argmax(1) != label)
+    likely: NDArray[np.bool_] = (sure.max(1) > 0) & other
     return likely
 
 

@@ -93,7 +93,9 @@ def capture(deployed: Deployed) -> torch.export.ExportedProgram:
     free = {0: dim("batch"), 1: dim("height", min=2), 2: dim("width", min=2)}
     size = deployed.input_format.size
     example = torch.zeros(2, size + 16, size + 48, 3, dtype=torch.uint8)
-    return torch.export.export(deployed.eval(), (example,), dynamic_shapes=(free,))
+    with torch.no_grad():
+        deployed.eval()(example)  # the finder is loaded here, as a file cannot be read in a trace
+    return torch.export.export(deployed, (example,), dynamic_shapes=(free,))
 
 
 def write_pt2(

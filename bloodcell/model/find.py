@@ -36,7 +36,8 @@ def find_checkpoint(flag: str, path: Path, name: str) -> Path:
     if inside.is_file():
         return inside
     parent = path if path.is_dir() else path.parent
-    require(parent.is_dir(), flag, path, "in a folder that exists")
+    while not parent.is_dir():
+        parent = parent.parent
     found = sorted(p.name for p in parent.iterdir())
     raise InputError(
         f"{flag} {path}: no checkpoint there (looked for {inside}; {parent} contains: "

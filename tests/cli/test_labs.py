@@ -167,12 +167,14 @@ def test_teachers_of_a_laboratory_have_not_seen_it(
     root: str, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
     words = ["labs", *SMALL, "--data.root", root, "--teachers", "before", "--out", "taught"]
-    text = "--teachers before has no finished run custom-berlin. Train the teachers first"
+    text = "and has 0 of custom-berlin, 0 of custom-paris. Finish them first"
     assert text in refused(*words)
-    for name, version in (("berlin", 0), ("berlin", 1), ("paris", 0)):
+    for name, version in (("berlin", 0), ("berlin", 1), ("paris", 0), ("paris", 1)):
+        before = refused(*words)
         folder = Path(f"before/lightning_logs/custom-{name}/version_{version}")
         folder.mkdir(parents=True)
         (folder / "scores.json").write_text("{}")
+    assert "and has 2 of custom-berlin, 1 of custom-paris." in before
     jobs = list[Job]()
     monkeypatch.setattr(Crew, "run", lambda _, waiting, __: jobs.extend(waiting))
     main(words)
@@ -183,7 +185,11 @@ def test_teachers_of_a_laboratory_have_not_seen_it(
             '["before/lightning_logs/custom-berlin/version_0", '
             '"before/lightning_logs/custom-berlin/version_1"]',
         ),
-        ("paris", '["before/lightning_logs/custom-paris/version_0"]'),
+        (
+            "paris",
+            '["before/lightning_logs/custom-paris/version_0", '
+            '"before/lightning_logs/custom-paris/version_1"]',
+        ),
     ]
     kept = json.loads(Path("taught/options.json").read_text())
     assert kept[-1] == given[-1]["--model.teachers"], "runs with other teachers are told apart"

@@ -206,6 +206,7 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("fit --model.weights no.pth", "model.weights='no.pth' is neither a file nor 'imagenet'"),
         ("fit --ckpt_path hollow", "--ckpt_path hollow: no checkpoint there (looked for hollow/"),
         ("test --ckpt_path hollow", "--ckpt_path hollow: no checkpoint there (looked for hollow/"),
+        ("test --ckpt_path no/run", "--ckpt_path no/run: no checkpoint there (looked for no/run/"),
         ("predict bad.yaml --model hollow", "--model hollow: no checkpoint there (looked for"),
         ("explain nothing.png", "nothing.png: no such file or folder."),
         ("export nothing.png", "nothing.png: no such file or folder."),

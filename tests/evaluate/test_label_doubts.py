@@ -36,6 +36,9 @@ def test_the_threshold_of_a_class_is_its_mean() -> None:
     assert likely_wrong(label, probability).tolist() == [False, False, False, False, True]
     sure = np.array([[0.99, 0.01], [0.97, 0.03], [0.01, 0.99], [0.02, 0.98], [0.42, 0.58]])
     assert not likely_wrong(label, sure).any()
+    # the label is the most probable class of the last, though under its mean of 0.82
+    weak = np.array([[0.99, 0.01], [0.97, 0.03], [0.6, 0.4], [0.6, 0.4], [0.51, 0.49]])
+    assert likely_wrong(label, weak).tolist() == [False, False, False, False, False]
 
 
 def test_the_list_begins_with_the_least_probable_label() -> None:

@@ -18,7 +18,8 @@ def test_strangers_are_farther_away_than_training_images() -> None:
     weight, bias = fit_distance(known, ["a"] * 200, strange)
     assert (made(100, 1, 2) @ weight + bias < 0).mean() > 0.95
     assert (made(100, -1, 3) @ weight + bias > 0).mean() > 0.95
-    assert find_threshold(known @ weight + bias, ["a"] * 200) == 0
+    distance = known @ weight.astype(np.float64) + bias
+    assert find_threshold(distance, ["a"] * 200) == 0
 
 
 def test_a_constant_feature_gets_no_weight() -> None:
@@ -31,7 +32,7 @@ def test_the_threshold_is_the_mean_over_the_data_sets() -> None:
     known, strange = np.concatenate([made(200, 1, 0), made(100, 0.2, 1)]), made(200, -1, 2)
     datasets = ["a"] * 200 + ["b"] * 100
     weight, bias = fit_distance(known, datasets, strange)
-    distance = known @ weight + bias
+    distance = known @ weight.astype(np.float64) + bias
     each = [np.quantile(part, ACCEPTED) for part in (distance[:200], distance[200:])]
     assert np.isclose(find_threshold(distance, datasets), np.mean(each))
     assert each[0] < each[1]  # b is nearer to the pictures without cells

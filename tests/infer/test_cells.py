@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from PIL import Image
 
 import bloodcell
 from bloodcell.cli.main import main
-from bloodcell.data.crop import InputFormat, show
+from bloodcell.data.crop import InputFormat, crop_cell, show
+from bloodcell.data.finder import load_finder
 from bloodcell.datasets.drawn import CLASS_NAMES
 from bloodcell.datasets.drawn.smears import draw_photograph
 from bloodcell.errors import InputError
-from bloodcell.infer.saved import Saved, write_saved
+from bloodcell.infer.deploy import Deployed, capture
+from bloodcell.infer.saved import Saved, load_saved, write_saved
 from bloodcell.model.description import Description
 from bloodcell.model.network import Network, PretrainedConfig
 
@@ -187,6 +190,18 @@ def test_pictures_with_boxes(model: str, slide: Path, capsys: pytest.CaptureFixt
     assert not changed[:, :left].any()
     assert not changed[:, right:].any()
     assert changed[int(min(y + side / 2, image.height - 1)) - 3 :].any()  # its lower edge
+
+
+def test_a_model_that_measures_the_field_is_exported_in_a_fresh_process(model: str) -> None:
+    saved = load_saved(Path(model))
+    saved = saved._replace(description=replace(saved.description, field="auto"))
+    load_finder.cache_clear()
+    program = capture(Deployed(saved))
+    pixels = torch.from_numpy(draw_photograph(NAMES[0], 3).pixels)[None]
+    expected = saved.network(
+        crop_cell(pixels.permute(0, 3, 1, 2).float(), saved.description.input_format)
+    )
+    assert torch.allclose(program.module()(pixels), expected.softmax(1), atol=1e-4)
 
 
 def test_the_exported_file_cuts_the_cell_by_itself_also_in_8_bits(

@@ -24,7 +24,7 @@ def draw_doubts(
         doubts: the photographs, the most doubted first.
         pictures: an RGB image of each; None if it cannot be read.
     """
-    heading = f"{title}: the most doubted labels\nred: likely wrong"
+    heading = f"{title}: the most doubted labels\norange: likely wrong"
     figure, axes = draw_grid(heading, len(doubts), (3.3, 3.5), 0.7)
     for place, (ax, one, picture) in enumerate(zip(axes, doubts, pictures, strict=False), 1):
         if picture:
