@@ -3,7 +3,8 @@
 python scripts/benchmark_peers.py --root blood-cells.zip --sizes 224 128 --batches 32 --rounds 3
 
 Each program runs in its own process and environment, which uv creates (`pip install uv`), with the
-same version of PyTorch, and is written as its users would write it, with default settings.
+same version of PyTorch, and is written as its users would write it: with default settings and, by
+default, also compiled in bfloat16, which is what a careful user would try. `--settings` has others.
 `bloodcell benchmark` runs in this environment, with its default precision and, if that is mixed and
 the others' is not, also in 32 bits. The network is always Keras' MobileNet, with Keras' padding.
 Ratios compare medians over the rounds.
@@ -19,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from rich import box
@@ -34,12 +36,34 @@ from bloodcell.train.trainer import best_precision, device_name
 
 PEERS = Path(__file__).parent / "peers"
 WEIGHTS = "random.safetensors"  # its metadata contains the padding of the network
-OURS, OURS_32 = "bloodcell", "bloodcell, 32 bits"
+OURS = "bloodcell"
+KERAS_CPU = "keras_mobilenet"
 NAMES = {
     "plain_lightning": "plain Lightning, ImageFolder",
     "timm_step": "timm's loader and step",
-    "keras_mobilenet": "Keras, tensorflow-cpu",
+    KERAS_CPU: "Keras, tensorflow-cpu",
 }
+SETTINGS = {  # options of the other programs
+    "default": [],
+    "compiled": ["--compiled"],
+    "bfloat16": ["--bfloat16"],
+    "both": ["--compiled", "--bfloat16"],
+}
+LABELS = {"compiled": "compiled", "bfloat16": "bfloat16", "both": "compiled, bfloat16"}
+
+
+class Program(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        name: its name there.
+        script: without `.py`, in the folder of peers; None for bloodcell.
+        options: its further options.
+    """
+
+    name: str
+    script: str | None
+    options: list[str]
 
 
 def main() -> None:
@@ -50,6 +74,13 @@ def main() -> None:
     parser.add_argument("--root", default="drawn", help="as data.root (default: drawn)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 128], help="pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[32])
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=SETTINGS,
+        default=["default", "both"],
+        help="of the other programs (default: default both)",
+    )
     parser.add_argument("--seconds", type=float, default=15, help="measured in each process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmark_peers.json"))
@@ -58,9 +89,15 @@ def main() -> None:
         sys.exit("benchmark_peers.py needs uv to create the environments: pip install uv")
     cuda = torch.cuda.is_available()
     mixed = best_precision("auto") != "32-true"
-    programs = [OURS, *([OURS_32] if mixed and not cuda else []), *NAMES.values()]
-    if cuda:  # comparing a GPU with tensorflow-cpu would be meaningless
-        programs.remove(NAMES["keras_mobilenet"])
+    programs = [Program(OURS, None, [])]
+    if mixed and not cuda:
+        programs.append(Program(f"{OURS}, 32 bits", None, ["--trainer.precision", "32-true"]))
+    for script, name in NAMES.items():
+        if cuda and script == KERAS_CPU:
+            continue  # comparing a GPU with tensorflow-cpu would be meaningless
+        for setting in given.settings:
+            words = "" if setting == "default" else f", {LABELS[setting]}"
+            programs.append(Program(f"{name}{words}", script, SETTINGS[setting]))
     cases = [(size, batch) for size in given.sizes for batch in given.batches]
     speeds: dict[tuple[str, int, int], list[float]] = {}
     with TemporaryDirectory() as folder:
@@ -72,9 +109,9 @@ def main() -> None:
             for size, batch in cases:
                 for program in programs:
                     speed = _measure(program, given.root, Path(folder), size, batch, given.seconds)
-                    speeds.setdefault((program, size, batch), []).append(speed)
+                    speeds.setdefault((program.name, size, batch), []).append(speed)
                     where = f"round {number + 1}, {size} px, batch {batch}"
-                    print(f"{where:30} {program:30} {speed:9,.1f} images/s", flush=True)
+                    print(f"{where:30} {program.name:50} {speed:9,.1f} images/s", flush=True)
     _report(programs, cases, speeds, given.out)
 
 
@@ -89,28 +126,29 @@ def _write_classes(root: str, folder: Path) -> None:
             target.write_bytes(read(row.path))
 
 
-def _measure(program: str, root: str, folder: Path, size: int, batch: int, seconds: float) -> float:
+def _measure(
+    program: Program, root: str, folder: Path, size: int, batch: int, seconds: float
+) -> float:
     """Runs one program and returns its images per second."""
-    if program in (OURS, OURS_32):
+    if program.script is None:
         return _measure_ours(program, root, folder, size, batch, seconds)
-    file = next(file for file, name in NAMES.items() if name == program)
     words = ["--root", folder / "images", "--size", size, "--batch", batch, "--seconds", seconds]
-    same = [] if file == "keras_mobilenet" else ["--with", f"torch=={metadata.version('torch')}"]
+    keras = program.script == KERAS_CPU
+    same = [] if keras else ["--with", f"torch=={metadata.version('torch')}"]
     uv = shutil.which("uv") or Path(sys.executable).with_name("uv")
-    output = _run([uv, "run", "--no-project", *same, "--script", PEERS / f"{file}.py", *words])
+    script = PEERS / f"{program.script}.py"
+    output = _run([uv, "run", "--no-project", *same, "--script", script, *words, *program.options])
     line = next(line for line in output.splitlines() if '"images_per_second"' in line)
     return float(json.loads(line)["images_per_second"])
 
 
 def _measure_ours(
-    program: str, root: str, folder: Path, size: int, batch: int, seconds: float
+    program: Program, root: str, folder: Path, size: int, batch: int, seconds: float
 ) -> float:
     out = folder / "speeds.json"
     words = ["--data.root", root, "--data.image_size", size, "--batch_sizes", f"[{batch}]"]
     words += ["--model.weights", folder / WEIGHTS, "--seconds", seconds, "--out", out]
-    if program == OURS_32:
-        words += ["--trainer.precision", "32-true"]
-    _run([sys.executable, "-m", "bloodcell", "benchmark", *words])
+    _run([sys.executable, "-m", "bloodcell", "benchmark", *words, *program.options])
     return float(json.loads(out.read_text())["images_per_second"][0]["training"])
 
 
@@ -125,7 +163,7 @@ def _run(command: list[object]) -> str:
 
 
 def _report(
-    programs: list[str],
+    programs: list[Program],
     cases: list[tuple[int, int]],
     speeds: dict[tuple[str, int, int], list[float]],
     out: Path,
@@ -139,11 +177,11 @@ def _report(
     for program in programs:
         cells = []
         for case in cases:
-            here = median(speeds[program, *case])
+            here = median(speeds[program.name, *case])
             cells.append(f"{here:,.1f}   {median(speeds[OURS, *case]) / here:4.2f}")
-        table.add_row(program, *cells)
+        table.add_row(program.name, *cells)
     print(f"{described['device']}, {described['cpu_cores']} cores, {described['git_commit']}")
-    Console(width=60 + 24 * len(cases)).print(table)
+    Console(width=70 + 24 * len(cases)).print(table)
     runs = [
         {"program": program, "size": size, "batch": batch, "images_per_second": found}
         for (program, size, batch), found in speeds.items()

@@ -15,6 +15,8 @@ def read_arguments(about: str | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, required=True, help="pixels")
     parser.add_argument("--batch", type=int, required=True, help="images per step")
     parser.add_argument("--seconds", type=float, required=True, help="how long to measure")
+    parser.add_argument("--compiled", action="store_true", help="compiles the step")
+    parser.add_argument("--bfloat16", action="store_true", help="in mixed precision")
     return parser.parse_args()
 
 

@@ -26,6 +26,8 @@ class Steps(keras.callbacks.Callback):
 
 def main() -> None:
     given = read_arguments(__doc__)
+    if given.bfloat16:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
     side = (given.size, given.size)
     images = keras.utils.image_dataset_from_directory(
         given.root, image_size=side, batch_size=None, label_mode="categorical"
@@ -41,13 +43,14 @@ def main() -> None:
             keras.layers.Flatten(),
             keras.layers.Dense(8, activation="relu"),
             keras.layers.Dropout(0.5),
-            keras.layers.Dense(classes, activation="softmax"),
+            keras.layers.Dense(classes, activation="softmax", dtype="float32"),
         ]
     )
     model.compile(
         optimizer=keras.optimizers.Adam(1e-5),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
+        jit_compile=given.compiled,
     )
     model.fit(images, epochs=1000, verbose=0, callbacks=[Steps(given.batch, given.seconds)])
 

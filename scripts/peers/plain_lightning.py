@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 
 class Plain(LightningModule):
-    def __init__(self, classes: int, size: int, seconds: float) -> None:
+    def __init__(self, classes: int, size: int, seconds: float, compiled: bool) -> None:
         super().__init__()
         trunk = timm.create_model(
             "mobilenetv1_100",
@@ -34,10 +34,16 @@ class Plain(LightningModule):
             trunk, nn.Flatten(), nn.Linear(features, 8), nn.ReLU(), nn.Dropout(0.5),
             nn.Linear(8, classes),
         )  # fmt: skip
+        if compiled:  # in the memory format that PyTorch recommends
+            self.network = self.network.to(memory_format=torch.channels_last)
+            self.network.compile()
+        self.compiled = compiled
         self.clock = Clock(seconds, self.now, torch=torch.__version__)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch
+        if self.compiled:
+            images = images.contiguous(memory_format=torch.channels_last)
         logits = self.network(images)
         loss = nn.functional.cross_entropy(logits, targets)
         self.log("train_loss", loss, prog_bar=True)
@@ -78,11 +84,12 @@ def main() -> None:
     )
     trainer = Trainer(
         max_epochs=-1,
-        precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+        precision="bf16-mixed" if given.bfloat16 or torch.cuda.is_available() else "32-true",
         logger=False,
         enable_checkpointing=False,
     )
-    trainer.fit(Plain(len(images.classes), given.size, given.seconds), loader)
+    plain = Plain(len(images.classes), given.size, given.seconds, given.compiled)
+    trainer.fit(plain, loader)
 
 
 if __name__ == "__main__":

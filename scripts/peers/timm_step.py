@@ -49,9 +49,12 @@ def main() -> None:
         nn.Linear(8, len(dataset.reader.class_to_idx)),
     ).to(device, memory_format=torch.channels_last)  # fmt: skip
     optimizer = create_optimizer_v2(network, opt="adam", lr=1e-5, weight_decay=0.0)
-    autocast = partial(torch.autocast, "cuda", torch.bfloat16) if cuda else nullcontext
+    mixed = cuda or given.bfloat16
+    autocast = partial(torch.autocast, device.type, torch.bfloat16) if mixed else nullcontext
     loss_fn = nn.CrossEntropyLoss()
     network.train()
+    if given.compiled:
+        network.compile()
 
     def now() -> float:
         if cuda:
