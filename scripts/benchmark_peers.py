@@ -49,7 +49,6 @@ SETTINGS = {  # options of the other programs
     "bfloat16": ["--bfloat16"],
     "both": ["--compiled", "--bfloat16"],
 }
-LABELS = {"compiled": "compiled", "bfloat16": "bfloat16", "both": "compiled, bfloat16"}
 
 
 class Program(NamedTuple):
@@ -96,8 +95,9 @@ def main() -> None:
         if cuda and script == KERAS_CPU:
             continue  # comparing a GPU with tensorflow-cpu would be meaningless
         for setting in given.settings:
-            words = "" if setting == "default" else f", {LABELS[setting]}"
-            programs.append(Program(f"{name}{words}", script, SETTINGS[setting]))
+            options = SETTINGS[setting]
+            words = [name, *(option.removeprefix("--") for option in options)]
+            programs.append(Program(", ".join(words), script, options))
     cases = [(size, batch) for size in given.sizes for batch in given.batches]
     speeds: dict[tuple[str, int, int], list[float]] = {}
     with TemporaryDirectory() as folder:

@@ -167,7 +167,10 @@ def test_teachers_of_a_laboratory_have_not_seen_it(
     root: str, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
     words = ["labs", *SMALL, "--data.root", root, "--teachers", "before", "--out", "taught"]
-    text = "and has 0 of custom-berlin, 0 of custom-paris. Finish them first"
+    text = (
+        "--teachers before needs equally many finished runs without each data set, and has "
+        "0 of custom-berlin, 0 of custom-paris. Finish them first"
+    )
     assert text in refused(*words)
     for name, version in (("berlin", 0), ("berlin", 1), ("paris", 0), ("paris", 1)):
         before = refused(*words)

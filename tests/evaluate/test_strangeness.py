@@ -34,8 +34,9 @@ def test_the_threshold_is_the_mean_over_the_data_sets() -> None:
     weight, bias = fit_distance(known, datasets, strange)
     distance = known @ weight.astype(np.float64) + bias
     each = [np.quantile(part, ACCEPTED) for part in (distance[:200], distance[200:])]
-    assert np.isclose(find_threshold(distance, datasets), np.mean(each))
-    assert each[0] < each[1]  # b is nearer to the pictures without cells
+    threshold = find_threshold(distance, datasets)
+    assert np.isclose(threshold, np.mean(each))
+    assert each[0] < threshold < each[1]  # b is nearer to the pictures without cells
 
 
 def test_a_large_data_set_does_not_outvote_a_small_one() -> None:
