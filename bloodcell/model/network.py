@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bloodcell.data.illumination import balance_white
 from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.model.cpu import spare_slow_kernels
+from bloodcell.model.mirror import Mirror
 
 Pool = Literal["flatten", "avg"]
 BACKBONE = "mobilenetv1_100"  # the default
@@ -103,6 +104,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk, shape = _fit_trunk(backbone, config, image_size, pool)
+        self._mirror = Mirror(self.trunk)
         spare_slow_kernels(self.trunk)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
         self.has_map = len(shape) == 4
@@ -136,7 +138,9 @@ class Network(nn.Module):
             (B, C, h, w); h and w are 1 if the trunk has no feature map.
         """
         pixels = balance_white(images) if self.white_balance else images
-        features: Tensor = self.trunk((pixels - self.mean) / self.std)
+        self._mirror.switch(self.training)  # evaluation gives exactly what timm alone gives
+        pixels = self._mirror.flip(pixels)
+        features: Tensor = self._mirror.flip(self.trunk((pixels - self.mean) / self.std))
         if not self.has_map:
             return features[:, :, None, None]
         return features.permute(0, 3, 1, 2) if self.gives_nhwc else features

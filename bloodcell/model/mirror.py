@@ -1,0 +1,69 @@
+"""Keras' padding in training, without a padded copy of each feature map.
+
+A convolution with a stride of 2 on an even side has one pixel of padding too many. Keras leaves it
+out at the start of the side, PyTorch at its end. A mirrored image with mirrored kernels swaps the
+two: there, PyTorch's own padding gives Keras' result, mirrored.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from timm.layers.conv2d_same import Conv2dSame
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Mirror:
+    """Lets a trunk with Keras' padding take mirrored images, and return mirrored maps.
+
+    Args:
+        trunk: modified in place; its parameters and their names do not change.
+
+    Attributes:
+        on: whether the trunk takes mirrored images. Trunks without Keras' padding, and those with
+            layers whose mirror is not known, never do.
+    """
+
+    def __init__(self, trunk: nn.Module) -> None:
+        convolutions = [module for module in trunk.modules() if isinstance(module, nn.Conv2d)]
+        self.on = False
+        self._known = (
+            isinstance(trunk, EfficientNet)
+            and any(map(_has_keras_padding, convolutions))
+            and all(map(_has_mirror, convolutions))
+        )
+        if self._known:
+            for one in convolutions:
+                vars(one)["forward"] = partial(_convolve, self, one, one.forward)
+
+    def switch(self, on: bool) -> None:
+        """Lets the trunk take mirrored images from now on, if it can, or plain ones."""
+        self.on = on and self._known
+
+    def flip(self, x: Tensor) -> Tensor:
+        """Mirrors images or maps (B, C, H, W) on both axes; not if `on` is False."""
+        return x.flip(2, 3) if self.on else x
+
+
+def _has_keras_padding(convolution: nn.Conv2d) -> bool:
+    return isinstance(convolution, Conv2dSame)
+
+
+def _has_mirror(convolution: nn.Conv2d) -> bool:
+    size, stride = max(convolution.kernel_size), max(convolution.stride)
+    if stride == 1:
+        return size % 2 == 1
+    return _has_keras_padding(convolution) and stride == 2 and size % 2 == 1 and size > 1
+
+
+def _convolve(
+    mirror: Mirror, convolution: nn.Conv2d, plain: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    if not mirror.on:
+        return plain(x)
+    c, weight = convolution, convolution.weight
+    if max(c.kernel_size) > 1:
+        weight = weight.flip(2, 3)
+    padding = [(size - 1) * step // 2 for size, step in zip(c.kernel_size, c.dilation, strict=True)]
+    return F.conv2d(x, weight, c.bias, c.stride, padding, c.dilation, c.groups)
