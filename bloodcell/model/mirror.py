@@ -13,6 +13,9 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# of the layers that treat each position alike; BatchNorm has such layers within
+_POINTWISE = ("torch.nn.modules.activation", "timm.layers.activations")
+
 
 class Mirror:
     """Lets a trunk with Keras' padding take mirrored images, and return mirrored maps.
@@ -31,7 +34,7 @@ class Mirror:
         self._known = (
             isinstance(trunk, EfficientNet)
             and any(map(_has_keras_padding, convolutions))
-            and all(map(_has_mirror, convolutions))
+            and all(_has_mirror(leaf) for leaf in trunk.modules() if not list(leaf.children()))
         )
         if self._known:
             for one in convolutions:
@@ -50,11 +53,14 @@ def _has_keras_padding(convolution: nn.Conv2d) -> bool:
     return isinstance(convolution, Conv2dSame)
 
 
-def _has_mirror(convolution: nn.Conv2d) -> bool:
-    size, stride = max(convolution.kernel_size), max(convolution.stride)
+def _has_mirror(leaf: nn.Module) -> bool:
+    """Returns whether a layer is a convolution with a mirror, or has no extent."""
+    if not isinstance(leaf, nn.Conv2d):
+        return isinstance(leaf, nn.Identity) or type(leaf).__module__ in _POINTWISE
+    size, stride = max(leaf.kernel_size), max(leaf.stride)
     if stride == 1:
         return size % 2 == 1
-    return _has_keras_padding(convolution) and stride == 2 and size % 2 == 1 and size > 1
+    return _has_keras_padding(leaf) and stride == 2 and size % 2 == 1 and size > 1
 
 
 def _convolve(

@@ -2,6 +2,7 @@ import copy
 import sys
 
 import pytest
+import timm
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
@@ -60,6 +61,7 @@ def test_the_gradients_are_those_of_keras_padding() -> None:
     [
         ("mobilenetv1_100", PretrainedConfig()),  # PyTorch's padding: nothing to save
         ("mobilenetv3_small_050", KERAS),  # not one of the known trunks
+        ("tf_efficientnet_cc_b0_4e", KERAS),  # kernels that depend on the image
         ("vit_tiny_patch16_224", PretrainedConfig()),
     ],
 )
@@ -69,6 +71,13 @@ def test_other_trunks_are_left_alone(backbone: str, config: PretrainedConfig) ->
     mirror.switch(True)
     assert not mirror.on
     assert not any("forward" in vars(module) for module in trunk.modules())
+
+
+def test_a_trunk_with_blurred_strides_is_left_alone() -> None:
+    trunk = timm.create_model("test_efficientnet", num_classes=0, pad_type="same", aa_layer="blur")
+    mirror = Mirror(trunk)
+    mirror.switch(True)
+    assert not mirror.on
 
 
 def test_training_makes_no_padded_copy(monkeypatch: pytest.MonkeyPatch) -> None:
