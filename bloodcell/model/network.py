@@ -128,6 +128,11 @@ class Network(nn.Module):
         """
         return self.classify(self.maps(images))
 
+    def train(self, mode: bool = True) -> Self:
+        """Switches to training, or to evaluation, in which the trunk can be used by itself."""
+        self._mirror.switch(mode)
+        return super().train(mode)
+
     def maps(self, images: Tensor) -> Tensor:
         """Returns the trunk's features of a batch.
 
@@ -138,7 +143,8 @@ class Network(nn.Module):
             (B, C, h, w); h and w are 1 if the trunk has no feature map.
         """
         pixels = balance_white(images) if self.white_balance else images
-        self._mirror.switch(self.training)  # evaluation gives exactly what timm alone gives
+        # evaluation gives exactly what timm alone gives; Lightning sets `training` without `train`
+        self._mirror.switch(self.training)
         pixels = self._mirror.flip(pixels)
         features: Tensor = self._mirror.flip(self.trunk((pixels - self.mean) / self.std))
         if not self.has_map:

@@ -1,5 +1,6 @@
 import copy
 import sys
+from typing import Any
 
 import pytest
 import timm
@@ -73,11 +74,12 @@ def test_other_trunks_are_left_alone(backbone: str, config: PretrainedConfig) ->
     assert not any("forward" in vars(module) for module in trunk.modules())
 
 
-def test_a_trunk_with_blurred_strides_is_left_alone() -> None:
-    trunk = timm.create_model("test_efficientnet", num_classes=0, pad_type="same", aa_layer="blur")
-    mirror = Mirror(trunk)
+@pytest.mark.parametrize(("blur", "known"), [(None, True), ("blur", False)])
+def test_a_trunk_with_blurred_strides_is_left_alone(blur: str | None, known: bool) -> None:
+    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", "pad_type": "same"}
+    mirror = Mirror(timm.create_model("test_efficientnet", aa_layer=blur, **options))
     mirror.switch(True)
-    assert not mirror.on
+    assert mirror.on is known
 
 
 def test_training_makes_no_padded_copy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +91,14 @@ def test_training_makes_no_padded_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError):
         network.eval()(pixels)
     assert network.train()(pixels).shape == (2, 4)
+
+
+def test_after_training_the_trunk_can_be_used_by_itself() -> None:
+    network, pixels = keras_network(), images(64).float()
+    network(pixels)
+    fresh = create_trunk("mobilenetv1_100", KERAS).eval().to(memory_format=torch.channels_last)
+    fresh.load_state_dict(network.trunk.state_dict())
+    assert torch.equal(network.eval().trunk(pixels), fresh(pixels))
 
 
 def test_training_and_evaluation_see_the_same_maps() -> None:
