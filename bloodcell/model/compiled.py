@@ -4,7 +4,8 @@ import importlib.util
 import shutil
 import subprocess
 import warnings
-from typing import Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,13 @@ _GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 _OLDEST = (7, 0)  # lowest compute capability that PyTorch's compiler supports
 # compilation takes 30 s on a CPU and saves a fifth: it pays off above this number of pixels
 _LONG = 2e9
+# By default, the compiler stores results that several formulas read. In the gradient of BatchNorm
+# these are 32-bit copies of whole maps, and storing takes longer than computing them again.
+_CPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
+    "realize_opcount_threshold": 200,
+    "realize_reads_threshold": 100,
+    "realize_acc_reads_threshold": 100,
+}
 
 
 class CompiledPass:
@@ -58,7 +66,7 @@ class CompiledPass:
         self.mode = mode
         # CUDA graphs are recorded in the second pass, and memory may run out there
         self._passes = 2 if cuda and mode in _GRAPHS else 1
-        self._compiled = torch.compile(network.forward, mode=mode, dynamic=False) if mode else None
+        self._compiled = _compile(network, mode, device) if mode else None
         self._batch_size = batch_size
         self._shape: torch.Size | None = None
 
@@ -73,7 +81,7 @@ class CompiledPass:
             self._try(images)
         if self._compiled is None or images.shape != self._shape:
             return cast(Tensor, self._network(images))
-        return cast(Tensor, self._compiled(images))
+        return self._compiled(images)
 
     def _try(self, images: Tensor) -> None:
         """Compiles the forward and backward pass; restores buffers and random state."""
@@ -106,6 +114,12 @@ class CompiledPass:
 def may_record_graphs(how: Compile, device: torch.device) -> bool:
     """Returns whether `how` may record CUDA graphs, which keep the memory of a step for good."""
     return device.type == "cuda" and how in ("auto", *_GRAPHS)
+
+
+def _compile(network: nn.Module, mode: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+    if device.type == "cpu" and mode == "default":  # PyTorch accepts either a mode or options
+        return torch.compile(network.forward, options=_CPU_OPTIONS, dynamic=False)
+    return torch.compile(network.forward, mode=mode, dynamic=False)
 
 
 def _best_mode(

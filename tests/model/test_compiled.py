@@ -39,8 +39,9 @@ def test_only_batches_of_the_first_shape_are_compiled(
 ) -> None:
     sizes: list[int] = []
 
-    def compile_(forward: Forward, mode: str, dynamic: bool) -> Forward:
-        assert (mode, dynamic) == ("default", False)
+    def compile_(forward: Forward, options: dict[str, int], dynamic: bool) -> Forward:
+        assert options
+        assert not dynamic
         return lambda images: sizes.append(len(images)) or forward(images)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr("torch.compile", compile_)
@@ -68,16 +69,32 @@ def test_a_cpu_compiles_long_trainings(
     compiler: str | None,
     compiled: bool,
 ) -> None:
-    modes: list[str] = []
+    compiles: list[Forward] = []
 
-    def compile_(forward: Forward, mode: str, dynamic: bool) -> Forward:
-        modes.append(mode)
+    def compile_(forward: Forward, **_: Any) -> Forward:
+        compiles.append(forward)
         return forward
 
     monkeypatch.setattr("torch.compile", compile_)
     monkeypatch.setattr("shutil.which", lambda _: compiler)
-    CompiledPass(network, how, CPU, n_pixels)(pixels(8))
-    assert modes == ["default"] * compiled
+    training_pass = CompiledPass(network, how, CPU, n_pixels)
+    training_pass(pixels(8))
+    assert training_pass.mode == ("default" if compiled else False)
+    assert compiles == [network.forward] * compiled
+
+
+def test_a_gpu_and_other_modes_use_the_compilers_own_settings(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "torch.compile",
+        lambda forward, **given: found.append(given) or forward,  # type: ignore[func-returns-value]
+    )
+    CompiledPass(network, "default", torch.device("cuda"))
+    CompiledPass(network, "max-autotune", CPU)
+    assert [given["mode"] for given in found] == ["default", "max-autotune"]
+    assert not any("options" in given for given in found)
 
 
 def test_trying_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
