@@ -12,7 +12,6 @@ from pathlib import Path
 
 from bloodcell import __version__
 from bloodcell.errors import BAD_INPUT, InputError, of_disk, require
-from bloodcell.memory import use_huge_pages
 
 _SYNONYMS = {
     "train": "fit",
@@ -37,7 +36,6 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 and a message if an input cannot be used.
     """
-    use_huge_pages()
     words = list(sys.argv[1:] if args is None else args)
     if isinstance(sys.stdout, io.TextIOWrapper):  # consoles cannot show every file name
         sys.stdout.reconfigure(errors="backslashreplace")

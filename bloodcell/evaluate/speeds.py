@@ -25,6 +25,10 @@ class Speeds(NamedTuple):
         compiled: mode of `torch.compile` in training and in the network alone; False if neither
             was compiled.
         memory_gib: peak memory of training on the device; None on a CPU.
+        kernels: kernels of the compiled forward and backward pass of a step; this and the following
+            are None if nothing was compiled or the network has no BatchNorm.
+        traffic_mb: megabytes per image that these kernels read and write, from caches or memory.
+        of_least: this traffic divided by the least that a network of this shape needs.
     """
 
     batch_size: int
@@ -35,6 +39,9 @@ class Speeds(NamedTuple):
     not_network: float
     compiled: str | bool
     memory_gib: float | None
+    kernels: int | None = None
+    traffic_mb: float | None = None
+    of_least: float | None = None
 
 
 _ROWS = {  # field: its name in the table, and its format
@@ -45,6 +52,9 @@ _ROWS = {  # field: its name in the table, and its format
     "not_network": ("time outside the network", "{:.1%}"),
     "compiled": ("compiled (a mode of torch.compile)", "{}"),
     "memory_gib": ("memory, GiB", "{:.2f}"),
+    "kernels": ("kernels per training step", "{:,}"),
+    "traffic_mb": ("MB read and written per training image", "{:,.0f}"),
+    "of_least": ("of the least traffic", "{:.2f} times"),
 }
 
 

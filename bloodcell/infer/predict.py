@@ -29,6 +29,7 @@ from bloodcell.infer.onnx_runtime import OnnxModel, OnnxSquares
 from bloodcell.infer.open import open_model
 from bloodcell.infer.runtime import AUTO, Classified, Runtime, classify_views
 from bloodcell.infer.tally import Tally
+from bloodcell.memory import keep_memory
 
 BATCH_SIZE = 32
 
@@ -80,6 +81,7 @@ def predict(
     check_numbers(abstain, batch_size, field)
     settings = _check(images, out, cells, field, draw)
     total = None if STDIN in images else _count(images)
+    keep_memory()
     opened = open_model(model, devices or AUTO)
     if settings:
         opened = settings.prepare(opened)

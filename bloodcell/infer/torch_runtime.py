@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bloodcell.data.crop import InputFormat, Pixels
 from bloodcell.errors import InputError, reason
+from bloodcell.infer.prepare import prepare_network
 from bloodcell.infer.runtime import AUTO, Classified
 from bloodcell.infer.saved import Saved
 from bloodcell.model.description import Description
@@ -16,7 +17,7 @@ from bloodcell.model.network import Network
 
 
 class TorchModel:
-    """A trained model with a copy of its network on each device.
+    """A trained model with a copy of its network on each device, without BatchNorm if possible.
 
     Args:
         saved: the model.
@@ -34,9 +35,10 @@ class TorchModel:
         self._gallery = saved.gallery
         self.threshold = saved.gallery.threshold if saved.gallery else None
         self._free: SimpleQueue[tuple[Network, torch.device]] = SimpleQueue()
+        network = prepare_network(saved.network, saved.description.image_size)
         try:
             for device in devices:
-                self._free.put((copy.deepcopy(saved.network).to(device), device))
+                self._free.put((copy.deepcopy(network).to(device), device))
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--devices: {reason(error)}. Use --devices cpu.") from error
 

@@ -26,11 +26,12 @@ class Mirror:
     Attributes:
         on: whether the trunk takes mirrored images. Trunks without Keras' padding, and those with
             layers whose mirror is not known, never do.
+        stays: whether it also takes them in evaluation, where the results differ by rounding.
     """
 
     def __init__(self, trunk: nn.Module) -> None:
         convolutions = [module for module in trunk.modules() if isinstance(module, nn.Conv2d)]
-        self.on = False
+        self.on = self.stays = False
         self._known = (
             isinstance(trunk, EfficientNet)
             and any(map(_has_keras_padding, convolutions))
@@ -42,7 +43,7 @@ class Mirror:
 
     def switch(self, on: bool) -> None:
         """Lets the trunk take mirrored images from now on, if it can, or plain ones."""
-        self.on = on and self._known
+        self.on = (on or self.stays) and self._known
 
     def flip(self, x: Tensor) -> Tensor:
         """Mirrors images or maps (B, C, H, W) on both axes; not if `on` is False."""

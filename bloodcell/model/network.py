@@ -83,6 +83,7 @@ class Network(nn.Module):
     Attributes:
         white_balance: whether images are divided by the colour of their clear slide.
         has_map: whether the trunk returns a feature map; transformers that return tokens do not.
+        mirror: lets the trunk pad without copies, in training alone unless it is told otherwise.
 
     Raises:
         InputError: if timm cannot build the trunk, or the trunk does not accept this image size or
@@ -104,7 +105,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk, shape = _fit_trunk(backbone, config, image_size, pool)
-        self._mirror = Mirror(self.trunk)
+        self.mirror = Mirror(self.trunk)
         spare_slow_kernels(self.trunk)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
         self.has_map = len(shape) == 4
@@ -130,7 +131,7 @@ class Network(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Switches to training, or to evaluation, in which the trunk can be used by itself."""
-        self._mirror.switch(mode)
+        self.mirror.switch(mode)
         return super().train(mode)
 
     def maps(self, images: Tensor) -> Tensor:
@@ -144,9 +145,9 @@ class Network(nn.Module):
         """
         pixels = balance_white(images) if self.white_balance else images
         # evaluation gives exactly what timm alone gives; Lightning sets `training` without `train`
-        self._mirror.switch(self.training)
-        pixels = self._mirror.flip(pixels)
-        features: Tensor = self._mirror.flip(self.trunk((pixels - self.mean) / self.std))
+        self.mirror.switch(self.training)
+        pixels = self.mirror.flip(pixels)
+        features: Tensor = self.mirror.flip(self.trunk((pixels - self.mean) / self.std))
         if not self.has_map:
             return features[:, :, None, None]
         return features.permute(0, 3, 1, 2) if self.gives_nhwc else features

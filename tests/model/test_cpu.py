@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bloodcell.memory import keep_memory, use_huge_pages
+from bloodcell.memory import keep_memory
 from bloodcell.model.cpu import has_fast_bfloat16, spare_slow_kernels
 from bloodcell.model.network import Network, PretrainedConfig, create_trunk
 
@@ -41,33 +41,28 @@ def test_freed_memory_is_used_again() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages of Linux")
-def test_large_tensors_lie_in_huge_pages() -> None:
+@pytest.mark.parametrize("choice", [None, "0"])
+def test_large_tensors_lie_in_huge_pages(choice: str | None) -> None:
     allowed = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not allowed.is_file() or "[never]" in allowed.read_text():
         pytest.skip("this system has no huge pages")
     program = """
 from pathlib import Path
 
-from bloodcell.memory import use_huge_pages
-
-use_huge_pages()
+import bloodcell.memory
 import torch
 
 ones = torch.ones(2**24)  # 64 MiB
 print(Path("/proc/self/smaps_rollup").read_text())
 """
     variables = {name: value for name, value in os.environ.items() if "THP" not in name}
+    if choice:
+        variables["THP_MEM_ALLOC_ENABLE"] = choice
     ran = subprocess.run(
         [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True
     )
     (huge,) = (line.split()[1] for line in ran.stdout.splitlines() if "AnonHugePages" in line)
-    assert int(huge) > 2**15  # KiB
-
-
-def test_the_users_choice_of_pages_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    use_huge_pages()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+    assert (int(huge) > 2**15) == (choice is None)  # KiB
 
 
 def test_strided_depthwise_convolutions_compute_in_float32() -> None:
