@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from bloodcell.model.network import Network
+from bloodcell.model.norm import FusedNormAct
 
 _TOLERANCE = 1e-4  # relative to the largest feature; rounding changes features by some 1e-6
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
@@ -63,7 +64,7 @@ def _find_pairs(network: nn.Module) -> Iterator[list[Pair]]:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(note))
-        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d):
+        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d, FusedNormAct):
             handles.append(module.register_forward_pre_hook(look))
     try:
         yield pairs

@@ -18,6 +18,7 @@ from bloodcell.data.illumination import balance_white
 from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.model.cpu import spare_slow_kernels
 from bloodcell.model.mirror import Mirror
+from bloodcell.model.norm import fuse_norms
 
 Pool = Literal["flatten", "avg"]
 BACKBONE = "mobilenetv1_100"  # the default
@@ -107,6 +108,7 @@ class Network(nn.Module):
         self.trunk, shape = _fit_trunk(backbone, config, image_size, pool)
         self.mirror = Mirror(self.trunk)
         spare_slow_kernels(self.trunk)
+        fuse_norms(self.trunk)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
         self.has_map = len(shape) == 4
         # some transformers return maps (B, h, w, C)
