@@ -17,9 +17,6 @@ __version__ = "0.1.0"
 __all__ = ["BloodCells", "Classifier", "__version__", "load"]
 _HOMES = {"BloodCells": "data.datamodule", "Classifier": "train.task", "load": "infer.loaded"}
 
-# PyTorch reads it at its first large allocation: these then lie in pages of 2 MiB, whose places the
-# processor remembers while a training step walks through gigabytes
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # these libraries read the variables when they are imported
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime, from 1.29 on
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,6 +1,7 @@
 """Settings of the memory allocator, and the errors of memory that runs out."""
 
 import ctypes
+import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's <malloc.h>
@@ -16,6 +17,17 @@ _FULL = (
 def is_full(error: BaseException) -> bool:
     """Returns whether an error says that the memory of the machine or of a device ran out."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _FULL)
+
+
+def use_huge_pages() -> None:
+    """Lets PyTorch ask Linux for pages of 2 MiB instead of 4 KiB for its large tensors.
+
+    A training step walks through gigabytes, and the processor remembers the places of few pages.
+    A program that holds tensors of many sizes needs more memory with them. PyTorch reads the
+    variable once, at its first large allocation, so call this before torch is used. A value that
+    the user has set stays.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def keep_memory() -> bool:

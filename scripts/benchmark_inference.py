@@ -8,6 +8,7 @@ if it is installed (`pip install openvino`).
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,7 +31,6 @@ from bloodcell.infer.prepare import prepare_network
 from bloodcell.infer.runtime import Probabilities
 from bloodcell.infer.saved import Saved, load_saved
 from bloodcell.infer.torch_runtime import TorchModel, apply_temperature, as_images
-from bloodcell.model.network import Network
 from bloodcell.train.trainer import device_name
 
 Program = Callable[[Pixels], Probabilities]
@@ -42,7 +42,7 @@ _COMPARED, _ROUNDS = 128, 15
 def with_torch(saved: Saved) -> dict[str, Program]:
     """Returns PyTorch as `predict` runs it, with BatchNorm, and compiled."""
 
-    def run(network: Network, forward: Callable[[torch.Tensor], torch.Tensor]) -> Program:
+    def run(forward: Callable[[torch.Tensor], torch.Tensor]) -> Program:
         def classify(pixels: Pixels) -> Probabilities:
             with torch.inference_mode():
                 logits = forward(as_images(pixels, CPU))
@@ -54,12 +54,12 @@ def with_torch(saved: Saved) -> dict[str, Program]:
         return classify
 
     plain = saved.network
-    folded = prepare_network(plain, saved.description.image_size)
+    prepared = prepare_network(plain, saved.description.image_size)
     model = TorchModel(saved, [CPU])
     return {
         "PyTorch, as `predict`": lambda pixels: model.classify(pixels).probability,
-        "PyTorch, with BatchNorm": run(plain, plain),
-        "PyTorch, compiled": run(folded, torch.compile(folded, dynamic=False)),
+        "PyTorch, with BatchNorm": run(plain),
+        "PyTorch, compiled": run(torch.compile(prepared, dynamic=False)),
     }
 
 
@@ -131,11 +131,16 @@ def main() -> None:
         images = sample_images([given.images], _COMPARED, archives)
         (decoded,) = decode_batches(images, saved.description.input_format, len(images))
     pixels = np.stack([one.pixels for one in decoded if one.pixels is not None])
+    pixels = pixels[: len(pixels) // BATCHES[-1] * BATCHES[-1]]
+    if not len(pixels):
+        sys.exit(f"--images {given.images} has fewer than {BATCHES[-1]} images")
     programs = with_torch(saved)
     for path in given.onnx:
         programs |= with_onnxruntime(path) | with_openvino(path)
     answers = {
-        name: np.concatenate([classify(part) for part in np.split(pixels, len(pixels) // 32)])
+        name: np.concatenate(
+            [classify(part) for part in np.split(pixels, len(pixels) // BATCHES[-1])]
+        )
         for name, classify in programs.items()
     }
     seconds = measure(programs, pixels)

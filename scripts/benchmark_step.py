@@ -1,9 +1,10 @@
-"""Measures a training step of d8's network without each way of saving memory traffic, in turns.
+"""Measures a training step of d8's network without each of the ways that make it faster, in turns.
 
 python scripts/benchmark_step.py [BATCH_SIZE]
 
 OMP_NUM_THREADS sets the number of threads. The step is compiled and in bfloat16, without data.
-Each variant has its own process, as PyTorch reads some of the settings only once.
+Each measurement has a new process: PyTorch reads some settings only once, and the place of a
+process in memory changes its speed.
 """
 
 import os
@@ -12,18 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 
-from bloodcell.memory import keep_memory
+from bloodcell.memory import keep_memory, use_huge_pages
 
-VARIANTS = {  # what each does without
+VARIANTS = {  # words for what each does without
     "as trained": "",
     "padded copies of maps": "mirror",
     "the compiler's own settings": "options",
+    "BatchNorm of timm and PyTorch": "norms",
+    "convolutions of 1 by 1": "products",
     "pages of 4 KiB": "pages",
-    "all three": "mirror options pages",
+    "all five": "mirror options norms products pages",
 }
-SIDE, _CLASSES, _WARM_UP, _ROUNDS = 224, 4, 4, 15
+SIDE, _CLASSES, _WARM_UP, _STEPS, _ROUNDS = 224, 4, 4, 10, 3
 
 
 def make_step(batch_size: int, without: str = "") -> Callable[[], None]:
@@ -32,13 +34,17 @@ def make_step(batch_size: int, without: str = "") -> Callable[[], None]:
     from torch import nn
     from torch.nn import functional as F
 
-    from bloodcell.model import compiled
+    from bloodcell.model import compiled, norm
+    from bloodcell.model import network as module
     from bloodcell.model.mirror import Mirror
-    from bloodcell.model.network import BACKBONE, Network
     from bloodcell.model.pretrained import KERAS
 
     torch.manual_seed(0)
-    network = Network(BACKBONE, _CLASSES, SIDE, [8], 0.5, "flatten", KERAS)
+    if "norms" in without:
+        norm._LARGEST.clear()
+    if "products" in without:
+        vars(module)["multiply_pointwise"] = lambda trunk: None
+    network = module.Network(module.BACKBONE, _CLASSES, SIDE, [8], 0.5, "flatten", KERAS)
     if "mirror" in without:
         network.mirror = Mirror(nn.Identity())  # the trunk is never told to mirror
     if "options" in without:
@@ -63,52 +69,41 @@ def prepare_process(without: str = "") -> None:
     """Sets up the memory allocator; call this before PyTorch is imported."""
     if "pages" in without:
         os.environ["THP_MEM_ALLOC_ENABLE"] = "0"
+    use_huge_pages()
     keep_memory()
 
 
-def run_variant(batch_size: int, without: str) -> None:
-    """Runs a step for each line of the standard input, and prints the seconds it took."""
+def time_step(batch_size: int, without: str) -> None:
+    """Prints the median seconds of a step."""
     prepare_process(without)
     step = make_step(batch_size, without)
     for _ in range(_WARM_UP):
         step()
-    print("ready", flush=True)
-    for _ in sys.stdin:
+    seconds = []
+    for _ in range(_STEPS):
         start = time.perf_counter()
         step()
-        print(time.perf_counter() - start, flush=True)
+        seconds.append(time.perf_counter() - start)
+    print(statistics.median(seconds))
 
 
 def main(batch_size: int) -> None:
     """Prints the table."""
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    with ExitStack() as stack:
-        processes = {}
+    for number in range(_ROUNDS):
         for name, without in VARIANTS.items():
             command = [sys.executable, __file__, str(batch_size), without]
-            pipe = subprocess.PIPE
-            process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
-            )
-            processes[name] = stack.enter_context(process)
-            assert process.stdout
-            if process.stdout.readline() != "ready\n":  # one after the other
-                sys.exit(f"{name}: {' '.join(command)} failed")
-        for _ in range(_ROUNDS):
-            for name, process in processes.items():
-                assert process.stdin
-                assert process.stdout
-                process.stdin.write("\n")
-                process.stdin.flush()
-                seconds[name].append(float(process.stdout.readline()))
+            ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            seconds[name].append(float(ran.stdout))
+            print(f"round {number + 1}, {name}: {seconds[name][-1]:.3f} s", flush=True)
     threads = os.environ.get("OMP_NUM_THREADS", "all")
-    print(f"batch {batch_size}, {threads} threads, median of {_ROUNDS} steps")
+    print(f"batch {batch_size}, {threads} threads, {_ROUNDS} rounds of {_STEPS} steps")
     best, *_ = seconds.values()
     for name, taken in seconds.items():
+        ratios = ", ".join(f"{other / one:.3f}" for one, other in zip(best, taken, strict=True))
         middle = statistics.median(taken)
-        ratio = statistics.median(other / one for one, other in zip(best, taken, strict=True))
         speed = f"{middle * 1e3:7.0f} ms {batch_size / middle:7.1f} images/s"
-        print(f"{name:28}{speed} {ratio:7.3f} times as long")
+        print(f"{name:32}{speed}   times as long: {ratios}")
 
 
 if __name__ == "__main__":
@@ -116,6 +111,6 @@ if __name__ == "__main__":
     if len(words) > 2 or not all(word.isdecimal() and int(word) for word in words[:1]):
         sys.exit(__doc__)
     if len(words) == 2:
-        run_variant(int(words[0]), words[1])
+        time_step(int(words[0]), words[1])
     else:
         main(*map(int, words or ["32"]))

@@ -6,7 +6,6 @@ OMP_NUM_THREADS sets the number of threads. A step cannot be faster than its mul
 speed of a large matrix product, nor than its memory traffic at the speed of a copy.
 """
 
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from benchmark_step import SIDE, make_step, prepare_process
 
 _REPEATS = 10
-_SIZES = {"256 MB": 256, "16 MB": 16, "1 MB": 1}  # MiB read, and as much written, by a copy
+_SIZES = {"256 MiB": 256, "16 MiB": 16, "1 MiB": 1}  # read, and as many written, by a copy
 
 
 def best_seconds(work: Callable[[], object]) -> float:
@@ -67,16 +66,11 @@ def main(batch_size: int) -> None:
     step = make_step(batch_size)
     for _ in range(4):
         step()
-    seconds = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    slow, fast = copies["256 MB"], copies["1 MB"]
+    slow, fast = copies["256 MiB"], copies["1 MiB"]
     print(f"{flops / 1e9:.2f} GFLOP an image; {traffic.kernels} kernels a step")
     print(f"{traffic.mb:.0f} MB read and written an image; the least is {traffic.least_mb:.0f} MB")
     rows = {
-        "step": batch_size / statistics.median(seconds),
+        "step": batch_size / best_seconds(step),
         "limit of its multiplications": peaks[torch.bfloat16] / flops,
         "limit of its traffic, from memory": slow / traffic.mb / 1e6,
         "limit of its traffic, from a cache": fast / traffic.mb / 1e6,

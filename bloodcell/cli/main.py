@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bloodcell import __version__
 from bloodcell.errors import BAD_INPUT, InputError, of_disk, require
+from bloodcell.memory import use_huge_pages
 
 _SYNONYMS = {
     "train": "fit",
@@ -87,6 +88,7 @@ def _train(verb: str, words: list[str]) -> bool:
     """Checks the settings of a verb that needs LightningCLI; only then imports and runs it."""
     from bloodcell.cli.configs import read_request
 
+    use_huge_pages()
     if verb != "verify":
         request = read_request(verb, words)
         from bloodcell.cli.training import run

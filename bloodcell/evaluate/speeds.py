@@ -26,7 +26,7 @@ class Speeds(NamedTuple):
             was compiled.
         memory_gib: peak memory of training on the device; None on a CPU.
         kernels: kernels of the compiled forward and backward pass of a step; this and the following
-            are None if nothing was compiled or the network has no BatchNorm.
+            are None if nothing was compiled, PyTorch cannot count or the least is unknown.
         traffic_mb: megabytes per image that these kernels read and write, from caches or memory.
         of_least: this traffic divided by the least that a network of this shape needs.
     """
@@ -52,7 +52,7 @@ _ROWS = {  # field: its name in the table, and its format
     "not_network": ("time outside the network", "{:.1%}"),
     "compiled": ("compiled (a mode of torch.compile)", "{}"),
     "memory_gib": ("memory, GiB", "{:.2f}"),
-    "kernels": ("kernels per training step", "{:,}"),
+    "kernels": ("kernels per forward and backward pass", "{:,}"),
     "traffic_mb": ("MB read and written per training image", "{:,.0f}"),
     "of_least": ("of the least traffic", "{:.2f} times"),
 }

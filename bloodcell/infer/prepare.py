@@ -23,7 +23,7 @@ def prepare_network(network: Network, size: int) -> Network:
 
     BatchNorm layers that follow a convolution become part of it, and Keras' padding is that of a
     mirror. If the features change, as in a network that uses the output of a convolution elsewhere
-    as well, the copy is a plain one.
+    as well, the whole copy is a plain one.
 
     Args:
         network: in evaluation mode, on the CPU, in float32; it does not change.
@@ -75,11 +75,12 @@ def _find_pairs(network: nn.Module) -> Iterator[list[Pair]]:
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Changes a convolution to include a BatchNorm layer."""
-    mean, variance = norm.double().running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
-    weight, bias = convolution.double().weight, convolution.bias
+    norm.double()
+    convolution.double()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    statistics = norm.running_mean, norm.running_var, norm.eps
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
-        weight, bias, mean, variance, norm.eps, norm.weight, norm.bias
+        convolution.weight, convolution.bias, *statistics, norm.weight, norm.bias
     )
     convolution.float()

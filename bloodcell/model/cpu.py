@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def has_fast_bfloat16() -> bool:
@@ -34,6 +35,33 @@ def spare_slow_kernels(trunk: nn.Module) -> None:
             continue
         if module.groups == module.in_channels > 1:
             vars(module)["forward"] = partial(_in_float32, module.forward)
+
+
+def multiply_pointwise(trunk: nn.Module) -> None:
+    """Computes convolutions of 1 by 1 as matrix products in compiled bfloat16 training.
+
+    oneDNN has faster kernels for the gradients of a product.
+
+    Args:
+        trunk: modified in place; the parameters and their names do not change.
+    """
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d) and _is_pointwise(module):
+            vars(module)["forward"] = partial(_as_product, module, module.forward)
+
+
+def _is_pointwise(convolution: nn.Conv2d) -> bool:
+    c = convolution
+    pads = isinstance(c.padding, str) or max(c.padding) > 0
+    return max(*c.kernel_size, *c.stride, c.groups) == 1 and not pads
+
+
+def _as_product(convolution: nn.Conv2d, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    compiled = torch.compiler.is_compiling() and convolution.training
+    if not compiled or x.device.type != "cpu" or x.dtype != torch.bfloat16:
+        return forward(x)
+    pixels = x.permute(0, 2, 3, 1)  # contiguous, as maps are channels-last
+    return F.linear(pixels, convolution.weight.flatten(1), convolution.bias).permute(0, 3, 1, 2)
 
 
 def _in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Keras' padding in training, without a padded copy of each feature map.
+"""Keras' padding without a padded copy of each feature map, for training and inference.
 
 A convolution with a stride of 2 on an even side has one pixel of padding too many. Keras leaves it
 out at the start of the side, PyTorch at its end. A mirrored image with mirrored kernels swaps the

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bloodcell.data.illumination import balance_white
 from bloodcell.errors import InputError, listed, reason, require
-from bloodcell.model.cpu import spare_slow_kernels
+from bloodcell.model.cpu import multiply_pointwise, spare_slow_kernels
 from bloodcell.model.mirror import Mirror
 from bloodcell.model.norm import fuse_norms
 
@@ -84,7 +84,7 @@ class Network(nn.Module):
     Attributes:
         white_balance: whether images are divided by the colour of their clear slide.
         has_map: whether the trunk returns a feature map; transformers that return tokens do not.
-        mirror: lets the trunk pad without copies, in training alone unless it is told otherwise.
+        mirror: lets the trunk pad without copies, in training and, if it `stays`, in evaluation.
 
     Raises:
         InputError: if timm cannot build the trunk, or the trunk does not accept this image size or
@@ -108,6 +108,7 @@ class Network(nn.Module):
         self.trunk, shape = _fit_trunk(backbone, config, image_size, pool)
         self.mirror = Mirror(self.trunk)
         spare_slow_kernels(self.trunk)
+        multiply_pointwise(self.trunk)
         fuse_norms(self.trunk)
         self.pool = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.Identity()
         self.has_map = len(shape) == 4
@@ -146,7 +147,7 @@ class Network(nn.Module):
             (B, C, h, w); h and w are 1 if the trunk has no feature map.
         """
         pixels = balance_white(images) if self.white_balance else images
-        # evaluation gives exactly what timm alone gives; Lightning sets `training` without `train`
+        # by default, evaluation is exactly timm's; Lightning sets `training` without `train`
         self.mirror.switch(self.training)
         pixels = self.mirror.flip(pixels)
         features: Tensor = self.mirror.flip(self.trunk((pixels - self.mean) / self.std))

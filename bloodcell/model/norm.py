@@ -11,7 +11,8 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-# largest outputs of the activations whose gradient is known here; others keep timm's layer
+# Largest output of each activation whose gradient is known here; others keep timm's layer. ReLU has
+# no upper end; None stands for no activation.
 _LARGEST = {nn.ReLU6: 6.0, nn.ReLU: float("inf"), nn.Identity: None}
 
 
@@ -23,27 +24,38 @@ class FusedNormAct(BatchNormAct2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape, and updates the running statistics in training."""
-        fused = torch.compiler.is_compiling() and self.training and x.device.type == "cpu"
-        n = x.numel() // x.shape[1]
-        # in bfloat16, values are rounded more coarsely than the sum of squares is
-        if not fused or x.dtype != torch.bfloat16 or n < 2:
-            same: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
-            return same
-        mean, variance = self.running_mean, self.running_var
-        assert mean is not None
-        assert variance is not None
-        largest = _LARGEST[type(self.act)]
         y: Tensor
-        y, of_batch, around = _NormAct.apply(
-            x, self.weight, self.bias, mean.clone(), self.eps, largest
+        running_mean, running_variance = self.running_mean, self.running_var
+        if not (torch.compiler.is_compiling() and self.training and _is_mixed(x, running_mean)):
+            y = super().forward(x)  # type: ignore[no-untyped-call]
+            return y
+        assert running_mean is not None
+        assert running_variance is not None
+        y, mean, variance = _NormAct.apply(
+            x, self.weight, self.bias, running_mean.clone(), self.eps, _LARGEST[type(self.act)]
         )
+        n = x.numel() // x.shape[1]
         with torch.no_grad():
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
             momentum = self.momentum or 0.0
-            mean.lerp_(of_batch, momentum)
-            variance.lerp_(around * (n / (n - 1)), momentum)
+            running_mean.lerp_(mean, momentum)
+            running_variance.lerp_(variance * (n / (n - 1)), momentum)
         return y
+
+
+def _is_mixed(x: Tensor, statistics: Tensor | None) -> bool:
+    """Returns whether a CPU computes bfloat16 maps with statistics in 32 bits.
+
+    Such maps are rounded more coarsely than the sum of their squares.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.bfloat16
+        and statistics is not None
+        and statistics.dtype == torch.float32
+        and x.numel() > x.shape[1]  # timm's layer refuses a single value
+    )
 
 
 def fuse_norms(trunk: nn.Module) -> None:
@@ -55,7 +67,8 @@ def fuse_norms(trunk: nn.Module) -> None:
     for module in trunk.modules():
         if type(module) is not BatchNormAct2d or type(module.act) not in _LARGEST:
             continue
-        if isinstance(module.drop, nn.Identity) and module.affine and module.momentum is not None:
+        plain = module.affine and module.track_running_stats and module.momentum is not None
+        if plain and isinstance(module.drop, nn.Identity):
             module.__class__ = FusedNormAct
 
 

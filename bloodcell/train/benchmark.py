@@ -30,7 +30,7 @@ from bloodcell.memory import is_full
 from bloodcell.model.compiled import CompiledPass
 from bloodcell.train.runs import data_of
 from bloodcell.train.task import Classifier
-from bloodcell.train.traffic import count_traffic
+from bloodcell.train.traffic import add_traffic
 from bloodcell.train.trainer import device_name
 
 BENCHMARKED = {  # arguments of the Trainer: only training steps, until `Stopwatch` ends the fit
@@ -140,19 +140,9 @@ class BenchmarkTrainer(Trainer):
             callbacks.remove(stopwatch)
         if stopwatch.found is None:
             raise InputError("the benchmark was stopped before its first measurement.")
-        return self._add_traffic(stopwatch.found, model, data.image_size)
-
-    def _add_traffic(self, speeds: Speeds, model: Classifier, side: int) -> Speeds:
-        """Adds the kernels and the traffic of a training step, if it is compiled."""
-        if not speeds.compiled:
-            return speeds
-        network = copy.deepcopy(model.network).to(self.strategy.root_device).train()
-        context = self.precision_plugin.forward_context
-        found = count_traffic(network, model.compile_how, speeds.batch_size, side, context)
-        if found is None:
-            return speeds
-        of_least = found.mb / found.least_mb
-        return speeds._replace(kernels=found.kernels, traffic_mb=found.mb, of_least=of_least)
+        found = stopwatch.found
+        del stopwatch  # frees its networks
+        return add_traffic(found, self, model, data.image_size)
 
 
 class Stopwatch(Callback):

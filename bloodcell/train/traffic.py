@@ -1,15 +1,21 @@
 """Counts the kernels of a compiled training step, and the bytes that they read and write."""
 
+import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from bloodcell.errors import InputError
+from bloodcell.evaluate.speeds import Speeds
 from bloodcell.model.compiled import Compile, CompiledPass
+from bloodcell.train.task import Classifier
 
 # The least number of times that a pass and its gradient read or write the output of a convolution
 # that BatchNorm follows. Forward: written, and read by the next convolution. Backward: read with
@@ -34,6 +40,31 @@ class Traffic(NamedTuple):
     least_mb: float
 
 
+def add_traffic(speeds: Speeds, trainer: Trainer, model: Classifier, side: int) -> Speeds:
+    """Adds the kernels and the traffic of a training step to its speeds.
+
+    Args:
+        speeds: the speeds, which stay as they are if nothing is compiled or counted.
+        trainer: the trainer that measured them.
+        model: the model that was trained.
+        side: side of the square images in pixels.
+    """
+    if not speeds.compiled:
+        return speeds
+    print(f"batch {speeds.batch_size}: counting the traffic of a step", flush=True)
+    model.train()  # except for frozen layers
+    network = copy.deepcopy(model.network).to(trainer.strategy.root_device)
+    context = trainer.precision_plugin.forward_context
+    try:
+        found = count_traffic(network, model.compile_how, speeds.batch_size, side, context)
+    except (RuntimeError, InputError):  # the measured speeds are kept
+        return speeds
+    if found is None:
+        return speeds
+    of_least = found.mb / found.least_mb
+    return speeds._replace(kernels=found.kernels, traffic_mb=found.mb, of_least=of_least)
+
+
 def count_traffic(
     network: nn.Module, how: Compile, batch_size: int, side: int, context: Callable[[], Any]
 ) -> Traffic | None:
@@ -47,50 +78,62 @@ def count_traffic(
         context: returns the context of a pass, which sets its precision.
 
     Returns:
-        None if nothing is compiled, if this version of PyTorch does not count, or if the network
-        has no BatchNorm layers, without which the least traffic is unknown.
+        None if nothing is compiled, if this version of PyTorch does not count, or if the least
+        traffic is unknown: with frozen layers, or with convolutions that BatchNorm does not follow.
     """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    n_convolutions, n_norms = (
+        sum(isinstance(module, kind) for module in network.modules()) for kind in kinds
+    )
+    frozen = not all(p.requires_grad for p in network.parameters())
+    if frozen or not n_norms or n_norms < 0.9 * n_convolutions:
         return None
     device = next(network.parameters()).device
     images = torch.zeros((batch_size, 3, side, side), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
+    torch.compiler.reset()  # a pass that is compiled already would not be counted
     with context():
         least = _least_bytes(network, images)
-        torch.compiler.reset()  # a pass that is compiled already would not be counted
         with _counting() as counted:
             compiled = CompiledPass(network, how, device, math.inf)
             compiled(images)
-            kernels, n_bytes = counted()
-    if not compiled.mode or not n_bytes:
+    if not compiled.mode or not counted.n_bytes:
         return None
-    return Traffic(kernels, n_bytes / batch_size / 1e6, least / batch_size / 1e6)
+    mb, least_mb = (n / batch_size / 1e6 for n in (counted.n_bytes, least))
+    return Traffic(counted.kernels, mb, least_mb)
+
+
+class _Counter(logging.Handler):
+    """Adds up what PyTorch's compiler logs about the graphs that it compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = self.n_bytes = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Reads a record, if this version of PyTorch gives it these numbers."""
+        found = record.args
+        if isinstance(found, Mapping) and {"nodes_num_elem", "num_bytes_accessed"} <= set(found):
+            self.kernels += len(found["nodes_num_elem"])  # type: ignore[arg-type]
+            self.n_bytes += found["num_bytes_accessed"]  # type: ignore[operator]
 
 
 @contextmanager
-def _counting() -> Iterator[Callable[[], tuple[int, int]]]:
-    """Lets PyTorch's compiler count; yields a function that returns the kernels and the bytes."""
-    try:
-        from torch._inductor import config, metrics
-
-        metrics.reset()
-        no_cache: AbstractContextManager[Any] = config.patch(fx_graph_cache=False)
-    except (ImportError, AttributeError):  # not a documented interface
-        yield lambda: (0, 0)
-        return
-    log = logging.getLogger(_LOG)
-    before = log.level, log.propagate
+def _counting() -> Iterator[_Counter]:
+    """Lets PyTorch's compiler count, without its caches."""
+    log, counter = logging.getLogger(_LOG), _Counter()
+    before = log.level, log.propagate, torch.compiler.config.force_disable_caches
     log.setLevel(logging.INFO)
     log.propagate = False  # nobody needs to read it
+    log.addHandler(counter)
+    torch.compiler.config.force_disable_caches = True
     try:
-        with no_cache:
-            yield lambda: (
-                sum(n > 0 for _, n in metrics.nodes_num_elem),
-                metrics.num_bytes_accessed,
-            )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*force_disable_caches.*")
+            yield counter
     finally:
-        log.setLevel(before[0])
-        log.propagate = before[1]
+        log.level, log.propagate, torch.compiler.config.force_disable_caches = before
+        log.removeHandler(counter)
 
 
 @torch.no_grad()

@@ -2,15 +2,17 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bloodcell.memory import keep_memory
-from bloodcell.model.cpu import has_fast_bfloat16, spare_slow_kernels
+from bloodcell.model.cpu import has_fast_bfloat16, multiply_pointwise, spare_slow_kernels
 from bloodcell.model.network import Network, PretrainedConfig, create_trunk
 
 MOBILENET = "mobilenetv1_100"
@@ -44,12 +46,14 @@ def test_freed_memory_is_used_again() -> None:
 @pytest.mark.parametrize("choice", [None, "0"])
 def test_large_tensors_lie_in_huge_pages(choice: str | None) -> None:
     allowed = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not allowed.is_file() or "[never]" in allowed.read_text():
-        pytest.skip("this system has no huge pages")
+    if not allowed.is_file() or "[madvise]" not in allowed.read_text():
+        pytest.skip("this system does not let programs choose")
     program = """
 from pathlib import Path
 
-import bloodcell.memory
+from bloodcell.memory import use_huge_pages
+
+use_huge_pages()
 import torch
 
 ones = torch.ones(2**24)  # 64 MiB
@@ -102,3 +106,30 @@ def test_fast_bfloat16_is_what_the_system_says() -> None:
         pytest.skip("no /proc/cpuinfo")
     flags = said.read_text().split()
     assert has_fast_bfloat16() == ("amx_bf16" in flags or "avx512_bf16" in flags)
+
+
+def test_pointwise_convolutions_are_products_in_compiled_training() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 4, 1, stride=2)
+    trunk = nn.Sequential(*layers).bfloat16()
+    plain, names = copy.deepcopy(trunk), list(trunk.state_dict())
+    multiply_pointwise(trunk)
+    assert list(trunk.state_dict()) == names
+    x = torch.randn(2, 8, 9, 7).bfloat16().to(memory_format=torch.channels_last)
+    assert torch.equal(trunk(x), plain(x)), "only if it is compiled"
+    called: list[object] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        called.extend(node.target for node in graph.graph.nodes)
+        return graph.forward
+
+    def gradients(network: nn.Module) -> list[Tensor]:
+        said = torch.compile(network, backend=keep, dynamic=False)(x)
+        total = said.float().square().sum()
+        return list(torch.autograd.grad(total, list(network.parameters())))
+
+    found = gradients(trunk)
+    assert called.count(torch.conv2d) == 2
+    assert called.count(functional.linear) == 1
+    for one, other in zip(found, gradients(plain), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * float(other.abs().max()))

@@ -1,4 +1,5 @@
 import copy
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from bloodcell.model.network import Network, PretrainedConfig
-from bloodcell.model.norm import FusedNormAct, fuse_norms
+from bloodcell.model.norm import FusedNormAct, _NormAct, fuse_norms
 
 CHANNELS = 5
 ACTIVATIONS = [nn.ReLU6, nn.ReLU, nn.Identity]
@@ -40,36 +41,54 @@ def run(norm: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> dict
     return {k: v.detach().double() for k, v in (found | dict(norm.named_buffers())).items()}  # type: ignore[union-attr]
 
 
-def fused(norm: BatchNormAct2d) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    holder = nn.Sequential(copy.deepcopy(norm))
-    fuse_norms(holder)
-    assert type(holder[0]) is FusedNormAct
-    return holder[0], torch.compile(holder[0], backend="aot_eager", dynamic=False)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("mean", "seen"), [(0.0, 0.0), (3.0, 3.0), (3.0, 0.0), (60.0, 58.0)])
-def test_results_are_as_exact_as_those_of_timm(
-    activation: type[nn.Module], mean: float, seen: float
+def check_exactness(
+    found: dict[str, Tensor], plain: dict[str, Tensor], exact: dict[str, Tensor]
 ) -> None:
-    norm, x = layer(activation, seen), maps(mean)
-    exact_norm = copy.deepcopy(norm).double()
-    exact = run(exact_norm, exact_norm, x.double())
-    plain_norm = copy.deepcopy(norm)
-    plain = run(plain_norm, plain_norm, x)
-    found = run(*fused(norm), x)
-    assert found.keys() == exact.keys()
     for name, value in exact.items():
         size = float(value.abs().max())
         error, allowed = (float((one[name] - value).abs().max()) for one in (found, plain))
         assert error <= 1.5 * allowed + 2e-6 * size, name
 
 
+def fused(
+    norm: BatchNormAct2d, backend: str = "aot_eager"
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    torch.compiler.reset()
+    holder = nn.Sequential(copy.deepcopy(norm))
+    fuse_norms(holder)
+    assert type(holder[0]) is FusedNormAct
+    return holder[0], torch.compile(holder[0], backend=backend, dynamic=False)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("mean", "seen"), [(0.0, 0.0), (3.0, 3.0), (3.0, 0.0), (60.0, 58.0)])
+def test_results_are_as_exact_as_those_of_timm(
+    monkeypatch: pytest.MonkeyPatch, activation: type[nn.Module], mean: float, seen: float
+) -> None:
+    norm, x = layer(activation, seen), maps(mean)
+    exact_norm = copy.deepcopy(norm).double()
+    exact = run(exact_norm, exact_norm, x.double())
+    plain_norm = copy.deepcopy(norm)
+    plain = run(plain_norm, plain_norm, x)
+    monkeypatch.delattr("timm.layers.norm_act.F")  # so that timm's layer would fail
+    found = run(*fused(norm), x)
+    assert found.keys() == exact.keys()
+    check_exactness(found, plain, exact)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_sums_over_many_pixels_are_exact_enough() -> None:
+    norm = layer(nn.ReLU6)
+    x = torch.randn(32, CHANNELS, 64, 64, generator=torch.Generator().manual_seed(1)) + 3
+    x = x.bfloat16().to(memory_format=torch.channels_last)
+    exact_norm, plain_norm = copy.deepcopy(norm).double(), copy.deepcopy(norm)
+    exact, plain = run(exact_norm, exact_norm, x.double()), run(plain_norm, plain_norm, x)
+    check_exactness(run(*fused(norm, "inductor"), x), plain, exact)
+
+
 def test_the_running_mean_keeps_the_digits_of_the_variance() -> None:
     norm = layer(nn.ReLU, seen=1000.0)
     x = maps().float() + 1000.0  # bfloat16 has no such values: the function itself is exact enough
-    from bloodcell.model.norm import _NormAct
-
     y, mean, variance = _NormAct.apply(x, norm.weight, norm.bias, norm.running_mean, 1e-3, None)
     expected, around = x.double().mean((0, 2, 3)), x.double().var((0, 2, 3), correction=0)
     torch.testing.assert_close(mean.double(), expected, rtol=1e-6, atol=0)

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,32 @@ def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture
     assert "time outside the network" in printed
     assert not Path("lightning_logs").exists()
     assert list(Path("cache").rglob("tmp*")) == []
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_traffic_of_a_compiled_network(
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    def count_nothing(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    if fails:
+        monkeypatch.setattr("bloodcell.train.traffic.count_traffic", count_nothing)
+    sizes = ["--batch_sizes", "[4]", "--seconds", "0.2", "--out", "speeds.json"]
+    main(["benchmark", *words, *sizes, "--model.compile", "default"])
+    (speeds,) = json.loads(Path("speeds.json").read_text())["images_per_second"]
+    printed = capsys.readouterr().out
+    assert speeds["training"] > 0
+    assert ("of the least traffic" in printed) != fails
+    if fails:
+        assert speeds["kernels"] is speeds["traffic_mb"] is speeds["of_least"] is None
+    else:
+        assert speeds["kernels"] > 20
+        assert speeds["of_least"] > 1
 
 
 @pytest.mark.parametrize(

@@ -62,3 +62,9 @@ def test_nothing_is_counted_if_nothing_is_compiled() -> None:
 def test_the_least_traffic_is_unknown_without_norms() -> None:
     plain = nn.Sequential(Scale(), nn.Conv2d(3, 4, 3), nn.Flatten())
     assert count_traffic(plain, "default", 4, SIDE, nullcontext) is None
+
+
+def test_the_least_traffic_is_unknown_with_frozen_layers() -> None:
+    frozen = network()
+    next(frozen.parameters()).requires_grad_(False)
+    assert count_traffic(frozen, "default", 4, SIDE, nullcontext) is None
