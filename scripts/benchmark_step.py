@@ -25,7 +25,7 @@ VARIANTS = {  # words for what each does without
     "pages of 4 KiB": "pages",
     "all five": "mirror options norms products pages",
 }
-SIDE, _CLASSES, _WARM_UP, _STEPS, _ROUNDS = 224, 4, 4, 10, 3
+SIDE, _CLASSES, _WARM_UP, _STEPS, _ROUNDS = 224, 4, 4, 10, 2
 
 
 def make_step(batch_size: int, without: str = "") -> Callable[[], None]:

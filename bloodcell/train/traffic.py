@@ -22,6 +22,7 @@ from bloodcell.train.task import Classifier
 # its gradient for BatchNorm's sums, both once more for the gradients of the convolution, read for
 # those of the next one, and its gradient written.
 _ACCESSES = 2 + 6
+_MOSTLY = 0.9
 _LOG = "torch._inductor.compile_fx.__inductor_metrics"  # while it is on, the compiler counts bytes
 
 
@@ -79,14 +80,9 @@ def count_traffic(
 
     Returns:
         None if nothing is compiled, if this version of PyTorch does not count, or if the least
-        traffic is unknown: with frozen layers, or with convolutions that BatchNorm does not follow.
+        traffic is unknown: with frozen layers, or where BatchNorm follows few of the layers.
     """
-    kinds = (nn.Conv2d, nn.BatchNorm2d)
-    n_convolutions, n_norms = (
-        sum(isinstance(module, kind) for module in network.modules()) for kind in kinds
-    )
-    frozen = not all(p.requires_grad for p in network.parameters())
-    if frozen or not n_norms or n_norms < 0.9 * n_convolutions:
+    if not all(p.requires_grad for p in network.parameters()):
         return None
     device = next(network.parameters()).device
     images = torch.zeros((batch_size, 3, side, side), dtype=torch.uint8, device=device)
@@ -94,6 +90,8 @@ def count_traffic(
     torch.compiler.reset()  # a pass that is compiled already would not be counted
     with context():
         least = _least_bytes(network, images)
+        if least is None:
+            return None
         with _counting() as counted:
             compiled = CompiledPass(network, how, device, math.inf)
             compiled(images)
@@ -137,23 +135,33 @@ def _counting() -> Iterator[_Counter]:
 
 
 @torch.no_grad()
-def _least_bytes(network: nn.Module, images: Tensor) -> int:
-    """Returns the least number of bytes that a pass and its gradient read and write."""
-    sizes = []
+def _least_bytes(network: nn.Module, images: Tensor) -> int | None:
+    """Returns the least number of bytes that a pass and its gradient read and write.
 
-    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        sizes.append((given[0].nelement(), given[0].element_size()))
+    None if less than `_MOSTLY` of the outputs of the network's layers are inputs of BatchNorm.
+    """
+    normalised, values, width = 0, 0, 4
 
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    def note_norm(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        nonlocal normalised, width
+        normalised += given[0].nelement()
+        width = given[0].element_size()
+
+    def note_layer(_: nn.Module, __: Any, output: Tensor) -> None:
+        nonlocal values
+        values += output.nelement()
+
+    handles = []
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(note_norm))
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            handles.append(module.register_forward_hook(note_layer))
     network(images)
     for handle in handles:
         handle.remove()
-    weights = sum(p.nelement() for p in network.parameters() if p.requires_grad)
-    width = max(size for _, size in sizes)
+    if normalised < _MOSTLY * values or not normalised:
+        return None
+    weights = sum(p.nelement() for p in network.parameters())
     # weights are read in both passes, their gradients written in 32 bits; images are read twice
-    return (
-        sum(_ACCESSES * n * size for n, size in sizes)
-        + weights * (2 * width + 4)
-        + (2 * images.nbytes)
-    )
+    return _ACCESSES * normalised * width + weights * (2 * width + 4) + 2 * images.nbytes
