@@ -31,6 +31,7 @@ from bloodcell.infer.prepare import prepare_network
 from bloodcell.infer.runtime import Probabilities
 from bloodcell.infer.saved import Saved, load_saved
 from bloodcell.infer.torch_runtime import TorchModel, apply_temperature, as_images
+from bloodcell.memory import keep_memory
 from bloodcell.train.trainer import device_name
 
 Program = Callable[[Pixels], Probabilities]
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("onnx", type=Path, nargs="*")
     parser.add_argument("--images", required=True, help="a folder or pattern, as for predict")
     given = parser.parse_args()
+    keep_memory()  # as `predict` does
     saved = load_saved(given.run)
     with ExitStack() as archives:
         images = sample_images([given.images], _COMPARED, archives)
