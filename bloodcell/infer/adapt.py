@@ -88,7 +88,7 @@ def adapt(model: TorchModel, batches: Iterable[Pixels]) -> Adapted:
             assert now is not None
             assert old is not None
             now.copy_(torch.lerp(old, now, share) if n else old)
-    network.eval().cpu()  # where a new model expects it, whatever its devices
+    network.eval().cpu()  # where `prepare_network` expects it, whatever the devices
     report = _describe(named, share, model.description.class_names)
     return Adapted(model.with_network(network), model, report)
 
