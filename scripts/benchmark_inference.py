@@ -24,6 +24,7 @@ from rich.table import Table
 
 from bloodcell import machine
 from bloodcell.data.crop import Pixels
+from bloodcell.errors import InputError, require
 from bloodcell.infer.agreement import sample_images
 from bloodcell.infer.inputs import decode_batches
 from bloodcell.infer.onnx_runtime import OnnxModel
@@ -100,6 +101,21 @@ def with_openvino(path: Path) -> dict[str, Program]:
     }
 
 
+def read_pixels(given: str, saved: Saved) -> Pixels:
+    """Returns images of the model's input size, as many as fill whole batches.
+
+    Raises:
+        InputError: if there are too few.
+    """
+    with ExitStack() as archives:
+        images = sample_images([given], _COMPARED, archives)
+        (decoded,) = decode_batches(images, saved.description.input_format, len(images))
+    pixels = [one.pixels for one in decoded if one.pixels is not None]
+    rule = f"images of which at least {BATCHES[-1]} can be read"
+    require(len(pixels) >= BATCHES[-1], "--images", given, rule)
+    return np.stack(pixels[: len(pixels) // BATCHES[-1] * BATCHES[-1]])
+
+
 def measure(programs: dict[str, Program], pixels: Pixels) -> dict[str, list[float]]:
     """Returns for each program the median seconds of a call, for each size of a batch."""
     found: dict[str, list[float]] = {name: [] for name in programs}
@@ -128,17 +144,14 @@ def main() -> None:
     parser.add_argument("--images", required=True, help="a folder or pattern, as for predict")
     given = parser.parse_args()
     keep_memory()  # as `predict` does
-    saved = load_saved(given.run)
-    with ExitStack() as archives:
-        images = sample_images([given.images], _COMPARED, archives)
-        (decoded,) = decode_batches(images, saved.description.input_format, len(images))
-    pixels = np.stack([one.pixels for one in decoded if one.pixels is not None])
-    pixels = pixels[: len(pixels) // BATCHES[-1] * BATCHES[-1]]
-    if not len(pixels):
-        sys.exit(f"--images {given.images} has fewer than {BATCHES[-1]} images")
-    programs = with_torch(saved)
-    for path in given.onnx:
-        programs |= with_onnxruntime(path) | with_openvino(path)
+    try:
+        saved = load_saved(given.run)
+        pixels = read_pixels(given.images, saved)
+        programs = with_torch(saved)
+        for path in given.onnx:
+            programs |= with_onnxruntime(path) | with_openvino(path)
+    except InputError as error:
+        sys.exit(str(error))
     answers = {
         name: np.concatenate(
             [classify(part) for part in np.split(pixels, len(pixels) // BATCHES[-1])]

@@ -92,9 +92,24 @@ def transform_batch(
     drawn = int(random_bits(torch.tensor([_TRANSFORMS + step]), seed, epoch))
     devices = [images.device] if images.is_cuda else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(drawn)
+        seed_device(drawn, images.device)
         changed: Tensor = transforms(images)
     return changed.contiguous(memory_format=torch.channels_last)
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seeds torch's random generators of the CPU and of a device.
+
+    `torch.manual_seed` also seeds kinds of devices that are not in use. For each of these it writes
+    down the call stack, which takes about as long as picking a batch.
+
+    Args:
+        seed: the seed.
+        device: the device; of several GPUs, the current one is seeded.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def random_bits(rows: Tensor, seed: int, epoch: int) -> Tensor:

@@ -1,13 +1,12 @@
 """`predict --adapt`: adapts BatchNorm's statistics to the images that are to be classified."""
 
-import copy
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bloodcell.data.crop import Pixels
 from bloodcell.errors import InputError
@@ -65,6 +64,9 @@ def adapt(model: TorchModel, batches: Iterable[Pixels]) -> Adapted:
     Schneider et al., "Improving robustness against common corruptions by covariate shift
     adaptation" (NeurIPS 2020). The given model does not change.
 
+    Each batch is normalised with its own statistics, as in training, so a batch should have images
+    of all kinds.
+
     Args:
         model: the model.
         batches: the images, each batch (B, size, size, 3).
@@ -79,15 +81,11 @@ def adapt(model: TorchModel, batches: Iterable[Pixels]) -> Adapted:
             f"--adapt needs a model with BatchNorm; {model.description.backbone} has none. Leave "
             "--adapt out."
         )
-    trained = [(copy.deepcopy(one.running_mean), copy.deepcopy(one.running_var)) for one in layers]
-    named = _collect(network, layers, batches, device)
-    n = named.total()
-    share = n / (n + TRUSTED)
-    for layer, before in zip(layers, trained, strict=True):
-        for now, old in zip((layer.running_mean, layer.running_var), before, strict=True):
-            assert now is not None
-            assert old is not None
-            now.copy_(torch.lerp(old, now, share) if n else old)
+    trained = [_statistics(one) for one in layers]
+    named, theirs = _collect(network, layers, batches, device)
+    share = named.total() / (named.total() + TRUSTED)
+    for layer, before, now in zip(layers, trained, theirs, strict=True):
+        layer.running_mean, layer.running_var = torch.lerp(before, now, share).float()
     network.eval().cpu()  # where `prepare_network` expects it, whatever the devices
     report = _describe(named, share, model.description.class_names)
     return Adapted(model.with_network(network), model, report)
@@ -96,26 +94,38 @@ def adapt(model: TorchModel, batches: Iterable[Pixels]) -> Adapted:
 @torch.no_grad()
 def _collect(
     network: Network, layers: list[nn.BatchNorm2d], batches: Iterable[Pixels], device: torch.device
-) -> Counter[int]:
-    """Sets the layers' statistics to those of the images; counts the images by predicted class."""
+) -> tuple[Counter[int], list[Tensor]]:
+    """Counts the images by predicted class, and returns their statistics in each layer."""
     named: Counter[int] = Counter()
+    sums = [torch.zeros_like(_statistics(one)) for one in layers]  # of means and mean squares
     network.eval()
     for layer in layers:
-        layer.reset_running_stats()
         layer.train()
+        layer.momentum = 1.0  # its running statistics are those of the last batch
     for pixels in batches:
-        for layer in layers:  # the mean over all images, whatever the sizes of the batches
-            layer.momentum = len(pixels) / (named.total() + len(pixels))
-        logits = network(as_images(np.ascontiguousarray(pixels), device))
-        named.update(logits.argmax(1).tolist())
-    return named
+        # BatchNorm refuses a single value per channel; an image has the same statistics twice
+        given = np.repeat(pixels, 2, axis=0) if len(pixels) == 1 else pixels
+        logits = network(as_images(np.ascontiguousarray(given), device))
+        named.update(logits[: len(pixels)].argmax(1).tolist())
+        for layer, total in zip(layers, sums, strict=True):
+            mean, variance = _statistics(layer)
+            total += len(pixels) * torch.stack([mean, variance + mean**2])
+    means = [total / max(named.total(), 1) for total in sums]
+    return named, [torch.stack([mean, square - mean**2]) for mean, square in means]
+
+
+def _statistics(layer: nn.BatchNorm2d) -> Tensor:
+    """Returns a layer's running mean and variance (2, channels), in 64 bits on the CPU."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return torch.stack([layer.running_mean, layer.running_var]).cpu().double()
 
 
 def _describe(named: Counter[int], share: float, names: list[str]) -> str:
     n = named.total()
     text = (
-        f"adapted to {n:,} images: BatchNorm's statistics are {share:.0%} theirs, "
-        f"{1 - share:.0%} those of the training"
+        f"adapted to {n:,} image{'s' if n != 1 else ''}: BatchNorm's statistics are "
+        f"{share:.0%} theirs, {1 - share:.0%} those of the training"
     )
     if not n:
         return text

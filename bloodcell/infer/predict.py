@@ -1,5 +1,6 @@
 """`bloodcell predict`: classifies any number of images and writes one row for each."""
 
+import random
 import sys
 import time
 from collections import deque
@@ -184,7 +185,8 @@ def adapt_to(
     assert isinstance(model, TorchModel)
 
     images = list(images)
-    decoded = _decode(images, model, cells, batch_size)
+    mixed = random.Random(0).sample(images, len(images))  # folders are often sorted by class
+    decoded = _decode(mixed, model, cells, batch_size)
     pixels = ([one.pixels for one in batch if one.pixels is not None] for batch in decoded)
     adapted = adapt(model, (np.stack(batch) for batch in pixels if batch))
     print(adapted.report, file=sys.stderr)

@@ -60,7 +60,8 @@ def _has_mirror(leaf: nn.Module) -> bool:
         return isinstance(leaf, nn.Identity) or type(leaf).__module__ in _POINTWISE
     size, stride = max(leaf.kernel_size), max(leaf.stride)
     if stride == 1:
-        return size % 2 == 1
+        even = _has_keras_padding(leaf) or leaf.padding == _padding(leaf)
+        return even and size % 2 == 1
     return _has_keras_padding(leaf) and stride == 2 and size % 2 == 1 and size > 1
 
 
@@ -72,5 +73,11 @@ def _convolve(
     c, weight = convolution, convolution.weight
     if max(c.kernel_size) > 1:
         weight = weight.flip(2, 3)
-    padding = [(size - 1) * step // 2 for size, step in zip(c.kernel_size, c.dilation, strict=True)]
-    return F.conv2d(x, weight, c.bias, c.stride, padding, c.dilation, c.groups)
+    return F.conv2d(x, weight, c.bias, c.stride, _padding(c), c.dilation, c.groups)
+
+
+def _padding(c: nn.Conv2d) -> tuple[int, ...]:
+    """Returns the padding that is equal at both ends of a side, for odd kernels."""
+    return tuple(
+        (size - 1) * step // 2 for size, step in zip(c.kernel_size, c.dilation, strict=True)
+    )

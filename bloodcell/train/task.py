@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bloodcell.data.augment import random_bits
+from bloodcell.data.augment import random_bits, seed_device
 from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
 from bloodcell.errors import InputError
 from bloodcell.model.compiled import Compile
@@ -156,7 +156,7 @@ class Classifier(LightningModule):
         """
         trainer = self.trainer
         place = torch.tensor([_DROPOUT + batch_idx * trainer.world_size + trainer.global_rank])
-        torch.manual_seed(int(random_bits(place, self.seed, trainer.current_epoch)))
+        seed_device(int(random_bits(place, self.seed, trainer.current_epoch)), self.device)
         if self.schedule == "cosine" and not trainer.lr_scheduler_configs:  # a callback may set one
             optimizers.follow_schedule(trainer)
 

@@ -120,7 +120,8 @@ class _Counter(logging.Handler):
 def _counting() -> Iterator[_Counter]:
     """Lets PyTorch's compiler count, without its caches."""
     log, counter = logging.getLogger(_LOG), _Counter()
-    before = log.level, log.propagate, torch.compiler.config.force_disable_caches
+    level = log.level
+    before = log.propagate, torch.compiler.config.force_disable_caches
     log.setLevel(logging.INFO)
     log.propagate = False  # nobody needs to read it
     log.addHandler(counter)
@@ -130,7 +131,8 @@ def _counting() -> Iterator[_Counter]:
             warnings.filterwarnings("ignore", ".*force_disable_caches.*")
             yield counter
     finally:
-        log.level, log.propagate, torch.compiler.config.force_disable_caches = before
+        log.setLevel(level)  # an assignment to `level` would not reach the logger's cache
+        log.propagate, torch.compiler.config.force_disable_caches = before
         log.removeHandler(counter)
 
 

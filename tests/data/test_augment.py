@@ -3,7 +3,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloodcell.data.augment import Augment, augment_batch, random_bits, random_uniform
+from bloodcell.data.augment import (
+    Augment,
+    augment_batch,
+    random_bits,
+    random_uniform,
+    seed_device,
+)
 
 IMAGES = torch.arange(64 * 3 * 4 * 4, dtype=torch.int32).reshape(64, 3, 4, 4)
 ROWS = torch.arange(64) * 7 + 1
@@ -108,3 +114,18 @@ def test_another_seed_or_epoch_draws_anew() -> None:
 def test_full_leaves_black_black() -> None:
     black = torch.zeros(64, 3, 8, 8, dtype=torch.uint8)
     assert augment_batch(black, ROWS, "full", 0, 0).abs().max() == 0
+
+
+def test_the_cpu_is_seeded_as_by_torch_and_no_unused_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+
+    def unused(*_: object) -> None:
+        raise AssertionError
+
+    for device in (torch.cuda, torch.xpu, torch.mtia):
+        monkeypatch.setattr(device, "manual_seed_all", unused)
+    seed_device(5, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)

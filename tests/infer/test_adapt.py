@@ -39,6 +39,7 @@ def test_statistics_are_those_of_all_images_whatever_the_batches(
     monkeypatch.setattr(module, "TRUSTED", 0)
     model = TorchModel(load_saved(run), [torch.device("cpu")])
     images = pixels(12)
+    images[:7] //= 4  # the batches differ in their means
     network, _ = adapt(model, [images]).model.copy_network()
     parts, _ = adapt(model, [images[:7], images[7:]]).model.copy_network()
     first, other = (
@@ -46,6 +47,7 @@ def test_statistics_are_those_of_all_images_whatever_the_batches(
         for each in (network, parts)
     )
     torch.testing.assert_close(first.running_mean, other.running_mean)
+    torch.testing.assert_close(first.running_var, other.running_var, rtol=1e-3, atol=0)
 
 
 def test_no_image_changes_nothing_and_few_are_doubted(run: Path) -> None:
@@ -56,6 +58,13 @@ def test_no_image_changes_nothing_and_few_are_doubted(run: Path) -> None:
     )
     assert "WARNING" not in none.report
     assert "fewer than 50 images" in adapt(model, [pixels(3)]).report
+
+
+def test_one_image_of_a_batch_alone(run: Path) -> None:
+    model = TorchModel(load_saved(run), [torch.device("cpu")])
+    adapted = adapt(model, [pixels(1)])  # at 32 pixels, the last map has one value per channel
+    assert "adapted to 1 image:" in adapted.report
+    assert np.isfinite(adapted.model.classify(pixels(3)).probability).all()
 
 
 def test_what_cannot_be_adapted(run: Path, smears: Path, refused: Refused) -> None:

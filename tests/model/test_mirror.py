@@ -82,6 +82,15 @@ def test_a_trunk_with_blurred_strides_is_left_alone(blur: str | None, known: boo
     assert mirror.on is known
 
 
+def test_a_trunk_with_unequal_padding_elsewhere_is_left_alone() -> None:
+    trunk = keras_trunk("mobilenetv1_100")
+    fixed = [one for one in trunk.modules() if isinstance(one, nn.Conv2d) and max(one.stride) == 1]
+    next(one for one in fixed if max(one.kernel_size) == 3).padding = (0, 0)
+    mirror = Mirror(trunk)
+    mirror.switch(True)
+    assert not mirror.on
+
+
 def test_training_makes_no_padded_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     network, pixels = keras_network(), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     monkeypatch.setattr(sys.modules[Conv2dSame.__module__], "pad_same", None)  # fails if called

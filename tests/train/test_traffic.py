@@ -1,3 +1,4 @@
+import logging
 import shutil
 from contextlib import nullcontext
 
@@ -53,6 +54,14 @@ def test_a_cpu_stores_less_than_by_the_compilers_own_settings(
         ours = count(8)
         monkeypatch.setattr(compiled, "_CPU_OPTIONS", {})
         assert ours.mb < count(8).mb
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_the_compiler_counts_no_more_afterwards() -> None:
+    log = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")
+    assert not log.isEnabledFor(logging.INFO)
+    count(2)
+    assert not log.isEnabledFor(logging.INFO)
 
 
 def test_nothing_is_counted_if_nothing_is_compiled() -> None:
