@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -50,7 +51,7 @@ BENCHMARKED = {  # arguments of the Trainer: only training steps, until `Stopwat
     "enable_checkpointing": False,
 }
 DECODED = 2_000  # images decoded to measure the speed of decoding
-ROUNDS = 5
+ROUNDS = 15  # medians of fewer vary by more than what Lightning takes
 _WARM_UP = 8  # steps that are not measured, including the compilation
 
 
@@ -81,7 +82,7 @@ class BenchmarkTrainer(Trainer):
         seconds: float = 15.0,
         out: str | None = None,
     ) -> None:
-        """Measures the images per second of each stage and prints them.
+        """Measures the images per second of each stage, medians of 15 rounds, and prints them.
 
         Args:
             model: the model to train; its weights are changed.
@@ -161,7 +162,7 @@ class Stopwatch(Callback):
         self._start = 0.0
         self._memory: float | None = None
         self._stages: dict[str, Callable[[], int]] = {}
-        self._done: dict[str, list[float]] = {}  # images and seconds of each stage
+        self._rates: dict[str, list[float]] = {}  # of each stage, in each round
         self.found: Speeds | None = None
 
     def on_train_batch_end(
@@ -203,7 +204,7 @@ class Stopwatch(Callback):
 
     def _summarise(self, model: Classifier) -> Speeds:
         """Returns the rates of all stages, and the share of time outside the network."""
-        rates = {name: images / seconds for name, (images, seconds) in self._done.items()}
+        rates = {name: median(found) for name, found in self._rates.items()}
         assert isinstance(model.training_pass, CompiledPass)
         return Speeds(
             self._batch_size,
@@ -217,9 +218,8 @@ class Stopwatch(Callback):
         )
 
     def _add(self, name: str, images: int, device: torch.device) -> None:
-        done = self._done.setdefault(name, [0.0, 0.0])
-        done[0] += images
-        done[1] += _now(device) - self._start
+        rate = images / (_now(device) - self._start)
+        self._rates.setdefault(name, []).append(rate)
 
 
 def _now(device: torch.device) -> float:
