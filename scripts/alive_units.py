@@ -3,12 +3,12 @@
 python scripts/alive_units.py "blood-cells.zip/*/images/TRAIN/*" lightning_logs/d8/version_0 ...
 """
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import make_parser
 from torch import Tensor, nn
 
 from bloodcell.infer.inputs import decode_batches, find_images
@@ -48,7 +48,9 @@ def report(images: str, run: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    for folder in sys.argv[2:]:
-        report(sys.argv[1], Path(folder))
+    parser = make_parser(__doc__)
+    parser.add_argument("images", help="as for `predict`")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    given = parser.parse_args()
+    for folder in given.runs:
+        report(given.images, folder)

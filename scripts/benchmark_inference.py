@@ -7,7 +7,6 @@ of 32 images of the model's input size, and the agreement with the first row. Op
 if it is installed (`pip install openvino`).
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from statistics import median
 import numpy as np
 import onnxruntime
 import torch
+from arguments import make_parser
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -136,9 +136,7 @@ def measure(programs: dict[str, Program], pixels: Pixels) -> dict[str, list[floa
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("onnx", type=Path, nargs="*")
     parser.add_argument("--images", required=True, help="a folder or pattern, as for predict")
@@ -150,7 +148,7 @@ def main() -> None:
         programs = with_torch(saved)
         for path in given.onnx:
             programs |= with_onnxruntime(path) | with_openvino(path)
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(str(error))
     answers = {
         name: np.concatenate(

@@ -10,7 +10,6 @@ the others' is not, also in 32 bits. The network is always Keras' MobileNet, wit
 Ratios compare medians over the rounds.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
+from arguments import count, make_parser
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 
 from bloodcell import machine
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.errors import InputError
 from bloodcell.model.network import create_trunk
 from bloodcell.model.pretrained import KERAS
 from bloodcell.train.trainer import best_precision, device_name
@@ -67,12 +68,10 @@ class Program(NamedTuple):
 
 def main() -> None:
     """Runs all programs, prints the table and writes the speeds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--root", default="drawn", help="as data.root (default: drawn)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 128], help="pixels")
-    parser.add_argument("--batches", type=int, nargs="+", default=[32])
+    parser.add_argument("--sizes", type=count, nargs="+", default=[224, 128], help="pixels")
+    parser.add_argument("--batches", type=count, nargs="+", default=[32])
     parser.add_argument(
         "--settings",
         nargs="+",
@@ -81,7 +80,7 @@ def main() -> None:
         help="of the other programs (default: default both)",
     )
     parser.add_argument("--seconds", type=float, default=15, help="measured in each process")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmark_peers.json"))
     given = parser.parse_args()
     if shutil.which("uv") is None and not Path(sys.executable).with_name("uv").is_file():
@@ -101,7 +100,10 @@ def main() -> None:
     cases = [(size, batch) for size in given.sizes for batch in given.batches]
     speeds: dict[tuple[str, int, int], list[float]] = {}
     with TemporaryDirectory() as folder:
-        _write_classes(given.root, Path(folder) / "images")
+        try:
+            _write_classes(given.root, Path(folder) / "images")
+        except InputError as error:
+            sys.exit(str(error))
         trunk = create_trunk("mobilenetv1_100", KERAS)
         padding = {"pad_type": "same", "bn_eps": "1e-3"}
         save_file(trunk.state_dict(), Path(folder) / WEIGHTS, metadata=padding)

@@ -1,6 +1,6 @@
 """Measures a training step of d8's network without each of the ways that make it faster, in turns.
 
-python scripts/benchmark_step.py [BATCH_SIZE]
+python scripts/benchmark_step.py 32
 
 OMP_NUM_THREADS sets the number of threads. The step is compiled and in bfloat16, without data.
 Each measurement has a new process: PyTorch reads some settings only once, and the place of a
@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+
+from arguments import count, make_parser
 
 from bloodcell.memory import keep_memory, use_huge_pages
 
@@ -107,10 +109,16 @@ def main(batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    if len(words) > 2 or not all(word.isdecimal() and int(word) for word in words[:1]):
-        sys.exit(__doc__)
-    if len(words) == 2:
-        time_step(int(words[0]), words[1])
+    parser = make_parser(__doc__)
+    parser.add_argument("batch_size", type=count, nargs="?", default=32)
+    parser.add_argument(
+        "without",
+        nargs="?",
+        choices=VARIANTS.values(),
+        help="measure only a step without these, in this process ('': as trained), in seconds",
+    )
+    given = parser.parse_args()
+    if given.without is None:
+        main(given.batch_size)
     else:
-        main(*map(int, words or ["32"]))
+        time_step(given.batch_size, given.without)

@@ -5,6 +5,7 @@ python scripts/contact_sheet.py
 
 from pathlib import Path
 
+from arguments import make_parser
 from PIL import Image, ImageDraw, ImageFont
 
 from bloodcell.datasets.drawn import CLASS_NAMES
@@ -33,5 +34,6 @@ def draw_sheet(columns: int = 8, seed: int = 0) -> Image.Image:
 
 
 if __name__ == "__main__":
+    make_parser(__doc__).parse_args()
     draw_sheet(columns=6).save(PICTURE, quality=88)
     print(f"{PICTURE}: {PICTURE.stat().st_size // 1000} kB")

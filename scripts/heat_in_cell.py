@@ -3,10 +3,10 @@
 python scripts/heat_in_cell.py lightning_logs/demo-drawn/version_0
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
+from arguments import make_parser
 from PIL import Image
 
 from bloodcell.data.crop import show
@@ -44,6 +44,6 @@ def measure(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    measure(Path(sys.argv[1]))
+    parser = make_parser(__doc__)
+    parser.add_argument("run", type=Path, help="a run folder")
+    measure(parser.parse_args().run)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 import time
 import zipfile
 from collections import defaultdict
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from arguments import make_parser
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -190,6 +190,8 @@ def main(archive: str, boxes: str, of_pbc: str, of_chula: str, weights: str | No
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (5, 6):
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    parser = make_parser(__doc__)
+    for name in ("archive", "boxes", "of_pbc", "of_chula"):
+        parser.add_argument(name)
+    parser.add_argument("weights", nargs="?", help="of another finder (default: the shipped one)")
+    main(**vars(parser.parse_args()))

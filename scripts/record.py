@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from arguments import make_parser
 from score_answers import read_table
 
 from bloodcell.evaluate.metrics import Estimate, average_photos, compute, draw_photos, sample_of
@@ -94,7 +95,9 @@ def report(runs: Sequence[Predictions]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or sys.argv[1] not in ("seeds", "folds"):
-        sys.exit(__doc__)
-    found = read(sys.argv[2:])
-    report([join(found)] if sys.argv[1] == "folds" else found)
+    parser = make_parser(__doc__)
+    parser.add_argument("kind", choices=["seeds", "folds"])
+    parser.add_argument("runs", nargs="+", help="run folders, or an archive and its tables")
+    given = parser.parse_args()
+    found = read(given.runs)
+    report([join(found)] if given.kind == "folds" else found)

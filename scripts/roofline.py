@@ -1,15 +1,15 @@
 """Compares a training step of d8's network with the limits of this CPU.
 
-python scripts/roofline.py [BATCH_SIZE]
+python scripts/roofline.py 32
 
 OMP_NUM_THREADS sets the number of threads. A step cannot be faster than its multiplications at the
 speed of a large matrix product, nor than its memory traffic at the speed of a copy.
 """
 
-import sys
 import time
 from collections.abc import Callable
 
+from arguments import count, make_parser
 from benchmark_step import SIDE, make_step, prepare_process
 
 _REPEATS = 10
@@ -81,6 +81,6 @@ def main(batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2 or not all(word.isdecimal() and int(word) for word in sys.argv[1:]):
-        sys.exit(__doc__)
-    main(*map(int, sys.argv[1:] or ["32"]))
+    parser = make_parser(__doc__)
+    parser.add_argument("batch_size", type=count, nargs="?", default=32)
+    main(parser.parse_args().batch_size)

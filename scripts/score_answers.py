@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from arguments import make_parser
 
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
@@ -38,9 +39,11 @@ def read_table(path: Path, root: str) -> Predictions:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    found = score(read_table(Path(sys.argv[1]), sys.argv[2]))
+    parser = make_parser(__doc__)
+    parser.add_argument("table", type=Path, help="written by `predict`")
+    parser.add_argument("root", help="as `data.root`")
+    given = parser.parse_args()
+    found = score(read_table(given.table, given.root))
     for by in ("by_file", "by_photo"):
         values = (f"{m} {Estimate(*found[by][m].values())}" for m in _METRICS)
         print(f"{by}, {found[by]['n']:,}: {', '.join(values)}")

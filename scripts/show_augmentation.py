@@ -3,10 +3,10 @@
 python scripts/show_augmentation.py --root blood-cells.zip --augment full --out seen.png
 """
 
-import argparse
 from pathlib import Path
 
 import torch
+from arguments import make_parser
 from torchvision.utils import make_grid, save_image
 
 from bloodcell.data.augment import augment_batch
@@ -17,7 +17,7 @@ ROWS, EPOCHS = 6, 7
 
 def main() -> None:
     """Writes the picture."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--root", default="drawn")
     parser.add_argument("--augment", default="full", choices=["flips", "full", "stain"])
     parser.add_argument("--image_size", type=int, default=128)

@@ -3,18 +3,18 @@
 python scripts/show_composed.py SHEET.png --pbc pbc.zip
 """
 
-import argparse
 import io
 import zipfile
 from pathlib import Path
 
 import numpy as np
+from arguments import make_parser
 from compose_fields import SIDE, collect, compose
 from PIL import Image
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("sheet", type=Path)
     parser.add_argument("--pbc", type=Path, required=True)
     given = parser.parse_args()

@@ -11,7 +11,6 @@ the finder on pictures it has not seen. `--start` goes on from a trained network
 keeps the decoded and composed pictures in a file for the next training.
 """
 
-import argparse
 import math
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from arguments import make_parser
 from finder_sets import read_all
 from finder_views import Photo, View, photograph, view
 from safetensors.torch import load_file, save_file
@@ -166,16 +166,16 @@ def write(finder: Finder, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
+    parser = make_parser(__doc__)
+    parser.add_argument("out", type=Path, help="a .safetensors file")
     for name in ("kaggle", "boxes", "pbc", "chula"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--hold", nargs="*", default=[])
-    parser.add_argument("--prepared", type=Path)
-    parser.add_argument("--start", type=Path)
+    parser.add_argument("--hold", nargs="*", default=[], help="laboratories to leave out")
+    parser.add_argument("--prepared", type=Path, help="keeps the prepared pictures")
+    parser.add_argument("--start", type=Path, help="weights to start from")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=4e-3)
+    parser.add_argument("--rate", type=float, default=4e-3, help="largest learning rate")
     given = parser.parse_args()
     if given.prepared and given.prepared.is_file():
         sets = {

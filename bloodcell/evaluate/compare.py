@@ -19,7 +19,8 @@ _LEGEND = (
     "tested on the same photographs are listed together. `a`, `b` ...: the best of those tested on "
     "the same photographs, and those that are not significantly worse (paired bootstrap over "
     "photographs, Holm, 5 %). Trained on: the share of the test photographs that were also "
-    "trained on; their score measures memorisation."
+    "trained on; their score measures memorisation. Parameters: with `pool: flatten`, larger "
+    "images need more."
 )
 
 

@@ -125,7 +125,7 @@ def _describe(named: Counter[int], share: float, names: list[str]) -> str:
     n = named.total()
     text = (
         f"adapted to {n:,} image{'s' if n != 1 else ''}: BatchNorm's statistics are "
-        f"{share:.0%} theirs, {1 - share:.0%} those of the training"
+        f"{share:.1%} theirs, {1 - share:.1%} those of the training"
     )
     if not n:
         return text

@@ -140,7 +140,7 @@ class LoadedModel:
             if arrays:  # arrays are named by their index
                 found = [InMemory(str(n), array) for n, array in enumerate(arrays)]
             if adapt:
-                model, found = adapt_to(model, found, settings, batch_size)
+                model, found = adapt_to(model, found, settings)
             answers = answer_images(found, model, settings, abstain, tta, batch_size)
             rows = [answer._replace(read=None) for answer in answers]  # the archives are closed
         return Answers(self.class_names, rows, bool(cells), left_out)

@@ -89,15 +89,13 @@ def predict(
     start = time.perf_counter()
     tally = Tally(cells, opened.description.scores)
     names = opened.description.class_names
-    with (
-        ExitStack() as archives,
-        _open_bar() as bar,
-        open_writer(Path(out) if out else None, sys.stdout, names, cells) as write,
-    ):
+    with ExitStack() as opened_files, _open_bar() as bar:
         task = bar.add_task("classifying", total=None if cells else total)
-        found: Iterable[Input] = find_images(images, archives, tally.left_out)
+        found: Iterable[Input] = find_images(images, opened_files, tally.left_out)
         if adapt:
-            opened, found = adapt_to(opened, found, settings, batch_size)
+            opened, found = adapt_to(opened, found, settings)
+        writer = open_writer(Path(out) if out else None, sys.stdout, names, cells)
+        write = opened_files.enter_context(writer)  # last, as a model may be refused
         answers = answer_images(found, opened, settings, abstain, tta, batch_size)
         for answer in settings.draw_each(answers, names, tally.drawn) if settings else answers:
             write(answer)
@@ -159,7 +157,6 @@ def adapt_to(
     model: Runtime,
     images: Iterable[Input],
     cells: Cells | None,
-    batch_size: int,
 ) -> tuple[Runtime, Sequence[Input]]:
     """Returns the model with BatchNorm's statistics adapted to the images, and the images.
 
@@ -169,7 +166,6 @@ def adapt_to(
         model: the model.
         images: the images, which are decoded once more when they are classified.
         cells: as for `answer_images`.
-        batch_size: images per batch.
 
     Raises:
         InputError: if the model cannot be adapted.
@@ -186,7 +182,7 @@ def adapt_to(
 
     images = list(images)
     mixed = random.Random(0).sample(images, len(images))  # folders are often sorted by class
-    decoded = _decode(mixed, model, cells, batch_size)
+    decoded = _decode(mixed, model, cells, BATCH_SIZE)  # the user's would change the statistics
     pixels = ([one.pixels for one in batch if one.pixels is not None] for batch in decoded)
     adapted = adapt(model, (np.stack(batch) for batch in pixels if batch))
     print(adapted.report, file=sys.stderr)

@@ -16,7 +16,8 @@ from bloodcell.memory import is_full
 Compile = Literal["auto", False, "default", "reduce-overhead", "max-autotune"]
 _GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 _OLDEST = (7, 0)  # lowest compute capability that PyTorch's compiler supports
-# compilation takes 30 s on a CPU and saves a fifth: it pays off above this number of pixels
+# compilation takes 30 to 90 s on a CPU and, in bfloat16, saves a fifth of the time or more: it pays
+# off above this number of pixels
 _LONG = 2e9
 # By default, the compiler stores results that several formulas read. In the gradient of BatchNorm
 # these are 32-bit copies of whole maps, and storing takes longer than computing them again.

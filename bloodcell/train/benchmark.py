@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -84,11 +84,15 @@ class BenchmarkTrainer(Trainer):
     ) -> None:
         """Measures the images per second of each stage, medians of 15 rounds, and prints them.
 
+        For a compiled network it also prints the number of kernels of a training step, and how much
+        they read and write beside the least that a network of this shape needs.
+
         Args:
             model: the model to train; its weights are changed.
             datamodule: the data to train on.
             batch_sizes: batch sizes to measure, e.g. [32,128]; [] for `data.batch_size` alone.
-            seconds: measuring time of each stage, without the compilation.
+            seconds: measuring time of each of the four stages, without the compilation. If it is
+                short, the share of time outside the network has a large standard error.
             out: a JSON file for the results; it is rewritten after each batch size, so that an
                 interrupted benchmark keeps its results.
         """
@@ -98,14 +102,7 @@ class BenchmarkTrainer(Trainer):
         require(max(batch_sizes) <= most, "--batch_sizes", batch_sizes, rule)
         device = device_name(self.strategy.root_device)
         side = datamodule.image_size
-        settings = {
-            "model": dict(model.hparams),
-            "data": {k: v for k, v in datamodule.hparams.items() if k != "batch_size"},
-            "precision": str(self.precision),
-            "seconds": seconds,
-            "rounds": ROUNDS,
-            "machine": machine.describe(device),
-        }
+        settings = self._settings(model, datamodule) | {"seconds": seconds}
         cache_build = measure_cache_build(datamodule)
         found: list[Speeds] = []
         for size in batch_sizes:
@@ -123,7 +120,19 @@ class BenchmarkTrainer(Trainer):
             if out:
                 write_speeds(Path(out), settings, cache_build, found)
         title = f"{model.hparams['backbone']}, {side} pixels, {self.precision}, {device}"
+        if self.strategy.root_device.type == "cpu":
+            title += f", OMP_NUM_THREADS={torch.get_num_threads()}"
         print_speeds(title, cache_build, found)
+
+    def _settings(self, model: Classifier, data: BloodCells) -> dict[str, Any]:
+        return {
+            "model": dict(model.hparams),
+            "data": {k: v for k, v in data.hparams.items() if k != "batch_size"},
+            "precision": str(self.precision),
+            "rounds": ROUNDS,
+            "machine": machine.describe(device_name(self.strategy.root_device)),
+            "threads": torch.get_num_threads(),
+        }
 
     def _measure(self, model: Classifier, data: BloodCells, size: int, seconds: float) -> Speeds:
         torch.compiler.reset()  # the compiler caches only a few versions of a function
@@ -205,6 +214,8 @@ class Stopwatch(Callback):
     def _summarise(self, model: Classifier) -> Speeds:
         """Returns the rates of all stages, and the share of time outside the network."""
         rates = {name: median(found) for name, found in self._rates.items()}
+        pairs = zip(self._rates["training"], self._rates["network"], strict=True)
+        shares = [1 - training / network for training, network in pairs]
         assert isinstance(model.training_pass, CompiledPass)
         return Speeds(
             self._batch_size,
@@ -213,6 +224,7 @@ class Stopwatch(Callback):
             training=rates["training"],
             inference=rates["inference"],
             not_network=1 - rates["training"] / rates["network"],
+            uncertain=stdev(shares) / math.sqrt(ROUNDS),
             compiled=model.training_pass.mode,
             memory_gib=self._memory,
         )

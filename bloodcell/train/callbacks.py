@@ -127,6 +127,23 @@ class Bar(RichProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Numbers epochs from 1, as `History` does."""
         super().on_train_epoch_start(trainer, pl_module)
+        self._number_epoch(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Numbers the epoch within which a run is resumed; its bar starts after the first step."""
+        starts = self.train_progress_bar_id is None
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if starts:
+            self._number_epoch(trainer)
+
+    def _number_epoch(self, trainer: Trainer) -> None:
         if self.progress is not None and self.train_progress_bar_id is not None:
             words = f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self.progress.update(self.train_progress_bar_id, description=words)

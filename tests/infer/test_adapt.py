@@ -1,6 +1,5 @@
 """`predict --adapt`: BatchNorm's statistics of the images that are asked about."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,6 @@ from bloodcell.infer import adapt as module
 from bloodcell.infer.adapt import adapt
 from bloodcell.infer.saved import load_saved
 from bloodcell.infer.torch_runtime import TorchModel
-
-Refused = Callable[..., str]
 
 
 def pixels(n: int) -> np.ndarray:
@@ -50,6 +47,12 @@ def test_statistics_are_those_of_all_images_whatever_the_batches(
     torch.testing.assert_close(first.running_var, other.running_var, rtol=1e-3, atol=0)
 
 
+def test_the_batch_size_changes_nothing(run: Path, smears: Path) -> None:
+    loaded, folder = bloodcell.load(run), smears / "images" / "TEST"
+    whole, parts = (loaded.predict(folder, adapt=True, batch_size=n) for n in (32, 3))
+    np.testing.assert_allclose(parts.probability, whole.probability, atol=1e-5)
+
+
 def test_no_image_changes_nothing_and_few_are_doubted(run: Path) -> None:
     model = TorchModel(load_saved(run), [torch.device("cpu")])
     none = adapt(model, [])
@@ -67,10 +70,16 @@ def test_one_image_of_a_batch_alone(run: Path) -> None:
     assert np.isfinite(adapted.model.classify(pixels(3)).probability).all()
 
 
-def test_what_cannot_be_adapted(run: Path, smears: Path, refused: Refused) -> None:
+def test_what_cannot_be_adapted(
+    run: Path, smears: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = str(smears / "images" / "TEST")
     main(["export", folder, "--model", str(run), "--out", "m.onnx"])
-    said = refused("predict", folder, "--model", "m.onnx", "--adapt")
-    assert "--adapt cannot change the exported model asked" in said
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["predict", folder, "--model", "m.onnx", "--adapt"])
+    said = capsys.readouterr()
+    assert "--adapt cannot change the exported model asked" in said.err
+    assert not said.out, "no table without rows"
     with pytest.raises(InputError, match=r"^adapt cannot change the exported model"):
         bloodcell.load("m.onnx").predict(folder, adapt=True)

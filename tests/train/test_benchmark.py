@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from bloodcell.cli.main import main
 
@@ -22,6 +23,7 @@ def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture
         rates = [speeds[stage] for stage in ("data", "network", "training", "inference")]
         assert all(math.isfinite(rate) and rate > 0 for rate in rates)
         assert speeds["not_network"] < 1
+        assert speeds["uncertain"] > 0
         assert speeds["memory_gib"] is None
         assert speeds["compiled"] is False
     assert said["cache_build_images_per_second"] > 0
@@ -29,10 +31,12 @@ def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture
     assert said["model"]["weights"] == "none"
     assert (said["seconds"], said["rounds"]) == (0.2, 15)
     assert said["machine"]["versions"]["torch"]
+    assert said["threads"] == torch.get_num_threads()
     printed = capsys.readouterr().out
     assert "batch 4: " in printed.partition("network alone")[0], "said when it is measured"
     assert "network alone" in printed
     assert "time outside the network" in printed
+    assert f"OMP_NUM_THREADS={said['threads']}" in printed
     assert not Path("lightning_logs").exists()
     assert list(Path("cache").rglob("tmp*")) == []
 

@@ -83,7 +83,10 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     assert re.search(r"To resume:\n  \S*bloodcell fit --ckpt_path lightning_logs/c/v", said.out)
     assert checkpoint("last")["global_step"] == steps
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    main(["fit", *small, "--resume", "auto"])
+    main(["fit", *small, "--resume", "auto", "--trainer.enable_progress_bar", "true"])
+    shown = capfd.readouterr().out
+    assert "Epoch 2/2" in shown
+    assert "Epoch 1/1" not in shown, "Lightning numbers epochs from 0"
     assert len(read_history(Path("lightning_logs/c/version_0/metrics.csv"))) == 2
     assert not Path("lightning_logs/c/version_0/checkpoints/before.ckpt").exists()
     with pytest.raises(SystemExit) as stopped:
