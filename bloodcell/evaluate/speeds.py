@@ -20,9 +20,9 @@ class Speeds(NamedTuple):
         network: training steps of the network alone, on random pixels in device memory.
         training: training as `fit` does it.
         inference: predictions of the network for real images.
-        not_network: share of a training step's time outside the network, at most 1; noise can make
-            a small share negative.
-        uncertain: standard error of `not_network`.
+        not_network: mean over the rounds of the share of a training step's time outside the
+            network, at most 1; noise can make a small share negative.
+        not_network_error: standard error of `not_network`.
         compiled: mode of `torch.compile` in training and in the network alone; False if neither
             was compiled.
         memory_gib: peak memory of training on the device; None on a CPU.
@@ -38,7 +38,7 @@ class Speeds(NamedTuple):
     training: float
     inference: float
     not_network: float
-    uncertain: float
+    not_network_error: float
     compiled: str | bool
     memory_gib: float | None
     kernels: int | None = None
@@ -52,7 +52,7 @@ _ROWS = {  # field: its name in the table, and its format
     "training": ("training", "{:,.1f}"),
     "inference": ("inference", "{:,.1f}"),
     "not_network": ("time outside the network", "{:.1%}"),
-    "uncertain": ("    standard error", "{:.1%}"),
+    "not_network_error": ("    standard error", "{:.1%}"),
     "compiled": ("mode of torch.compile", "{}"),
     "memory_gib": ("memory, GiB", "{:.2f}"),
     "kernels": ("kernels in a forward and backward pass", "{:,}"),
@@ -70,7 +70,7 @@ def print_speeds(title: str, cache_build: float, speeds: list[Speeds]) -> None:
         speeds: results for each batch size.
     """
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("images per second, if no other unit")
+    table.add_column("images per second, unless stated")
     for found in speeds:
         table.add_column(f"batch {found.batch_size}", justify="right")
     table.add_row("decoding into the cache (up to 2,000 images)", f"{cache_build:,.0f}")

@@ -226,7 +226,8 @@ def _write_files(
 def _require_agreement(one: Exported, agreement: Agreement) -> None:
     """Checks the predictions of an exported model; below 32 bits, a few classes may differ.
 
-    With equal probabilities, up to `LARGEST`, another class can only be one that was as probable.
+    If no probability differs by more than `LARGEST`, two classes can change places only if they
+    were almost equally probable.
 
     Raises:
         InputError: if the predictions differ by more than the limit.

@@ -49,8 +49,8 @@ def read_checkpoint(flag: str, path: Path) -> dict[str, Any]:
     except Exception as error:  # the unpickler can raise any exception on foreign files
         why = "not a PyTorch file" if isinstance(error, pickle.UnpicklingError) else reason(error)
         raise InputError(
-            f"{flag} {path} cannot be read as a checkpoint ({why}). Give a run folder, or its "
-            "checkpoints/last.ckpt or checkpoints/best.ckpt."
+            f"{flag} {path} cannot be read as a checkpoint ({why}). Give another one, "
+            "e.g. checkpoints/last.ckpt or checkpoints/best.ckpt of a run folder."
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(RECIPE), dict):
         raise InputError(

@@ -60,8 +60,8 @@ def _has_mirror(leaf: nn.Module) -> bool:
         return isinstance(leaf, nn.Identity) or type(leaf).__module__ in _POINTWISE
     size, stride = max(leaf.kernel_size), max(leaf.stride)
     if stride == 1:
-        even = _has_keras_padding(leaf) or leaf.padding == _padding(leaf)
-        return even and size % 2 == 1
+        keeps_side = _has_keras_padding(leaf) or leaf.padding == _same_padding(leaf)
+        return keeps_side and size % 2 == 1
     return _has_keras_padding(leaf) and stride == 2 and size % 2 == 1 and size > 1
 
 
@@ -73,11 +73,11 @@ def _convolve(
     c, weight = convolution, convolution.weight
     if max(c.kernel_size) > 1:
         weight = weight.flip(2, 3)
-    return F.conv2d(x, weight, c.bias, c.stride, _padding(c), c.dilation, c.groups)
+    return F.conv2d(x, weight, c.bias, c.stride, _same_padding(c), c.dilation, c.groups)
 
 
-def _padding(c: nn.Conv2d) -> tuple[int, ...]:
-    """Returns the padding that is equal at both ends of a side, for odd kernels."""
+def _same_padding(c: nn.Conv2d) -> tuple[int, ...]:
+    """Returns the padding with which odd kernels and a stride of 1 keep the sides of a map."""
     return tuple(
         (size - 1) * step // 2 for size, step in zip(c.kernel_size, c.dilation, strict=True)
     )

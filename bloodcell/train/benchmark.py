@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from statistics import median, stdev
+from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -84,15 +84,14 @@ class BenchmarkTrainer(Trainer):
     ) -> None:
         """Measures the images per second of each stage, medians of 15 rounds, and prints them.
 
-        For a compiled network it also prints the number of kernels of a training step, and how much
-        they read and write beside the least that a network of this shape needs.
+        For a compiled network it also prints the number of kernels of a forward and backward pass,
+        and how much they read and write beside the least that a network of this shape needs.
 
         Args:
             model: the model to train; its weights are changed.
             datamodule: the data to train on.
             batch_sizes: batch sizes to measure, e.g. [32,128]; [] for `data.batch_size` alone.
-            seconds: measuring time of each of the four stages, without the compilation. If it is
-                short, the share of time outside the network has a large standard error.
+            seconds: measuring time of each of the four stages, without the compilation.
             out: a JSON file for the results; it is rewritten after each batch size, so that an
                 interrupted benchmark keeps its results.
         """
@@ -121,7 +120,8 @@ class BenchmarkTrainer(Trainer):
                 write_speeds(Path(out), settings, cache_build, found)
         title = f"{model.hparams['backbone']}, {side} pixels, {self.precision}, {device}"
         if self.strategy.root_device.type == "cpu":
-            title += f", OMP_NUM_THREADS={torch.get_num_threads()}"
+            n = torch.get_num_threads()
+            title += f", {n} thread{'s' * (n > 1)}"
         print_speeds(title, cache_build, found)
 
     def _settings(self, model: Classifier, data: BloodCells) -> dict[str, Any]:
@@ -223,8 +223,8 @@ class Stopwatch(Callback):
             network=rates["network"],
             training=rates["training"],
             inference=rates["inference"],
-            not_network=1 - rates["training"] / rates["network"],
-            uncertain=stdev(shares) / math.sqrt(ROUNDS),
+            not_network=mean(shares),
+            not_network_error=stdev(shares) / math.sqrt(ROUNDS),
             compiled=model.training_pass.mode,
             memory_gib=self._memory,
         )

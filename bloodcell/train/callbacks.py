@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
 
 from bloodcell.data.batches import Batch
 from bloodcell.evaluate.history import FILE_NAME, Epoch, read_history
 from bloodcell.files import write_whole
+from bloodcell.train.lightning_internals import NumberedBar
 from bloodcell.train.runs import run_folder_of
 
 
@@ -115,7 +115,7 @@ class History(Callback):
             lines.writerows([*kept, epoch])
 
 
-class Bar(RichProgressBar):
+class Bar(NumberedBar):
     """A progress bar without metrics; `History` prints them after each epoch."""
 
     def get_metrics(
@@ -123,30 +123,6 @@ class Bar(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Returns no metrics."""
         return {}
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Numbers epochs from 1, as `History` does."""
-        super().on_train_epoch_start(trainer, pl_module)
-        self._number_epoch(trainer)
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        """Numbers the epoch within which a run is resumed; its bar starts after the first step."""
-        starts = self.train_progress_bar_id is None
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if starts:
-            self._number_epoch(trainer)
-
-    def _number_epoch(self, trainer: Trainer) -> None:
-        if self.progress is not None and self.train_progress_bar_id is not None:
-            words = f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self.progress.update(self.train_progress_bar_id, description=words)
 
 
 class FirstBatch(Callback):

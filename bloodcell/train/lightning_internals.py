@@ -3,6 +3,14 @@
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+
+
+class NumberedBar(RichProgressBar):
+    """Numbers epochs from 1, as `metrics.csv` and the printed lines do; Lightning starts with 0."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
 
 def skip_sigterm_broadcast(trainer: Trainer) -> None:

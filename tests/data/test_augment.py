@@ -127,5 +127,10 @@ def test_the_cpu_is_seeded_as_by_torch_and_no_unused_device(
 
     for device in (torch.cuda, torch.xpu, torch.mtia):
         monkeypatch.setattr(device, "manual_seed_all", unused)
+    seeded = list[int]()
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeded.append)
     seed_device(5, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
+    assert not seeded
+    seed_device(5, torch.device("cuda"))
+    assert seeded == [5]

@@ -82,7 +82,7 @@ def test_a_trunk_with_blurred_strides_is_left_alone(blur: str | None, known: boo
     assert mirror.on is known
 
 
-def test_a_trunk_with_unequal_padding_elsewhere_is_left_alone() -> None:
+def test_a_trunk_with_an_unpadded_convolution_is_left_alone() -> None:
     trunk = keras_trunk("mobilenetv1_100")
     fixed = [one for one in trunk.modules() if isinstance(one, nn.Conv2d) and max(one.stride) == 1]
     next(one for one in fixed if max(one.kernel_size) == 3).padding = (0, 0)
