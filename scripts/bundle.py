@@ -5,8 +5,9 @@ python scripts/bundle.py lightning_logs/NAME/version_0 "blood-cells.zip/*/images
 It has half precision, and is kept only if its predictions agree with the run's.
 """
 
-import argparse
 import sys
+
+from arguments import make_parser
 
 from bloodcell.evaluate.card import CARD
 from bloodcell.infer.export import export
@@ -25,9 +26,7 @@ def bundle(run: str, images: list[str], labs: str | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("run", help="run folder")
     parser.add_argument("images", nargs="+", help="images on which the predictions are compared")
     parser.add_argument("--labs", help="folder of a finished `bloodcell labs`")

@@ -9,11 +9,11 @@ The model has to know drawn cells: `bloodcell fit --config any_lab.yaml --data.r
 class shows.
 """
 
-import argparse
 import csv
 from collections import Counter
 from pathlib import Path
 
+from arguments import make_parser
 from PIL import Image
 
 from bloodcell.datasets.drawn.fields import draw_field
@@ -49,9 +49,7 @@ def count(table: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", nargs="?", type=Path, help="folder for the pictures")
     what.add_argument("--count", type=Path, help="table of predict --cells")

@@ -8,7 +8,6 @@ The photographs are parts of those that come with scikit-learn and matplotlib, t
 matplotlib's windows.
 """
 
-import argparse
 import csv
 import io
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from arguments import make_parser
 from matplotlib.figure import Figure
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -207,9 +207,7 @@ def count(table: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", nargs="?", type=Path, help="folder for the pictures")
     what.add_argument("--count", type=Path, help="table of predict")

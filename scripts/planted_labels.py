@@ -7,11 +7,11 @@ bloodcell audit blood-cells.zip --label_table planted.csv --labels lightning_log
 python scripts/planted_labels.py blood-cells.zip --count doubts.csv
 """  # noqa: E501
 
-import argparse
 import csv
 from pathlib import Path
 
 import numpy as np
+from arguments import make_parser
 
 from bloodcell.data.source import open_source
 from bloodcell.data.table import Table, build_table
@@ -51,9 +51,7 @@ def count(path: Path, wrong: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("root", help="data set")
     parser.add_argument("--share", type=float, default=0.05, help="share of wrong labels")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice")

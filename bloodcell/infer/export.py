@@ -226,19 +226,20 @@ def _write_files(
 def _require_agreement(one: Exported, agreement: Agreement) -> None:
     """Checks the predictions of an exported model; below 32 bits, a few classes may differ.
 
-    If no probability differs by more than `LARGEST`, two classes can change places only if they
-    were almost equally probable.
+    They may also differ if no probability differs by more than `LARGEST`: only classes that are
+    almost equally probable can then change places.
 
     Raises:
         InputError: if the predictions differ by more than the limit.
     """
-    kept = agreement.difference <= LARGEST
+    equal = agreement.difference <= LARGEST
     if least := LEAST_ALIKE.get(one.bits):
-        kept = kept or agreement.share >= least
+        kept = equal or agreement.share >= least
         rule = f"another class for {1 - least:.0%} of the images, or differences up to {LARGEST:g}"
         hint = "Its predictions are too uncertain for fewer bits"
     else:
-        rule = f"differences up to {LARGEST:g}"
+        kept = equal and not agreement.other_class
+        rule = f"no other class, and differences up to {LARGEST:g}"
         hint = "Try another version of PyTorch or ONNX"
         if one.in_folder:
             hint = "timm's model differs from this one. Give --out an .onnx file"

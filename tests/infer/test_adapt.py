@@ -76,8 +76,9 @@ def test_what_cannot_be_adapted(
     folder = str(smears / "images" / "TEST")
     main(["export", folder, "--model", str(run), "--out", "m.onnx"])
     capsys.readouterr()
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stopped:
         main(["predict", folder, "--model", "m.onnx", "--adapt"])
+    assert stopped.value.code == 2
     said = capsys.readouterr()
     assert "--adapt cannot change the exported model asked" in said.err
     assert not said.out, "no table without rows"

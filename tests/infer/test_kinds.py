@@ -76,11 +76,14 @@ def test_python_says_it_too(slide: Path, run: Path) -> None:
 
 def test_an_upload_says_it_too(slide: Path, run: Path) -> None:
     adviser = Adviser(load_saved(run))
-    both = adviser.look([(one, (slide / one).read_bytes()) for one in ("a8.png", "b12.tif")])
-    plain, deep = map(as_dict, both)
+    # each alone: the place in a batch changes the rounding on some processors
+    (plain,), (deep,) = (
+        map(as_dict, adviser.look([(one, (slide / one).read_bytes())]))
+        for one in ("a8.png", "b12.tif")
+    )
     assert deep["note"] == SCALED
     assert "note" not in plain
-    assert deep["probability"] == pytest.approx(plain["probability"], abs=1e-6)  # rounding
+    assert deep["probability"] == plain["probability"]
 
 
 def test_a_folder_of_other_kinds_only(run: Path, refused: Callable[..., str]) -> None:

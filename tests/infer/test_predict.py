@@ -276,6 +276,18 @@ def test_8_bits_that_name_too_many_otherwise_are_not_kept(
     assert "--int8=- cannot be used" in refused(*words[:-1], "-")
 
 
+def test_fewer_bits_are_kept_if_only_equally_probable_classes_can_change_places(
+    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodcell.infer.export.LEAST_ALIKE", {16: 1.1})
+    words = ("export", str(smears / "images" / "TEST"), "--model", str(run))
+    main([*words, "--out", "m.safetensors"])
+    assert Path("m.safetensors").is_file()
+    monkeypatch.setattr("bloodcell.infer.export.LARGEST", -1.0)
+    assert "It is not kept" in refused(*words, "--out", "other.safetensors")
+    assert not Path("other.safetensors").exists()
+
+
 def test_images_to_export_with_are_refused(
     run: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
