@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from arguments import make_parser
+from arguments import existing, make_parser, short_errors
 from torch import Tensor, nn
 
 from bloodcell.infer.inputs import decode_batches, find_images
@@ -50,7 +50,8 @@ def report(images: str, run: Path) -> None:
 if __name__ == "__main__":
     parser = make_parser(__doc__)
     parser.add_argument("images", help="as for `predict`")
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    parser.add_argument("runs", type=existing, nargs="+", help="run folders")
     given = parser.parse_args()
-    for folder in given.runs:
-        report(given.images, folder)
+    with short_errors():
+        for folder in given.runs:
+            report(given.images, folder)

@@ -1,6 +1,13 @@
-"""Arguments of the scripts: help that keeps the lines of a docstring, and numbers over 0."""
+"""What the scripts share: help that keeps a docstring's lines, checked arguments, short errors."""
 
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+from pathlib import Path
+
+from bloodcell.errors import InputError
 
 
 def make_parser(doc: str | None) -> ArgumentParser:
@@ -13,3 +20,38 @@ def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise ArgumentTypeError(f"{text} must be a whole number, 1 or more")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Returns a time over 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < inf:
+        raise ArgumentTypeError(f"{text} must be a number over 0")
+    return found
+
+
+def existing(text: str) -> Path:
+    """Returns the path of a file or folder that exists."""
+    if not Path(text).exists():
+        raise ArgumentTypeError(f"{text}: no such file or folder")
+    return Path(text)
+
+
+def new_file(text: str) -> Path:
+    """Returns the path of a file that can be written, as its folder exists."""
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ArgumentTypeError(f"{text} must be a file in a folder that exists")
+    return path
+
+
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """Ends the script with a sentence, not a traceback, if an input cannot be used."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        sys.exit(str(error))

@@ -7,7 +7,6 @@ of 32 images of the model's input size, and the agreement with the first row. Op
 if it is installed (`pip install openvino`).
 """
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,14 +16,14 @@ from statistics import median
 import numpy as np
 import onnxruntime
 import torch
-from arguments import make_parser
+from arguments import existing, make_parser, short_errors
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from bloodcell import machine
 from bloodcell.data.crop import Pixels
-from bloodcell.errors import InputError, require
+from bloodcell.errors import require
 from bloodcell.infer.agreement import sample_images
 from bloodcell.infer.inputs import decode_batches
 from bloodcell.infer.onnx_runtime import OnnxModel
@@ -137,19 +136,17 @@ def measure(programs: dict[str, Program], pixels: Pixels) -> dict[str, list[floa
 def main() -> None:
     """Prints the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("onnx", type=Path, nargs="*")
+    parser.add_argument("run", type=existing, help="a run folder")
+    parser.add_argument("onnx", type=existing, nargs="*")
     parser.add_argument("--images", required=True, help="a folder or pattern, as for predict")
     given = parser.parse_args()
     keep_memory()  # as `predict` does
-    try:
+    with short_errors():
         saved = load_saved(given.run)
         pixels = read_pixels(given.images, saved)
         programs = with_torch(saved)
         for path in given.onnx:
             programs |= with_onnxruntime(path) | with_openvino(path)
-    except (InputError, OSError) as error:
-        sys.exit(str(error))
     answers = {
         name: np.concatenate(
             [classify(part) for part in np.split(pixels, len(pixels) // BATCHES[-1])]

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from arguments import count, make_parser
+from arguments import count, make_parser, new_file, seconds, short_errors
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +30,6 @@ from safetensors.torch import save_file
 
 from bloodcell import machine
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.errors import InputError
 from bloodcell.model.network import create_trunk
 from bloodcell.model.pretrained import KERAS
 from bloodcell.train.trainer import best_precision, device_name
@@ -79,9 +78,9 @@ def main() -> None:
         default=["default", "both"],
         help="of the other programs (default: default both)",
     )
-    parser.add_argument("--seconds", type=float, default=15, help="measured in each process")
+    parser.add_argument("--seconds", type=seconds, default=15, help="measured in each process")
     parser.add_argument("--rounds", type=count, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmark_peers.json"))
+    parser.add_argument("--out", type=new_file, default=Path("benchmark_peers.json"))
     given = parser.parse_args()
     if shutil.which("uv") is None and not Path(sys.executable).with_name("uv").is_file():
         sys.exit("benchmark_peers.py needs uv to create the environments: pip install uv")
@@ -100,10 +99,8 @@ def main() -> None:
     cases = [(size, batch) for size in given.sizes for batch in given.batches]
     speeds: dict[tuple[str, int, int], list[float]] = {}
     with TemporaryDirectory() as folder:
-        try:
+        with short_errors():
             _write_classes(given.root, Path(folder) / "images")
-        except InputError as error:
-            sys.exit(str(error))
         trunk = create_trunk("mobilenetv1_100", KERAS)
         padding = {"pad_type": "same", "bn_eps": "1e-3"}
         save_file(trunk.state_dict(), Path(folder) / WEIGHTS, metadata=padding)

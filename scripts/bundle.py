@@ -7,7 +7,7 @@ It has half precision, and is kept only if its predictions agree with the run's.
 
 import sys
 
-from arguments import make_parser
+from arguments import make_parser, short_errors
 
 from bloodcell.evaluate.card import CARD
 from bloodcell.infer.export import export
@@ -30,4 +30,6 @@ if __name__ == "__main__":
     parser.add_argument("run", help="run folder")
     parser.add_argument("images", nargs="+", help="images on which the predictions are compared")
     parser.add_argument("--labs", help="folder of a finished `bloodcell labs`")
-    bundle(**vars(parser.parse_args()))
+    given = parser.parse_args()
+    with short_errors():
+        bundle(**vars(given))

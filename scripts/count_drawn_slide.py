@@ -13,7 +13,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-from arguments import make_parser
+from arguments import existing, make_parser
 from PIL import Image
 
 from bloodcell.datasets.drawn.fields import draw_field
@@ -52,6 +52,6 @@ if __name__ == "__main__":
     parser = make_parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", nargs="?", type=Path, help="folder for the pictures")
-    what.add_argument("--count", type=Path, help="table of predict --cells")
+    what.add_argument("--count", type=existing, help="table of predict --cells")
     given = parser.parse_args()
     write(given.folder) if given.folder else count(given.count)

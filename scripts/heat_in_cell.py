@@ -6,7 +6,7 @@ python scripts/heat_in_cell.py lightning_logs/demo-drawn/version_0
 from pathlib import Path
 
 import numpy as np
-from arguments import make_parser
+from arguments import existing, make_parser, short_errors
 from PIL import Image
 
 from bloodcell.data.crop import show
@@ -45,5 +45,7 @@ def measure(run: Path) -> None:
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("run", type=Path, help="a run folder")
-    measure(parser.parse_args().run)
+    parser.add_argument("run", type=existing, help="a run folder")
+    given = parser.parse_args()
+    with short_errors():
+        measure(given.run)

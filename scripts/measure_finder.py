@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from arguments import make_parser
+from arguments import existing, make_parser, short_errors
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -54,8 +54,8 @@ def read_boxes(lines: csv.DictReader[str], key: str) -> dict[str, list[Box]]:
     return boxes
 
 
-def kaggle(archive: str, boxes: Path, part: str) -> Iterator[Picture]:
-    rows = build_table(open_source(archive)).rows
+def kaggle(archive: Path, boxes: Path, part: str) -> Iterator[Picture]:
+    rows = build_table(open_source(str(archive))).rows
     tested = {int(row.photo) for row in rows if row.official != "train"}
     with boxes.open(newline="") as file:
         around = read_boxes(csv.DictReader(file), "source_image")
@@ -66,14 +66,14 @@ def kaggle(archive: str, boxes: Path, part: str) -> Iterator[Picture]:
                 yield Picture(_open(data), WIDTHS["Kaggle"], some)
 
 
-def chula(archive: str) -> Iterator[Picture]:
+def chula(archive: Path) -> Iterator[Picture]:
     with zipfile.ZipFile(archive) as opened:
         lines = csv.DictReader(io.TextIOWrapper(opened.open("chula/boxes.csv")))
         for name, some in read_boxes(lines, "file").items():
             yield Picture(_open(opened.read(f"chula/{name}")), WIDTHS["Chula"], some)
 
 
-def pbc(archive: str) -> Iterator[Picture]:
+def pbc(archive: Path) -> Iterator[Picture]:
     """Images that were not trained on, and their middles: each shows a cell there."""
     with zipfile.ZipFile(archive) as opened:
         names = defaultdict(list)
@@ -171,13 +171,15 @@ def every(step: int, pictures: Iterator[Picture]) -> Iterator[Picture]:
     return (picture for number, picture in enumerate(pictures) if number % step == 0)
 
 
-def main(archive: str, boxes: str, of_pbc: str, of_chula: str, weights: str | None = None) -> None:
+def main(
+    archive: Path, boxes: Path, of_pbc: Path, of_chula: Path, weights: Path | None = None
+) -> None:
     finder = load_finder()
     if weights:
         finder.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
     sets: dict[str, Callable[[], Iterator[Picture]]] = {
-        "BCCD, train": lambda: kaggle(archive, Path(boxes), "train"),
-        "BCCD, TEST": lambda: kaggle(archive, Path(boxes), "test"),
+        "BCCD, train": lambda: kaggle(archive, boxes, "train"),
+        "BCCD, TEST": lambda: kaggle(archive, boxes, "test"),
         "PBC": lambda: pbc(of_pbc),
         "Chula": lambda: chula(of_chula),
         "drawn": drawn,
@@ -192,6 +194,9 @@ def main(archive: str, boxes: str, of_pbc: str, of_chula: str, weights: str | No
 if __name__ == "__main__":
     parser = make_parser(__doc__)
     for name in ("archive", "boxes", "of_pbc", "of_chula"):
-        parser.add_argument(name)
-    parser.add_argument("weights", nargs="?", help="of another finder (default: the shipped one)")
-    main(**vars(parser.parse_args()))
+        parser.add_argument(name, type=existing)
+    help_text = "of another finder (default: the shipped one)"
+    parser.add_argument("weights", type=existing, nargs="?", help=help_text)
+    given = parser.parse_args()
+    with short_errors():
+        main(**vars(given))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from arguments import make_parser
+from arguments import existing, make_parser
 from matplotlib.figure import Figure
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -210,6 +210,6 @@ if __name__ == "__main__":
     parser = make_parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", nargs="?", type=Path, help="folder for the pictures")
-    what.add_argument("--count", type=Path, help="table of predict")
+    what.add_argument("--count", type=existing, help="table of predict")
     given = parser.parse_args()
     write(given.folder) if given.folder else count(given.count)

@@ -11,7 +11,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from arguments import make_parser
+from arguments import existing, make_parser, new_file, short_errors
 
 from bloodcell.data.source import open_source
 from bloodcell.data.table import Table, build_table
@@ -56,10 +56,11 @@ if __name__ == "__main__":
     parser.add_argument("--share", type=float, default=0.05, help="share of wrong labels")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--write", type=Path, help="write a table with the wrong labels")
-    what.add_argument("--count", type=Path, help="count the wrong labels in this list of doubts")
+    what.add_argument("--write", type=new_file, help="write a table with the wrong labels")
+    what.add_argument("--count", type=existing, help="count them in this list of doubts")
     given = parser.parse_args()
-    table = build_table(open_source(given.root))
+    with short_errors():
+        table = build_table(open_source(given.root))
     wrong = plant(table, given.share, given.seed)
     if given.write:
         write(given.write, table, wrong)

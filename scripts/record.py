@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from arguments import make_parser
+from arguments import existing, make_parser, short_errors
 from score_answers import read_table
 
 from bloodcell.evaluate.metrics import Estimate, average_photos, compute, draw_photos, sample_of
@@ -24,10 +24,10 @@ from bloodcell.evaluate.scores import Predictions, read_predictions
 _METRICS = ("accuracy", "balanced_accuracy", "log_loss")
 
 
-def read(words: Sequence[str]) -> list[Predictions]:
-    if not words[0].endswith(".zip"):
-        return [read_predictions(Path(run)) for run in words]
-    return [in_order(read_table(Path(table), words[0])) for table in words[1:]]
+def read(paths: Sequence[Path]) -> list[Predictions]:
+    if paths[0].suffix != ".zip":
+        return [read_predictions(run) for run in paths]
+    return [in_order(read_table(table, str(paths[0]))) for table in paths[1:]]
 
 
 def in_order(predictions: Predictions) -> Predictions:
@@ -97,7 +97,10 @@ def report(runs: Sequence[Predictions]) -> None:
 if __name__ == "__main__":
     parser = make_parser(__doc__)
     parser.add_argument("kind", choices=["seeds", "folds"])
-    parser.add_argument("runs", nargs="+", help="run folders, or an archive and its tables")
+    parser.add_argument(
+        "runs", type=existing, nargs="+", help="run folders, or a .zip and its tables"
+    )
     given = parser.parse_args()
-    found = read(given.runs)
+    with short_errors():
+        found = read(given.runs)
     report([join(found)] if given.kind == "folds" else found)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from arguments import make_parser
+from arguments import existing, make_parser, short_errors
 
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
@@ -20,14 +20,21 @@ _METRICS = ("accuracy", "balanced_accuracy", "log_loss", "ece")
 
 
 def read_table(path: Path, root: str) -> Predictions:
-    table = build_table(open_source(root), None)
-    known = {f"{root}/{row.path}": row for row in table.rows}
     with path.open(newline="", encoding="utf-8") as file:
-        lines = [line for line in csv.DictReader(file) if not line["error"]]
+        reader = csv.DictReader(file)
+        lines, columns = list(reader), reader.fieldnames or []
+    table = build_table(open_source(root), None)
+    names = list(table.class_names)
+    needed = ("file", "error", *(f"p_{name}" for name in names))
+    if missing := [column for column in needed if column not in columns]:
+        sys.exit(f"{path}: no column {missing[0]}; give a table of `predict` for {root}'s classes")
+    lines = [line for line in lines if not line["error"]]
+    if not lines:
+        sys.exit(f"{path}: no file was classified")
+    known = {f"{root}/{row.path}": row for row in table.rows}
     if strange := [line["file"] for line in lines if line["file"] not in known]:
         sys.exit(f"{path}: {len(strange):,} files are not in {root}, e.g. {strange[0]}")
     rows = [known[line["file"]] for line in lines]
-    names = list(table.class_names)
     return Predictions(
         ["test"] * len(rows),
         [row.path for row in rows],
@@ -40,10 +47,11 @@ def read_table(path: Path, root: str) -> Predictions:
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("table", type=Path, help="written by `predict`")
+    parser.add_argument("table", type=existing, help="written by `predict`")
     parser.add_argument("root", help="as `data.root`")
     given = parser.parse_args()
-    found = score(read_table(given.table, given.root))
+    with short_errors():
+        found = score(read_table(given.table, given.root))
     for by in ("by_file", "by_photo"):
         values = (f"{m} {Estimate(*found[by][m].values())}" for m in _METRICS)
         print(f"{by}, {found[by]['n']:,}: {', '.join(values)}")

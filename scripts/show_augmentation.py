@@ -6,7 +6,7 @@ python scripts/show_augmentation.py --root blood-cells.zip --augment full --out 
 from pathlib import Path
 
 import torch
-from arguments import make_parser
+from arguments import count, make_parser, new_file, short_errors
 from torchvision.utils import make_grid, save_image
 
 from bloodcell.data.augment import augment_batch
@@ -20,11 +20,12 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--root", default="drawn")
     parser.add_argument("--augment", default="full", choices=["flips", "full", "stain"])
-    parser.add_argument("--image_size", type=int, default=128)
-    parser.add_argument("--out", type=Path, default=Path("seen.png"))
+    parser.add_argument("--image_size", type=count, default=128)
+    parser.add_argument("--out", type=new_file, default=Path("seen.png"))
     given = parser.parse_args()
-    data = BloodCells(given.root, image_size=given.image_size)
-    data.setup("fit")
+    with short_errors():
+        data = BloodCells(given.root, image_size=given.image_size)
+        data.setup("fit")
     batch = data.datasets["train"].__getitems__(range(0, len(data.datasets["train"]), 97)[:ROWS])
     images, rows = batch["image"], batch["row"]
     columns = [images.float()] + [

@@ -5,18 +5,17 @@ python scripts/show_composed.py SHEET.png --pbc pbc.zip
 
 import io
 import zipfile
-from pathlib import Path
 
 import numpy as np
-from arguments import make_parser
+from arguments import existing, make_parser, new_file
 from compose_fields import SIDE, collect, compose
 from PIL import Image
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("sheet", type=Path)
-    parser.add_argument("--pbc", type=Path, required=True)
+    parser.add_argument("sheet", type=new_file)
+    parser.add_argument("--pbc", type=existing, required=True)
     given = parser.parse_args()
     with zipfile.ZipFile(given.pbc) as archive:
         pictures = [

@@ -19,6 +19,7 @@ _OLDEST = (7, 0)  # lowest compute capability that PyTorch's compiler supports
 # compilation takes 30 to 90 s on a CPU and, in bfloat16, saves a fifth of the time or more: it pays
 # off above this number of pixels
 _LONG = 2e9
+_NO_GAIN = "AVX2"  # CPUs without AVX-512; a compiled step took as long there (RESULTS.md)
 # By default, the compiler stores results that several formulas read. In the gradient of BatchNorm
 # these are 32-bit copies of whole maps, and storing takes longer than computing them again.
 _CPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
@@ -37,7 +38,8 @@ class CompiledPass:
     Args:
         network: maps uint8 pixels to logits.
         how: `auto` compiles on a GPU with Triton and, for a long training, on a CPU with a C++
-            compiler. A mode of `torch.compile` always compiles, False never.
+            compiler, unless it has AVX2 without AVX-512. A mode of `torch.compile` always
+            compiles, False never.
         device: device of the network.
         n_pixels: number of pixels that the whole training will read.
         accumulates: whether gradients are accumulated, which rules out CUDA graphs.
@@ -128,7 +130,8 @@ def _best_mode(
 ) -> Literal[False, "default", "reduce-overhead"]:
     if device.type == "cpu":
         compiler = shutil.which("g++") or shutil.which("clang++")
-        return "default" if compiler and n_pixels > _LONG else False
+        gains = torch.backends.cpu.get_cpu_capability() != _NO_GAIN
+        return "default" if compiler and gains and n_pixels > _LONG else False
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < _OLDEST:
         return False
     if not importlib.util.find_spec("triton"):

@@ -52,13 +52,15 @@ def test_only_batches_of_the_first_shape_are_compiled(
 
 
 @pytest.mark.parametrize(
-    ("how", "n_pixels", "compiler", "compiled"),
+    ("how", "n_pixels", "compiler", "vectors", "compiled"),
     [
-        ("auto", 1e12, "/usr/bin/g++", True),
-        ("auto", 1e12, None, False),
-        ("auto", 1e6, "/usr/bin/g++", False),
-        (False, 1e12, "/usr/bin/g++", False),
-        ("default", 0, None, True),
+        ("auto", 1e12, "/usr/bin/g++", "AVX512", True),
+        ("auto", 1e12, "/usr/bin/g++", "SVE256", True),
+        ("auto", 1e12, "/usr/bin/g++", "AVX2", False),
+        ("auto", 1e12, None, "AVX512", False),
+        ("auto", 1e6, "/usr/bin/g++", "AVX512", False),
+        (False, 1e12, "/usr/bin/g++", "AVX512", False),
+        ("default", 0, None, "AVX2", True),
     ],
 )
 def test_a_cpu_compiles_long_trainings(
@@ -67,6 +69,7 @@ def test_a_cpu_compiles_long_trainings(
     how: Compile,
     n_pixels: float,
     compiler: str | None,
+    vectors: str,
     compiled: bool,
 ) -> None:
     compiles: list[Forward] = []
@@ -77,6 +80,7 @@ def test_a_cpu_compiles_long_trainings(
 
     monkeypatch.setattr("torch.compile", compile_)
     monkeypatch.setattr("shutil.which", lambda _: compiler)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: vectors)
     training_pass = CompiledPass(network, how, CPU, n_pixels)
     training_pass(pixels(8))
     assert training_pass.mode == ("default" if compiled else False)
