@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bloodcell import __version__
-from bloodcell.errors import BAD_INPUT, InputError, of_disk, require
-from bloodcell.memory import use_huge_pages
+from bloodcell.errors import BAD_INPUT, InputError, of_disk, reason, require
+from bloodcell.memory import is_full, use_huge_pages
 
 _SYNONYMS = {
     "train": "fit",
@@ -56,6 +56,12 @@ def main(args: Sequence[str] | None = None) -> None:
         if message is None:
             raise
         print(f"bloodcell: {message}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except (RuntimeError, MemoryError) as error:  # training has its own advice
+        if not is_full(error):
+            raise
+        fix = "Close other programs, give predict a smaller --batch_size, or use --devices cpu"
+        print(f"bloodcell: {words[0]} ran out of memory ({reason(error)}). {fix}.", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

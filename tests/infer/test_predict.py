@@ -207,6 +207,20 @@ def test_what_cannot_be_asked(run: Path, refused: Refused) -> None:
     assert not list(Path().glob("*.partial*"))
 
 
+def test_memory_that_runs_out_leaves_no_half_table(
+    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TorchModel, "classify", full)
+    words = ("predict", str(smears / "images" / "TEST"), "--model", str(run), "--out", "said.csv")
+    said = refused(*words)
+    assert "predict ran out of memory (CUDA out of memory)" in said
+    assert "give predict a smaller --batch_size" in said
+    assert not Path("said.csv").exists()
+
+
 def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
     folder = str(smears / "images" / "TEST" / "MONOCYTE")
     main(["explain", folder, "--model", str(run)])
