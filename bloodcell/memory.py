@@ -9,6 +9,7 @@ _NEVER, _BYTES_AT_ONCE = -1, 64 * 2**20
 # parts of messages, as PyTorch has an exception class for one of its allocators only
 _FULL = (
     *("out of memory", "can't allocate memory", "not enough memory"),
+    *("Failed to allocate memory", "bad_alloc"),  # of ONNX Runtime and C++
     *("ALLOC_FAILED", "ALLOCATION_FAILED"),  # of cuBLAS and cuDNN, for their own buffers
     *("unable to find an engine", "Unable to find a valid cuDNN algorithm"),
 )

@@ -1,5 +1,6 @@
 """What the scripts share: help that keeps a docstring's lines, checked arguments, short errors."""
 
+import csv
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, of_disk
 
 
 def make_parser(doc: str | None) -> ArgumentParser:
@@ -40,7 +41,7 @@ def existing(text: str) -> Path:
     return Path(text)
 
 
-def new_file(text: str) -> Path:
+def writable(text: str) -> Path:
     """Returns the path of a file that can be written, as its folder exists."""
     path = Path(text)
     if path.is_dir() or not path.absolute().parent.is_dir():
@@ -53,5 +54,23 @@ def short_errors() -> Iterator[None]:
     """Ends the script with a sentence, not a traceback, if an input cannot be used."""
     try:
         yield
-    except (InputError, OSError) as error:
+    except InputError as error:
         sys.exit(str(error))
+    except OSError as error:
+        message = of_disk(error, "give another place")
+        if message is None:
+            raise
+        sys.exit(message)
+
+
+def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Returns the rows of a .csv file; ends the script if it lacks one of the columns."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, found = list(reader), reader.fieldnames or []
+    except UnicodeDecodeError:
+        sys.exit(f"{path} is not a .csv file.")
+    if missing := [name for name in columns if name not in found]:
+        sys.exit(f"{path} has no column {missing[0]}. Give a table as --help shows.")
+    return rows

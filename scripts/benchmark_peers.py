@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from arguments import count, make_parser, new_file, seconds, short_errors
+from arguments import count, make_parser, seconds, short_errors, writable
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -80,7 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=seconds, default=15, help="measured in each process")
     parser.add_argument("--rounds", type=count, default=3)
-    parser.add_argument("--out", type=new_file, default=Path("benchmark_peers.json"))
+    parser.add_argument("--out", type=writable, default=Path("benchmark_peers.json"))
     given = parser.parse_args()
     if shutil.which("uv") is None and not Path(sys.executable).with_name("uv").is_file():
         sys.exit("benchmark_peers.py needs uv to create the environments: pip install uv")

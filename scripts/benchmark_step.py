@@ -110,12 +110,12 @@ def main(batch_size: int) -> None:
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("batch_size", type=count, nargs="?", default=32)
+    parser.add_argument("batch_size", type=count, nargs="?", default=32, help="default: 32")
     parser.add_argument(
         "without",
         nargs="?",
         choices=VARIANTS.values(),
-        help="measure only a step without these, in this process ('': as trained), in seconds",
+        help="print the seconds of a step without these; '' for the step as trained",
     )
     given = parser.parse_args()
     if given.without is None:

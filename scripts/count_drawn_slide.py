@@ -9,11 +9,10 @@ The model has to know drawn cells: `bloodcell fit --config any_lab.yaml --data.r
 class shows.
 """
 
-import csv
 from collections import Counter
 from pathlib import Path
 
-from arguments import existing, make_parser
+from arguments import existing, make_parser, read_rows
 from PIL import Image
 
 from bloodcell.datasets.drawn.fields import draw_field
@@ -37,8 +36,7 @@ def write(folder: Path) -> None:
 
 
 def count(table: Path) -> None:
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = [line for line in csv.DictReader(file) if line["class"]]
+    rows = [line for line in read_rows(table, "class", "unlike") if line["class"]]
     counted = Counter(line["class"].lower() for line in rows if line["unlike"] != "True")
     total, worst = sum(CELLS.values()), 0.0
     for name in sorted(CELLS.keys() | counted):

@@ -8,7 +8,6 @@ The photographs are parts of those that come with scikit-learn and matplotlib, t
 matplotlib's windows.
 """
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from arguments import existing, make_parser
+from arguments import existing, make_parser, read_rows
 from matplotlib.figure import Figure
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -198,8 +197,8 @@ def write(folder: Path) -> None:
 
 
 def count(table: Path) -> None:
-    with table.open(newline="", encoding="utf-8") as file:
-        lines = [(Path(line["file"]).parent.name, line["unlike"]) for line in csv.DictReader(file)]
+    rows = read_rows(table, "file", "unlike")
+    lines = [(Path(row["file"]).parent.name, row["unlike"]) for row in rows]
     of, found = Counter(kind for kind, _ in lines), Counter(k for k, far in lines if far == "True")
     for kind in sorted(of):
         print(f"{kind:12} {found[kind] / of[kind]:.2f} of {of[kind]}")

@@ -11,7 +11,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from arguments import existing, make_parser, new_file, short_errors
+from arguments import existing, make_parser, read_rows, short_errors, writable
 
 from bloodcell.data.source import open_source
 from bloodcell.data.table import Table, build_table
@@ -41,8 +41,7 @@ def write(path: Path, table: Table, wrong: dict[str, str]) -> None:
 
 
 def count(path: Path, wrong: dict[str, str]) -> None:
-    with path.open(newline="", encoding="utf-8") as file:
-        listed = [line["photo"] for line in csv.DictReader(file)]
+    listed = [row["photo"] for row in read_rows(path, "photo")]
     places = sorted(listed.index(photo) + 1 for photo in wrong if photo in listed)
     first = round(_FIRST * len(listed))
     found = sum(place <= first for place in places)
@@ -56,7 +55,7 @@ if __name__ == "__main__":
     parser.add_argument("--share", type=float, default=0.05, help="share of wrong labels")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--write", type=new_file, help="write a table with the wrong labels")
+    what.add_argument("--write", type=writable, help="write a table with the wrong labels")
     what.add_argument("--count", type=existing, help="count them in this list of doubts")
     given = parser.parse_args()
     with short_errors():

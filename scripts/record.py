@@ -103,4 +103,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     with short_errors():
         found = read(given.runs)
+    if not found:
+        parser.error("give a table of `predict` after the archive")
     report([join(found)] if given.kind == "folds" else found)

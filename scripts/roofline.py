@@ -82,5 +82,5 @@ def main(batch_size: int) -> None:
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("batch_size", type=count, nargs="?", default=32)
+    parser.add_argument("batch_size", type=count, nargs="?", default=32, help="default: 32")
     main(parser.parse_args().batch_size)

@@ -4,12 +4,11 @@ bloodcell predict "blood-cells.zip/*/images/TEST/*" --model d8.int8.onnx --out p
 python scripts/score_answers.py predictions.csv blood-cells.zip
 """
 
-import csv
 import sys
 from pathlib import Path
 
 import numpy as np
-from arguments import existing, make_parser, short_errors
+from arguments import existing, make_parser, read_rows, short_errors
 
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
@@ -20,26 +19,21 @@ _METRICS = ("accuracy", "balanced_accuracy", "log_loss", "ece")
 
 
 def read_table(path: Path, root: str) -> Predictions:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        lines, columns = list(reader), reader.fieldnames or []
     table = build_table(open_source(root), None)
     names = list(table.class_names)
-    needed = ("file", "error", *(f"p_{name}" for name in names))
-    if missing := [column for column in needed if column not in columns]:
-        sys.exit(f"{path}: no column {missing[0]}; give a table of `predict` for {root}'s classes")
-    lines = [line for line in lines if not line["error"]]
+    rows = read_rows(path, "file", "error", *(f"p_{name}" for name in names))
+    lines = [line for line in rows if not line["error"]]
     if not lines:
         sys.exit(f"{path}: no file was classified")
-    known = {f"{root}/{row.path}": row for row in table.rows}
+    known = {f"{Path(root)}/{row.path}": row for row in table.rows}
     if strange := [line["file"] for line in lines if line["file"] not in known]:
         sys.exit(f"{path}: {len(strange):,} files are not in {root}, e.g. {strange[0]}")
-    rows = [known[line["file"]] for line in lines]
+    found = [known[line["file"]] for line in lines]
     return Predictions(
-        ["test"] * len(rows),
-        [row.path for row in rows],
-        [row.photo for row in rows],
-        np.array([names.index(row.class_name) for row in rows]),
+        ["test"] * len(found),
+        [row.path for row in found],
+        [row.photo for row in found],
+        np.array([names.index(row.class_name) for row in found]),
         np.array([[float(line[f"p_{name}"]) for name in names] for line in lines], np.float32),
         names,
     )

@@ -6,7 +6,7 @@ python scripts/show_augmentation.py --root blood-cells.zip --augment full --out 
 from pathlib import Path
 
 import torch
-from arguments import count, make_parser, new_file, short_errors
+from arguments import count, make_parser, short_errors, writable
 from torchvision.utils import make_grid, save_image
 
 from bloodcell.data.augment import augment_batch
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--root", default="drawn")
     parser.add_argument("--augment", default="full", choices=["flips", "full", "stain"])
     parser.add_argument("--image_size", type=count, default=128)
-    parser.add_argument("--out", type=new_file, default=Path("seen.png"))
+    parser.add_argument("--out", type=writable, default=Path("seen.png"))
     given = parser.parse_args()
     with short_errors():
         data = BloodCells(given.root, image_size=given.image_size)

@@ -7,14 +7,14 @@ import io
 import zipfile
 
 import numpy as np
-from arguments import existing, make_parser, new_file
+from arguments import existing, make_parser, writable
 from compose_fields import SIDE, collect, compose
 from PIL import Image
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("sheet", type=new_file)
+    parser.add_argument("sheet", type=writable)
     parser.add_argument("--pbc", type=existing, required=True)
     given = parser.parse_args()
     with zipfile.ZipFile(given.pbc) as archive:

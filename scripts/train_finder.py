@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from arguments import count, existing, make_parser, new_file
+from arguments import count, existing, make_parser, writable
 from finder_sets import read_all
 from finder_views import Photo, View, photograph, view
 from safetensors.torch import load_file, save_file
@@ -167,11 +167,11 @@ def write(finder: Finder, out: Path) -> None:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("out", type=new_file, help="a .safetensors file")
+    parser.add_argument("out", type=writable, help="a .safetensors file")
     for name in ("kaggle", "boxes", "pbc", "chula"):
         parser.add_argument(f"--{name}", type=existing, required=True)
     parser.add_argument("--hold", nargs="*", default=[], help="laboratories to leave out")
-    parser.add_argument("--prepared", type=new_file, help="keeps the prepared pictures")
+    parser.add_argument("--prepared", type=writable, help="keeps the prepared pictures")
     parser.add_argument("--start", type=existing, help="weights to start from")
     parser.add_argument("--steps", type=count, default=4000)
     parser.add_argument("--seed", type=int, default=0)

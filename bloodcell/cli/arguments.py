@@ -97,8 +97,9 @@ VERBS: dict[str, Function | Training] = {
     "benchmark": Training(
         "measures images per second of each stage of training",
         _COMMON,
-        "On a CPU, compilation takes a minute or two for each batch size; --model.compile false\n"
-        "disables it. The weights are random unless --model.weights is given.",
+        "Compiling for a CPU takes a minute or two for each batch size, as several passes are\n"
+        "compiled; --model.compile false disables it. The weights are random unless\n"
+        "--model.weights is given.",
         ("run", "benchmark", "data", "model", "trainer"),
     ),
     "cache": Function("bloodcell.cli.cache"),

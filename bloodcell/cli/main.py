@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bloodcell import __version__
-from bloodcell.errors import BAD_INPUT, InputError, of_disk, reason, require
+from bloodcell.errors import BAD_INPUT, InputError, of_disk, require
 from bloodcell.memory import is_full, use_huge_pages
 
 _SYNONYMS = {
@@ -56,12 +56,6 @@ def main(args: Sequence[str] | None = None) -> None:
         if message is None:
             raise
         print(f"bloodcell: {message}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except (RuntimeError, MemoryError) as error:  # training has its own advice
-        if not is_full(error):
-            raise
-        fix = "Close other programs, give predict a smaller --batch_size, or use --devices cpu"
-        print(f"bloodcell: {words[0]} ran out of memory ({reason(error)}). {fix}.", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
@@ -113,15 +107,28 @@ def _train(verb: str, words: list[str]) -> bool:
 
 
 def _call(verb: str, words: list[str]) -> bool:
-    """Calls the function of a verb; returns whether it succeeded."""
+    """Calls the function of a verb; returns whether it succeeded.
+
+    Raises:
+        InputError: if an argument cannot be used, or the memory runs out.
+    """
     from bloodcell.cli.arguments import VERBS, Function
     from bloodcell.cli.parsing import WORDS, parse
 
     given, rest = parse(verb, words)
     function = VERBS[verb]
     assert isinstance(function, Function)
-    arguments = vars(given) | ({WORDS: rest} if WORDS in function.read(verb).settings else {})
-    return function.call(verb, arguments) is not False
+    known = function.read(verb).settings
+    arguments = vars(given) | ({WORDS: rest} if WORDS in known else {})
+    try:
+        return function.call(verb, arguments) is not False
+    except Exception as error:  # each library has its own class for memory that runs out
+        if isinstance(error, InputError) or not is_full(error):
+            raise
+        fix = "Close other programs, or hide the GPU: CUDA_VISIBLE_DEVICES= bloodcell ..."
+        if "batch_size" in known:
+            fix = "Give a smaller --batch_size, or --devices cpu if a GPU was used."
+        raise InputError(f"{verb} ran out of memory. {fix}") from error
 
 
 def _no_such_verb(verb: str, verbs: list[str]) -> str:

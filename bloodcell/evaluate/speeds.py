@@ -56,7 +56,7 @@ _ROWS = {  # field: its name in the table, and its format
     "compiled": ("mode of torch.compile", "{}"),
     "memory_gib": ("memory, GiB", "{:.2f}"),
     "kernels": ("kernels in a forward and backward pass", "{:,}"),
-    "traffic_mb": ("MB that they read and write per image", "{:,.0f}"),
+    "traffic_mb": ("MB these kernels read and write per image", "{:,.0f}"),
     "of_least": ("multiple of the least traffic", "{:.2f}"),
 }
 

@@ -75,8 +75,9 @@ def export(
 
     An .onnx or .pt2 file maps images of any size to probabilities: it contains the resizing, the
     normalisation, the softmax and the class names. Each export is compared with the model on up to
-    2,500 of the images, and kept only if the predictions agree. The class may differ for one image
-    in a hundred with 16 bits (.safetensors), and for one in ten with 8 bits.
+    2,500 of the images, and kept only if the predictions agree: every class, and the probabilities
+    to .001. With fewer bits, either is enough, and then the class may differ for one image in a
+    hundred with 16 bits (.safetensors), and for one in ten with 8 bits.
 
     Args:
         images: files, folders, .zip files, folders in a .zip (x.zip/folder), patterns, or - to read
@@ -235,7 +236,8 @@ def _require_agreement(one: Exported, agreement: Agreement) -> None:
     equal = agreement.difference <= LARGEST
     if least := LEAST_ALIKE.get(one.bits):
         kept = equal or agreement.share >= least
-        rule = f"another class for {1 - least:.0%} of the images, or differences up to {LARGEST:g}"
+        share = f"{1 - least:.0%}"
+        rule = f"another class for up to {share} of the images, or differences up to {LARGEST:g}"
         hint = "Its predictions are too uncertain for fewer bits"
     else:
         kept = equal and not agreement.other_class

@@ -115,7 +115,7 @@ class LoadedModel:
             tta: whether to average the probabilities over the eight rotations and reflections.
             adapt: whether to mix BatchNorm's statistics with those of these images, for this call;
                 what was done is printed to the standard error.
-            batch_size: images per batch.
+            batch_size: images per batch; it has no effect on `adapt`.
             cells: whether to find and classify every white cell of each image.
             field: width of the field of view relative to that of the Kaggle images, 0.1 to 50, or
                 `auto`, which measures it; only used with `cells`. None: as the model was trained.

@@ -156,13 +156,11 @@ def check_numbers(abstain: float, batch_size: int, field: Field | None) -> None:
 
 
 def adapt_to(
-    model: Runtime,
-    images: Iterable[Input],
-    cells: Cells | None,
+    model: Runtime, images: Iterable[Input], cells: Cells | None
 ) -> tuple[Runtime, Sequence[Input]]:
     """Returns the model with BatchNorm's statistics adapted to the images, and the images.
 
-    It prints a report to the standard error.
+    It prints a report to the standard error. The images are read in mixed order, in batches of 32.
 
     Args:
         model: the model.

@@ -19,7 +19,8 @@ _OLDEST = (7, 0)  # lowest compute capability that PyTorch's compiler supports
 # compilation takes 30 to 90 s on a CPU and, in bfloat16, saves a fifth of the time or more: it pays
 # off above this number of pixels
 _LONG = 2e9
-_NO_GAIN = "AVX2"  # CPUs without AVX-512; a compiled step took as long there (RESULTS.md)
+# x86 CPUs without AVX-512 train in 32 bits; on one, a compiled step was no faster (RESULTS.md)
+_NO_GAIN = "AVX2"
 # By default, the compiler stores results that several formulas read. In the gradient of BatchNorm
 # these are 32-bit copies of whole maps, and storing takes longer than computing them again.
 _CPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {

@@ -51,7 +51,7 @@ BENCHMARKED = {  # arguments of the Trainer: only training steps, until `Stopwat
     "enable_checkpointing": False,
 }
 DECODED = 2_000  # images decoded to measure the speed of decoding
-ROUNDS = 15  # medians of fewer vary by more than what Lightning takes
+ROUNDS = 15  # enough for a standard error
 _WARM_UP = 8  # steps that are not measured, including the compilation
 
 
@@ -91,7 +91,7 @@ class BenchmarkTrainer(Trainer):
             model: the model to train; its weights are changed.
             datamodule: the data to train on.
             batch_sizes: batch sizes to measure, e.g. [32,128]; [] for `data.batch_size` alone.
-            seconds: measuring time of each of the four stages, without the compilation.
+            seconds: least measuring time of each of the four stages; a round has one step or more.
             out: a JSON file for the results; it is rewritten after each batch size, so that an
                 interrupted benchmark keeps its results.
         """

@@ -10,7 +10,8 @@ class NumberedBar(RichProgressBar):
     """Numbers epochs from 1, as `metrics.csv` and the printed lines do; Lightning starts with 0."""
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return text.ljust(len(self.validation_description))  # the bar keeps its place
 
 
 def skip_sigterm_broadcast(trainer: Trainer) -> None:

@@ -59,8 +59,8 @@ class Classifier(LightningModule):
         teachers: trained networks whose mean answer is learned together with the labels: run
             folders, folders of run folders, or .ckpt files.
         white_balance: divide each image by the colour of its clear slide, for several laboratories.
-        compile: `auto` compiles the network on a GPU, and on a CPU with a C++ compiler, unless
-            training is short or the CPU limited to AVX2; `default`, `reduce-overhead` and
+        compile: `auto` compiles the network on a GPU, and on a CPU if it has a C++ compiler and
+            more than AVX2, and training takes long; `default`, `reduce-overhead` and
             `max-autotune` (modes of torch.compile) always compile; false never compiles.
         optimizer: a class of torch.optim, such as AdamW, instead of Adam with Keras' epsilon, with
             its options: `--model.optimizer AdamW --model.optimizer.lr 1e-3`.

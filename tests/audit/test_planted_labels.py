@@ -15,6 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "planted_labels.py"
 
 def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as Python does for a script
     runpy.run_path(str(SCRIPT), run_name="__main__")
     return capsys.readouterr().out
 

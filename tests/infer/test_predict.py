@@ -17,6 +17,9 @@ from PIL import Image
 from bloodcell.cli.main import main
 from bloodcell.data.image_files import open_archive
 from bloodcell.datasets.classes import COMMON
+from bloodcell.errors import InputError
+from bloodcell.infer.agreement import Agreement
+from bloodcell.infer.export import Exported, _require_agreement
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.inputs import find_images
 from bloodcell.infer.runtime import views
@@ -207,18 +210,42 @@ def test_what_cannot_be_asked(run: Path, refused: Refused) -> None:
     assert not list(Path().glob("*.partial*"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                     "allocate memory: you tried to allocate 400000000000000 bytes."),
+        MemoryError(),
+        Exception("Failed to allocate memory for requested buffer of size 4096"),
+    ],
+)  # fmt: skip
 def test_memory_that_runs_out_leaves_no_half_table(
-    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
 
     monkeypatch.setattr(TorchModel, "classify", full)
-    words = ("predict", str(smears / "images" / "TEST"), "--model", str(run), "--out", "said.csv")
-    said = refused(*words)
-    assert "predict ran out of memory (CUDA out of memory)" in said
-    assert "give predict a smaller --batch_size" in said
+    monkeypatch.setattr("bloodcell.infer.heat.find_heat", full)
+    folder, model = str(smears / "images" / "TEST"), ("--model", str(run))
+    said = refused("predict", folder, *model, "--out", "said.csv")
+    assert "predict ran out of memory. Give a smaller --batch_size, or --devices cpu" in said
     assert not Path("said.csv").exists()
+    said = refused("explain", f"{folder}/MONOCYTE", *model)
+    assert "explain ran out of memory. Close other programs, or hide the GPU" in said
+    assert not Path("explained.png").exists()
+
+
+def test_other_errors_keep_their_traceback(
+    run: Path, smears: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(TorchModel, "classify", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["predict", str(smears / "images" / "TEST"), "--model", str(run), "--out", "a.csv"])
 
 
 def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
@@ -290,16 +317,29 @@ def test_8_bits_that_name_too_many_otherwise_are_not_kept(
     assert "--int8=- cannot be used" in refused(*words[:-1], "-")
 
 
-def test_fewer_bits_are_kept_if_only_equally_probable_classes_can_change_places(
-    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bits", "other_class", "difference", "kept"),
+    [
+        (32, 0, 1e-4, True),
+        (32, 1, 1e-4, False),
+        (32, 0, 0.01, False),
+        (16, 50, 1e-4, True),  # only classes that are almost equally probable change places
+        (16, 1, 0.1, True),
+        (16, 2, 0.1, False),
+        (8, 9, 0.1, True),
+        (8, 11, 0.1, False),
+    ],
+)
+def test_an_export_is_kept_if_it_agrees(
+    bits: int, other_class: int, difference: float, kept: bool
 ) -> None:
-    monkeypatch.setattr("bloodcell.infer.export.LEAST_ALIKE", {16: 1.1})
-    words = ("export", str(smears / "images" / "TEST"), "--model", str(run))
-    main([*words, "--out", "m.safetensors"])
-    assert Path("m.safetensors").is_file()
-    monkeypatch.setattr("bloodcell.infer.export.LARGEST", -1.0)
-    assert "It is not kept" in refused(*words, "--out", "other.safetensors")
-    assert not Path("other.safetensors").exists()
+    one = Exported(Path("m.onnx"), bits, 1, None)  # type: ignore[arg-type]
+    agreement = Agreement(100, other_class, difference)
+    if kept:
+        _require_agreement(one, agreement)
+        return
+    with pytest.raises(InputError, match=f"another class for {other_class} of 100 .*not kept"):
+        _require_agreement(one, agreement)
 
 
 def test_images_to_export_with_are_refused(

@@ -61,6 +61,8 @@ def test_a_batch_that_does_not_fit_says_which_would(words: list[str], refused: R
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
         ("GET was unable to find an engine to execute this computation", True),
+        ("Failed to allocate memory for requested buffer of size 4096", True),
+        ("std::bad_alloc", True),
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )
