@@ -15,13 +15,13 @@ import math
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from arguments import existing, make_parser, short_errors
+from arguments import existing, make_parser, read_rows, short_errors
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
     boxes: list[Box] | None
 
 
-def read_boxes(lines: csv.DictReader[str], key: str) -> dict[str, list[Box]]:
+def read_boxes(lines: Iterable[dict[str, str]], key: str) -> dict[str, list[Box]]:
     boxes: dict[str, list[Box]] = defaultdict(list)
     for line in lines:
         if line.get("cell", "WBC") == "WBC":
@@ -57,8 +57,8 @@ def read_boxes(lines: csv.DictReader[str], key: str) -> dict[str, list[Box]]:
 def kaggle(archive: Path, boxes: Path, part: str) -> Iterator[Picture]:
     rows = build_table(open_source(str(archive))).rows
     tested = {int(row.photo) for row in rows if row.official != "train"}
-    with boxes.open(newline="") as file:
-        around = read_boxes(csv.DictReader(file), "source_image")
+    edges = ("xmin", "ymin", "xmax", "ymax")
+    around = read_boxes(read_rows(boxes, "source_image", *edges), "source_image")
     with zipfile.ZipFile(archive) as opened:
         for name, some in around.items():
             if (int(name[11:16]) in tested) == (part == "test"):

@@ -58,6 +58,8 @@ if __name__ == "__main__":
     what.add_argument("--write", type=writable, help="write a table with the wrong labels")
     what.add_argument("--count", type=existing, help="count them in this list of doubts")
     given = parser.parse_args()
+    if not 0 < given.share <= 1:
+        parser.error("--share must be over 0, and at most 1")
     with short_errors():
         table = build_table(open_source(given.root))
     wrong = plant(table, given.share, given.seed)

@@ -77,7 +77,7 @@ def _file_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("unreadable", shown),
         ("sizes", _counts(found["sizes"])),
         ("colours", _counts(found["modes"])),
-        ("equal pixels", f"{equal:,} files repeat another file" if equal else "none"),
+        ("equal pixels", f"files that repeat another: {equal:,}" if equal else "none"),
         *(("note", line) for line in summarise(found["notes"])),
         *([("left out", str(LeftOut(found["left_out"])))] if found["left_out"] else []),
     ]
@@ -89,7 +89,7 @@ def _photo_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
     notes = [
         (
             "photographs",
-            f"{photos:,}; {copies:,} more files are copies of them "
+            f"{photos:,}; further files that are copies of them: {copies:,} "
             f"(found from pixels in {clock(found['seconds'])})",
         ),
         *_sure_notes(found["copies"], found["likeness"]["copies"]),

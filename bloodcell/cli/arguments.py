@@ -62,7 +62,7 @@ _FIT = (
     _option("--ckpt_path", "RUN", "continue a run: a run folder, a .ckpt file, or `last` for the "
             "newest run of this name"),
     _option("--resume", "auto", "continue the newest run of this name, or start one if there is "
-            "none to continue; a finished run is not changed"),
+            "none; a finished run is changed only by a larger trainer.max_epochs or max_steps"),
 )  # fmt: skip
 _SCORED = "The settings of the model and of the data are read from the checkpoint."
 VERBS: dict[str, Function | Training] = {
@@ -97,9 +97,9 @@ VERBS: dict[str, Function | Training] = {
     "benchmark": Training(
         "measures images per second of each stage of training",
         _COMMON,
-        "Compiling for a CPU takes a minute or two for each batch size, as several passes are\n"
-        "compiled; --model.compile false disables it. The weights are random unless\n"
-        "--model.weights is given.",
+        "First, up to 2,000 images are decoded. Compiling for a CPU takes a minute or two for\n"
+        "each batch size, as several passes are compiled; --model.compile false disables it. The\n"
+        "weights are random unless --model.weights is given.",
         ("run", "benchmark", "data", "model", "trainer"),
     ),
     "cache": Function("bloodcell.cli.cache"),

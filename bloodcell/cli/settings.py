@@ -77,7 +77,8 @@ def check_words(verb: str, words: Sequence[str]) -> None:
     """
     for name, value in pairs(words):
         if not name.startswith("--"):
-            raise InputError(f"{verb} takes options only (got: {name}).")
+            meant = f" Did you mean --config {name}?" if Path(name).suffix == ".yaml" else ""
+            raise InputError(f"{verb} takes options only (got: {name}).{meant}")
         _check(verb, name[2:], value, [] if value is None else [value, read_value(value)])
 
 

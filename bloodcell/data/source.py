@@ -201,9 +201,9 @@ def _explain_missing(root: str, path: Path, setting: str) -> str:
     meant = [str(one) for one in near if one.exists()]
     meant += difflib.get_close_matches(root, named_datasets(), n=1)
     hint = f"Did you mean {meant[0]}? " if meant else ""
-    named = " or ".join(f"'{one.name}' for {one.title}" for one in named_datasets().values())
+    named = listed([f"{one.name} ({one.title})" for one in named_datasets().values()])
     return (
         f"{setting}='{root}' does not exist (looked for {path.absolute()}; folders and .zip files "
         f"in {parent.absolute()}: {listed(found, 4)}). {hint}Give it a folder of class folders, "
-        f"a .zip of one, or {named}."
+        f"a .zip of one, or a name: {named}."
     )

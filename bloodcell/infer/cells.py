@@ -29,7 +29,7 @@ _LEGEND = (
     "They do not include errors of the model, which has no table of its errors."
 )
 _CORRECTED = (
-    "Corrected: the share that explains the counts best if the model errs as on {}.\n"
+    "Corrected: for the errors that the model made on {}.\n"
     "The 95 % intervals are of the corrected share; they include the sampling error of\n"
     "{:,} cells, and the model's errors as estimated from those photographs."
 )

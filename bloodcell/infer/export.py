@@ -236,9 +236,11 @@ def _require_agreement(one: Exported, agreement: Agreement) -> None:
     equal = agreement.difference <= LARGEST
     if least := LEAST_ALIKE.get(one.bits):
         kept = equal or agreement.share >= least
-        share = f"{1 - least:.0%}"
-        rule = f"another class for up to {share} of the images, or differences up to {LARGEST:g}"
-        hint = "Its predictions are too uncertain for fewer bits"
+        share = f"{1 - least:.0%} of the images"
+        rule = f"either another class for up to {share}, or differences up to {LARGEST:g}"
+        hint = "The classes are too nearly equally probable for fewer bits"
+        if one.bits == 8:
+            hint += "; without --int8, the file in 32 bits is written"
     else:
         kept = equal and not agreement.other_class
         rule = f"no other class, and differences up to {LARGEST:g}"

@@ -187,7 +187,7 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("fit --data.xyz 1", "data.xyz is not a setting of fit."),
         ("fit --data.splt seed", "data.splt is not a setting of fit. Did you mean 'data.split'?"),
         ("fit --seconds 1", "seconds is not a setting of fit."),
-        ("fit d8.yaml", "fit takes options only (got: d8.yaml)."),
+        ("fit d8.yaml", "fit takes options only (got: d8.yaml). Did you mean --config d8.yaml?"),
         ("fit --config bad.yaml", "bad.yaml: model.lr=fast cannot be used: it must be a number"),
         ("fit --config none.yaml", "none.yaml: data.photo is not a setting of fit. Did you mean"),
         ("benchmark --seconds soon", "seconds=soon cannot be used: it must be a number."),
