@@ -46,7 +46,8 @@ def test_hidden_and_other_files_are_no_images(make_folders: Callable[..., Path])
 def test_nothing_there_says_what_is(make_folders: Callable[..., Path]) -> None:
     root = make_folders({"a": 1, "b": 1})
     (root / "notes.txt").touch()
-    there = r"pictures/c' does not exist .*in \S+/pictures: a, b\)\. Give it .* or a name: .*kaggle \(.*Blood Cells"
+    there = r"pictures/c' does not exist .*in \S+/pictures: a, b\)\. Give it .*"
+    there += r" or a name: .*kaggle \(the Blood Cells set\)"
     with pytest.raises(InputError, match=there):
         open_source(str(root / "c"))
 
