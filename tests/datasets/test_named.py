@@ -60,7 +60,8 @@ def test_one_module_adds_a_data_set() -> None:
     assert table.class_names == named_datasets()["own"].class_names
     parts = make_parts(table, "photo", val_share=0.5)
     assert sum(len(rows) for rows in parts.values()) == 16, "the originals are in no part"
-    with pytest.raises(InputError, match=r"'nowhere' .* a name: .*own \(my cells\)\.$"):
+    said = r"'nowhere' does not exist.* or a name: .*, own \(my cells\)\.$"
+    with pytest.raises(InputError, match=said):
         open_source("nowhere")
 
 
