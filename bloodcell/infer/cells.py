@@ -29,7 +29,7 @@ _LEGEND = (
     "They do not include errors of the model, which has no table of its errors."
 )
 _CORRECTED = (
-    "Corrected: for the errors that the model made on {}.\n"
+    "Corrected: the share without the errors that the model makes, as measured on {}.\n"
     "The 95 % intervals are of the corrected share; they include the sampling error of\n"
     "{:,} cells, and the model's errors as estimated from those photographs."
 )

@@ -342,6 +342,18 @@ def test_an_export_is_kept_if_it_agrees(
         _require_agreement(one, agreement)
 
 
+def test_a_file_in_16_bits_that_hardly_differs_is_kept(
+    run: Path, smears: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodcell.infer.export.LEAST_ALIKE", {16: 1.1})
+    words = ("export", str(smears / "images" / "TEST"), "--model", str(run))
+    main([*words, "--out", "m.safetensors"])
+    assert Path("m.safetensors").is_file()
+    monkeypatch.setattr("bloodcell.infer.export.LARGEST", -1.0)
+    assert "It is not kept" in refused(*words, "--out", "other.safetensors")
+    assert not Path("other.safetensors").exists()
+
+
 def test_images_to_export_with_are_refused(
     run: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
