@@ -2,6 +2,9 @@
 
 import errno
 import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 BAD_INPUT = 2  # the exit status that argparse uses for wrong arguments
@@ -55,6 +58,22 @@ def of_disk(error: OSError, elsewhere: str) -> str | None:
         fix = "Fix it or its permissions"
         return f"{name} cannot be used ({error.strerror}). {fix}, or {elsewhere}."
     return None
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Renames settings in the messages of `InputError`, where users know them by other names.
+
+    Args:
+        names: regular expressions, and what replaces their matches.
+    """
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for pattern, name in names.items():
+            message = re.sub(pattern, name, message)
+        raise InputError(message) from error
 
 
 def require(holds: bool, setting: str, value: object, rule: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import zipfile
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ def count(text: str) -> int:
     return int(text)
 
 
-def seconds(text: str) -> float:
-    """Returns a time over 0."""
+def positive(text: str) -> float:
+    """Returns a number over 0, such as a time."""
     try:
         found = float(text)
     except ValueError:
@@ -56,6 +57,8 @@ def short_errors() -> Iterator[None]:
         yield
     except InputError as error:
         sys.exit(str(error))
+    except zipfile.BadZipFile as error:
+        sys.exit(f"An archive cannot be read ({error}). Give a whole .zip.")
     except OSError as error:
         message = of_disk(error, "give another place")
         if message is None:

@@ -137,7 +137,7 @@ def main() -> None:
     """Prints the table."""
     parser = make_parser(__doc__)
     parser.add_argument("run", type=existing, help="a run folder")
-    parser.add_argument("onnx", type=existing, nargs="*")
+    parser.add_argument("onnx", type=existing, nargs="*", help=".onnx files of the same run")
     parser.add_argument("--images", required=True, help="a folder or pattern, as for predict")
     given = parser.parse_args()
     keep_memory()  # as `predict` does

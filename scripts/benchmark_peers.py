@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from arguments import count, make_parser, seconds, short_errors, writable
+from arguments import count, make_parser, positive, short_errors, writable
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -70,7 +70,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--root", default="drawn", help="as data.root (default: drawn)")
     parser.add_argument("--sizes", type=count, nargs="+", default=[224, 128], help="pixels")
-    parser.add_argument("--batches", type=count, nargs="+", default=[32])
+    parser.add_argument("--batches", type=count, nargs="+", default=[32], help="batch sizes")
     parser.add_argument(
         "--settings",
         nargs="+",
@@ -78,9 +78,10 @@ def main() -> None:
         default=["default", "both"],
         help="of the other programs (default: default both)",
     )
-    parser.add_argument("--seconds", type=seconds, default=15, help="measured in each process")
-    parser.add_argument("--rounds", type=count, default=3)
-    parser.add_argument("--out", type=writable, default=Path("benchmark_peers.json"))
+    parser.add_argument("--seconds", type=positive, default=15, help="measured in each process")
+    parser.add_argument("--rounds", type=count, default=3, help="default: 3")
+    out = Path("benchmark_peers.json")
+    parser.add_argument("--out", type=writable, default=out, help=f"results (default: {out})")
     given = parser.parse_args()
     if shutil.which("uv") is None and not Path(sys.executable).with_name("uv").is_file():
         sys.exit("benchmark_peers.py needs uv to create the environments: pip install uv")

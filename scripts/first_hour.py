@@ -9,7 +9,6 @@ options of `fit` apply to all rows. A row shows the result, the images per secon
 the peak memory that PyTorch reserved, and the error. The exit status is 1 if a row is wrong.
 """
 
-import argparse
 import math
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from arguments import make_parser, positive
 
 import bloodcell.cli.training  # noqa: F401  once, before the processes of a dry run are forked
 from bloodcell.cli.main import STOPPED
@@ -233,14 +233,15 @@ def distance(run: Path, other: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser = make_parser(__doc__)
+    parser.allow_abbrev = False  # other words are options of `fit`
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     parser.add_argument("--quick", action="store_true", help="a few batches of 32 pixels")
     parser.add_argument("--weights", default="none", help="model.weights (default: none)")
     parser.add_argument("--out", type=Path, default=Path("first_hour.log"), help="log of all rows")
     parser.add_argument("--only", default="", help="only rows whose names contain this")
-    parser.add_argument("--limit", type=float, default=90, help="seconds per row")
-    parser.add_argument("--minutes", type=float, default=8, help="for all rows")
+    parser.add_argument("--limit", type=positive, default=90, help="seconds per row")
+    parser.add_argument("--minutes", type=positive, default=8, help="for all rows")
     given, more = parser.parse_known_args()
     cuda, quick = given.device == "cuda", given.quick
     if not cuda:

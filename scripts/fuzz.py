@@ -7,7 +7,6 @@ InputError, or the end of the process), hangs (over 20 seconds), and escapes (a 
 of the case's folder, a program started, a connection opened).
 """
 
-import argparse
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from arguments import count, make_parser
 from hostile import Kind, make_kinds, read_run
 
 from bloodcell.errors import InputError
@@ -180,9 +180,9 @@ def _report(kind: Kind, number: int, seed: int, name: str, outcome: str, kept: P
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=1000, help="files of each kind")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = make_parser(__doc__)
+    parser.add_argument("--cases", type=count, default=1000, help="files of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--kind", help="read only this kind")
     parser.add_argument("--keep", type=Path, help="folder for the files that caused a failure")
     given = parser.parse_args()

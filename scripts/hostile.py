@@ -28,7 +28,7 @@ from bloodcell.data.table import build_table
 from bloodcell.datasets import photos
 from bloodcell.datasets.drawn.smears import write_smears
 from bloodcell.errors import InputError
-from bloodcell.evaluate.experiments import read_runs
+from bloodcell.evaluate.runs import read_runs
 from bloodcell.infer.open import open_model
 from bloodcell.model.network import PretrainedConfig, create_trunk
 from bloodcell.model.pretrained import load_trunk, read_pretrained_config, read_trained_on

@@ -193,8 +193,10 @@ def main(
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    for name in ("archive", "boxes", "of_pbc", "of_chula"):
-        parser.add_argument(name, type=existing)
+    parser.add_argument("archive", type=existing, help=".zip of the Kaggle set")
+    parser.add_argument("boxes", type=existing, help="table of the boxes of its photographs")
+    parser.add_argument("of_pbc", type=existing, help=".zip of PBC")
+    parser.add_argument("of_chula", type=existing, help=".zip of Chula")
     help_text = "of another finder (default: the shipped one)"
     parser.add_argument("weights", type=existing, nargs="?", help=help_text)
     given = parser.parse_args()

@@ -96,7 +96,7 @@ def report(runs: Sequence[Predictions]) -> None:
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("kind", choices=["seeds", "folds"])
+    parser.add_argument("kind", choices=["seeds", "folds"], help="what the runs differ in")
     parser.add_argument(
         "runs", type=existing, nargs="+", help="run folders, or a .zip and its tables"
     )

@@ -10,7 +10,6 @@ resident size, without file pages such as the mapped images, minus that of Pytho
 packages. Existing archives and runs in the folder are reused.
 """
 
-import argparse
 import io
 import json
 import os
@@ -20,12 +19,15 @@ import sys
 import threading
 import time
 import zipfile
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arguments import count as whole
+from arguments import make_parser
 from PIL import Image
 
 CLASSES, SIDE, BATCHES = 10, 32, 20
@@ -157,13 +159,13 @@ def _bytes_of(path: Path, keys: tuple[str, ...]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("counts", type=int, nargs="+", help="numbers of images")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=["fit"])
+    parser = make_parser(__doc__)
+    parser.add_argument("counts", type=whole, nargs="+", help="numbers of images")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=["fit"], help="default: fit")
     parser.add_argument(
         "--folder", default="scaled", help="folder for archives, runs and the cache"
     )
-    parser.add_argument("--here", help=argparse.SUPPRESS)  # in the process of a stage
+    parser.add_argument("--here", help=SUPPRESS)  # in the process of a stage
     given = parser.parse_args()
     folder = Path(given.folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,12 @@ ROWS, EPOCHS = 6, 7
 def main() -> None:
     """Writes the picture."""
     parser = make_parser(__doc__)
-    parser.add_argument("--root", default="drawn")
-    parser.add_argument("--augment", default="full", choices=["flips", "full", "stain"])
-    parser.add_argument("--image_size", type=count, default=128)
-    parser.add_argument("--out", type=writable, default=Path("seen.png"))
+    parser.add_argument("--root", default="drawn", help="as data.root (default: drawn)")
+    kinds = ["flips", "full", "stain"]
+    parser.add_argument("--augment", default="full", choices=kinds, help="default: full")
+    parser.add_argument("--image_size", type=count, default=128, help="pixels (default: 128)")
+    out = Path("seen.png")
+    parser.add_argument("--out", type=writable, default=out, help=f"picture (default: {out})")
     given = parser.parse_args()
     with short_errors():
         data = BloodCells(given.root, image_size=given.image_size)

@@ -7,17 +7,17 @@ import io
 import zipfile
 
 import numpy as np
-from arguments import existing, make_parser, writable
+from arguments import existing, make_parser, short_errors, writable
 from compose_fields import SIDE, collect, compose
 from PIL import Image
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("sheet", type=writable)
-    parser.add_argument("--pbc", type=existing, required=True)
+    parser.add_argument("sheet", type=writable, help="picture to draw")
+    parser.add_argument("--pbc", type=existing, required=True, help=".zip of PBC")
     given = parser.parse_args()
-    with zipfile.ZipFile(given.pbc) as archive:
+    with short_errors(), zipfile.ZipFile(given.pbc) as archive:
         pictures = [
             (np.array(Image.open(io.BytesIO(archive.read(name)))), 40.0, [(100.0, 100.0)])
             for name in sorted(archive.namelist())[::80]

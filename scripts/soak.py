@@ -7,7 +7,6 @@ images, bodies that are too large, requests from other sites, and paths of local
 number of requests by response, the wrong responses, and the resident memory each minute.
 """
 
-import argparse
 import io
 import re
 import subprocess
@@ -22,6 +21,7 @@ from random import Random
 
 import httpx
 import numpy as np
+from arguments import make_parser, positive, short_errors
 from PIL import Image
 
 from bloodcell.infer.inputs import find_images
@@ -63,11 +63,11 @@ def memory(process: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images")
-    parser.add_argument("--minutes", type=float, default=10)
+    parser = make_parser(__doc__)
+    parser.add_argument("images", help="as for predict")
+    parser.add_argument("--minutes", type=positive, default=10, help="default: 10")
     given = parser.parse_args()
-    with ExitStack() as archives:
+    with short_errors(), ExitStack() as archives:
         images = [one.read() for one in islice(find_images([given.images], archives), 200)]
     noise = np.random.default_rng(0).integers(0, 255, (2_000, 3_000, 3), np.uint8)
     file = io.BytesIO()

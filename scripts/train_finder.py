@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from arguments import count, existing, make_parser, writable
+from arguments import count, existing, make_parser, short_errors, writable
 from finder_sets import read_all
 from finder_views import Photo, View, photograph, view
 from safetensors.torch import load_file, save_file
@@ -168,13 +168,15 @@ def write(finder: Finder, out: Path) -> None:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("out", type=writable, help="a .safetensors file")
-    for name in ("kaggle", "boxes", "pbc", "chula"):
-        parser.add_argument(f"--{name}", type=existing, required=True)
+    for name in ("kaggle", "pbc", "chula"):
+        parser.add_argument(f"--{name}", type=existing, required=True, help="its .zip")
+    text = "table of the boxes of the Kaggle photographs"
+    parser.add_argument("--boxes", type=existing, required=True, help=text)
     parser.add_argument("--hold", nargs="*", default=[], help="laboratories to leave out")
     parser.add_argument("--prepared", type=writable, help="keeps the prepared pictures")
     parser.add_argument("--start", type=existing, help="weights to start from")
-    parser.add_argument("--steps", type=count, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=count, default=4000, help="default: 4000")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--rate", type=float, default=4e-3, help="largest learning rate")
     given = parser.parse_args()
     if given.prepared and given.prepared.is_file():
@@ -182,7 +184,8 @@ def main() -> None:
             name: [Photo(*one) for one in some] for name, some in torch.load(given.prepared).items()
         }
     else:
-        sets = read_all(given.kaggle, given.boxes, given.pbc, given.chula)
+        with short_errors():
+            sets = read_all(given.kaggle, given.boxes, given.pbc, given.chula)
         if given.prepared:
             torch.save(
                 {name: [tuple(one) for one in some] for name, some in sets.items()}, given.prepared

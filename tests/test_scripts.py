@@ -1,5 +1,6 @@
 """Wrong arguments and inputs of the scripts: each ends with a sentence."""
 
+import ast
 import runpy
 import sys
 from pathlib import Path
@@ -23,6 +24,15 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
         ("count_drawn_slide.py --count other.csv", "other.csv has no column unlike"),
         ("count_drawn_slide.py --count picture.csv", "picture.csv is not a .csv file"),
         ("planted_labels.py none --write x.csv", "data.root='none' does not exist"),
+        (
+            "show_composed.py x.png --pbc picture.csv",
+            "An archive cannot be read (File",
+        ),
+        ("soak.py none", "none: no such file or folder"),
+        ("soak.py images --minutes 0", "0 must be a number over 0"),
+        ("scale.py many", "many must be a whole number, 1 or more"),
+        ("fuzz.py --cases -1", "-1 must be a whole number, 1 or more"),
+        ("first_hour.py --limit -1", "-1 must be a number over 0"),
     ],
 )
 def test_what_a_script_cannot_use(
@@ -40,3 +50,11 @@ def test_what_a_script_cannot_use(
         runpy.run_path(str(SCRIPTS / name), run_name="__main__")
     said = f"{stopped.value.code} {capsys.readouterr().err}"  # argparse prints, others raise it
     assert sentence in said
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.name)
+def test_each_argument_has_a_help_text(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    added = [one for one in calls if getattr(one.func, "attr", "") == "add_argument"]
+    without = [ast.unparse(one) for one in added if "help" not in {k.arg for k in one.keywords}]
+    assert not without

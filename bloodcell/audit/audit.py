@@ -26,10 +26,16 @@ from bloodcell.audit.store import open_store
 from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.table import Row, Table, build_table
-from bloodcell.errors import InputError, reason, require
+from bloodcell.errors import InputError, reason, renamed, require
 from bloodcell.files import check_place, write_whole
 from bloodcell.memory import keep_memory
 
+# settings of `fit` in error messages, and the options of `audit` that stand for them
+_OPTIONS = {
+    r"(--)?data\.root\b": "FOLDER",
+    r"(--)?data\.photos\b": "--photos",
+    r"(--)?data\.labels\b": "--label_table",
+}
 _TOGETHER = 16  # images per task; one task per image would need a kilobyte for every image
 
 
@@ -76,8 +82,9 @@ def audit(
     require(not (labels and write_photos), "--write_photos", write_photos, "used without --labels")
     require(bool(labels) or not sheet, "--sheet", sheet, "used with --labels")
     keep_memory()
-    source = open_source(folder)
-    table = build_table(source, photos, label_table)
+    with renamed(_OPTIONS):
+        source = open_source(folder)
+        table = build_table(source, photos, label_table)
     if labels:
         from bloodcell.audit.doubts import examine_labels  # needs PyTorch
 

@@ -18,8 +18,8 @@ from bloodcell.data.source import Source
 from bloodcell.data.splits import spread
 from bloodcell.data.table import Row, Table
 from bloodcell.errors import InputError, reason
-from bloodcell.evaluate.experiments import find_runs
 from bloodcell.evaluate.metrics import Floats, average_photos, sample_of
+from bloodcell.evaluate.runs import find_runs
 from bloodcell.evaluate.scores import PREDICTIONS, read_predictions
 from bloodcell.infer.inputs import Named
 from bloodcell.infer.predict import BATCH_SIZE, answer_images

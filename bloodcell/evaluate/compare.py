@@ -4,7 +4,8 @@ import csv
 from pathlib import Path
 
 from bloodcell.errors import InputError, listed
-from bloodcell.evaluate.experiments import Experiment, find_runs, pool, read_runs
+from bloodcell.evaluate.experiments import Experiment, pool
+from bloodcell.evaluate.runs import find_runs, read_runs
 from bloodcell.evaluate.tables import as_markdown, print_wide
 from bloodcell.files import check_place, write_whole
 from bloodcell.text import clock

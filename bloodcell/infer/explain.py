@@ -15,6 +15,7 @@ from bloodcell.evaluate.figures.style import save
 from bloodcell.files import check_place
 from bloodcell.infer.inputs import Decoded, Named, check_given, decode_batches, find_images
 from bloodcell.infer.open import find_trained
+from bloodcell.infer.tally import UNLIKE_IMAGES
 
 if TYPE_CHECKING:
     from bloodcell.infer.saved import Saved
@@ -53,28 +54,40 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     require(saved.network.has_map, "--model", saved.description.backbone, rule)
     failed: list[Decoded] = []
     name = saved.description.name
+    draw = _draw_each if one_each else _draw_together
     with ExitStack() as archives:
-        maps = _explain(saved, find_images(images, archives), failed)
-        if one_each:
-            path.mkdir(parents=True, exist_ok=True)
-            count = 0
-            for count, image in enumerate(maps, 1):
-                file = path / f"{count:04d}_{Path(image.name).stem}.png"
-                save(draw_explained(name, [image]), file)
-            print(f"{count:,} figures in {path}")
-        else:
-            drawn = list(islice(maps, MOST + 1))
-            if len(drawn) > MOST:
-                raise InputError(
-                    f"one figure holds at most {MOST} images. Give fewer images, or give --out a "
-                    "folder for one figure per image."
-                )
-            if drawn:
-                save(draw_explained(name, drawn), path)
-                print(path)
+        unlike = draw(name, _explain(saved, find_images(images, archives), failed), path)
+    if unlike:
+        print(f"{UNLIKE_IMAGES.format(unlike)}.", file=sys.stderr)
     for bad in failed:
         print(f"{bad.name}: {bad.error}", file=sys.stderr)
     return not failed
+
+
+def _draw_each(title: str, images: Iterator[Explained], folder: Path) -> int:
+    """Draws a figure per image; returns how many are unlike all training images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = unlike = 0
+    for count, image in enumerate(images, 1):
+        file = folder / f"{count:04d}_{Path(image.name).stem}.png"
+        save(draw_explained(title, [image]), file)
+        unlike += bool(image.unlike)
+    print(f"{count:,} figures in {folder}")
+    return unlike
+
+
+def _draw_together(title: str, images: Iterator[Explained], path: Path) -> int:
+    """Draws one figure; returns how many images are unlike all training images."""
+    drawn = list(islice(images, MOST + 1))
+    if len(drawn) > MOST:
+        raise InputError(
+            f"one figure holds at most {MOST} images. Give fewer images, or give --out a "
+            "folder for one figure per image."
+        )
+    if drawn:
+        save(draw_explained(title, drawn), path)
+        print(path)
+    return sum(bool(image.unlike) for image in drawn)
 
 
 def _explain(saved: "Saved", images: Iterator[Named], failed: list[Decoded]) -> Iterator[Explained]:
@@ -87,6 +100,10 @@ def _explain(saved: "Saved", images: Iterator[Named], failed: list[Decoded]) -> 
         if not good:
             continue
         found = find_heat(saved, np.stack([pixels for _, pixels in good]))
-        for (name, pixels), heat, row in zip(good, found.heat, found.probability, strict=True):
+        unlike: list[bool | None] = [None] * len(good)
+        if saved.gallery:
+            unlike = saved.gallery.are_unlike(found.features).tolist()
+        each = zip(good, found.heat, found.probability, unlike, strict=True)
+        for (name, pixels), heat, row, far in each:
             probability = dict(zip(names, row.tolist(), strict=True))
-            yield Explained(name, pixels, heat, probability)
+            yield Explained(name, pixels, heat, probability, far)

@@ -1,9 +1,8 @@
 """The Python interface: `bloodcell.load()` and `model.predict(...)`."""
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from bloodcell.data.crop import Field
 from bloodcell.data.image_files import LeftOut
-from bloodcell.errors import InputError, require
+from bloodcell.errors import InputError, renamed, require
 from bloodcell.infer.answers import Answer, flat
 from bloodcell.infer.cells import Cells
 from bloodcell.infer.inputs import InMemory, Input, find_images
@@ -22,6 +21,7 @@ from bloodcell.infer.runtime import AUTO, Runtime
 
 Place = str | os.PathLike[str]
 Array = NDArray[np.uint8]
+_ARGUMENTS = {r"--(?=[a-z])": ""}  # in error messages, the options are arguments
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,6 @@ class Answers(Sequence[Answer]):
         return self.rows[index]
 
 
-@contextmanager
-def _naming_arguments() -> Iterator[None]:
-    """Replaces options in error messages by arguments: `--model` by `model`."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(re.sub(r"--(?=[a-z])", "", str(error))) from error
-
-
 class LoadedModel:
     """A trained model.
 
@@ -94,7 +85,7 @@ class LoadedModel:
         self.description = model.description
         self.class_names = model.description.class_names
 
-    @_naming_arguments()
+    @renamed(_ARGUMENTS)
     def predict(
         self,
         images: Place | Array | Iterable[Place | Array],
@@ -146,7 +137,7 @@ class LoadedModel:
         return Answers(self.class_names, rows, bool(cells), left_out)
 
 
-@_naming_arguments()
+@renamed(_ARGUMENTS)
 def load(model: Place | None = None, devices: str = AUTO) -> LoadedModel:
     """Loads a trained model.
 

@@ -11,7 +11,7 @@ from bloodcell.infer.answers import Answer
 from bloodcell.infer.cells import UNLIKE, UNREADABLE, UNSURE, differential
 from bloodcell.infer.inputs import NO_CELL
 
-_UNLIKE_IMAGES = "unlike all training images: {:,}. Their classes are unreliable (column `unlike`)."
+UNLIKE_IMAGES = "unlike all training images: {:,}. Their classes are unreliable"
 
 
 class Tally:
@@ -54,7 +54,7 @@ class Tally:
             by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
             lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({n / seconds:,.0f} images/s)"]
             if self._unlike:
-                lines.append(_UNLIKE_IMAGES.format(self._unlike))
+                lines.append(f"{UNLIKE_IMAGES.format(self._unlike)} (column `unlike`).")
         lines += summarise(self.notes)
         return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
 

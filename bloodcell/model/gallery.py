@@ -48,6 +48,14 @@ class Gallery(NamedTuple):
         """
         return F.normalize(features, dim=1) @ self.weight + self.bias
 
+    def are_unlike(self, features: Tensor) -> Tensor:
+        """Returns whether each image is unlike all training images, (B,).
+
+        Args:
+            features: as for `distance`.
+        """
+        return self.distance(features) > self.threshold
+
     def to_photographs(self, features: Tensor) -> Tensor:
         """Returns the cosine distances (B, n), 0 to 2, of images to all photographs.
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from bloodcell.datasets.drawn import DRAWN
 from bloodcell.errors import TERMINATED, InputError, require_number
-from bloodcell.evaluate.experiments import CONFIG, by_number
+from bloodcell.evaluate.runs import CONFIG, by_number
 from bloodcell.files import write_whole
 from bloodcell.model.find import SCORES
 

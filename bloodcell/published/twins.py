@@ -4,12 +4,13 @@ import textwrap
 from pathlib import Path
 from statistics import fmean
 
-from bloodcell.evaluate.experiments import Experiment, Run, find_runs, pool, read_runs
+from bloodcell.evaluate.experiments import Experiment, pool
 from bloodcell.evaluate.figures.comparison import draw_comparison
 from bloodcell.evaluate.figures.curves import draw_curves
 from bloodcell.evaluate.figures.style import save
 from bloodcell.evaluate.history import FILE_NAME, read_history
 from bloodcell.evaluate.published import PUBLISHED, Published, find_published
+from bloodcell.evaluate.runs import Run, find_runs, read_runs
 from bloodcell.evaluate.tables import as_markdown, print_wide
 from bloodcell.files import write_whole
 from bloodcell.text import clock

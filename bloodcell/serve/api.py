@@ -69,7 +69,7 @@ def as_dict(opinion: Opinion) -> dict[str, Any]:
     if opinion.note:
         answer["note"] = opinion.note
     if likeness := opinion.likeness:
-        answer["unlike_training"] = likeness.unfamiliar
+        answer["unlike"] = likeness.unfamiliar
         answer["distance"] = {"value": likeness.distance, "threshold": likeness.threshold}
         answer["nearest_of_class"] = [one._asdict() for one in likeness.nearest]
     return answer

@@ -12,7 +12,7 @@ from bloodcell.data.decode import READ_ERRORS, open_rgb
 from bloodcell.data.source import Source, open_source
 from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError
-from bloodcell.evaluate.experiments import CONFIG
+from bloodcell.evaluate.runs import CONFIG
 
 if TYPE_CHECKING:
     from bloodcell.model.gallery import Gallery

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bloodcell.errors import InputError, listed
-from bloodcell.evaluate.experiments import CONFIG
+from bloodcell.evaluate.runs import CONFIG
 from bloodcell.model.checkpoint import check_complete, read_checkpoint
 from bloodcell.model.find import LAST, SCORES, find_resumable, resumable
 from bloodcell.train.checkpoints import read_monitor

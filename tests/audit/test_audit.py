@@ -163,7 +163,10 @@ def test_what_cannot_be_audited(refused: Refused, make_folders: Callable[..., Pa
     assert "audit takes no further arguments (got: b)" in refused("audit", "a", "b")
     options = "--photos, --label_table, --out, --write_photos, --labels, --sheet"
     assert f"audit takes {options} (got: --deep)" in refused("audit", "a", "--deep")
-    assert "does not exist" in refused("audit", "nowhere")
+    assert "FOLDER='nowhere' does not exist" in refused("audit", "nowhere")
+    Path("loose").mkdir()
+    (Path("loose") / "a.png").touch()
+    assert "or give --label_table a table with" in refused("audit", "loose")
     folder = str(make_folders({"a": 2, "b": 2}))
     assert "--out=x.csv cannot be used: it must be a file ending in .json" in refused(
         "audit", folder, "--out", "x.csv"

@@ -210,7 +210,7 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("predict bad.yaml --model hollow", "--model hollow: no checkpoint there (looked for"),
         ("explain nothing.png", "nothing.png: no such file or folder."),
         ("export nothing.png", "nothing.png: no such file or folder."),
-        ("audit nowhere", "data.root='nowhere' does not exist (looked for "),
+        ("audit nowhere", "FOLDER='nowhere' does not exist (looked for "),
     ],
 )
 def test_refusals_before_torch_is_imported(words: str, message: str) -> None:

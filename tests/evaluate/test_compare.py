@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from bloodcell.cli.main import main
-from bloodcell.evaluate.experiments import find_runs, pool, read_runs
+from bloodcell.evaluate.experiments import pool
 from bloodcell.evaluate.figures.comparison import draw_comparison
+from bloodcell.evaluate.runs import find_runs, read_runs
 
 Refused = Callable[..., str]
 WriteRun = Callable[..., Path]
@@ -105,7 +106,10 @@ def test_memory_and_partial_scores_are_told_from_others(
     main(["compare", "leaky", "honest", "partial", "--out", "all.csv"])
     rows = {row["experiment"]: row["trained on"] for row in table(Path("all.csv"))}
     assert rows == {"leaky": "100%", "honest": "0%"}
-    assert "version_0, partial: 2,393 test images were not scored" in capsys.readouterr().out
+    assert (
+        "version_0, partial: 2,393 test images were not scored (trainer.limit_test"
+        in capsys.readouterr().out
+    )
 
 
 def test_markdown(write_run: WriteRun, tmp_path: Path) -> None:
@@ -140,6 +144,8 @@ def test_unfinished_and_foreign_folders_are_listed(
     (write_run(logs / "good" / "version_2", 0.9) / "scores.json").write_text('{"name": 1}')
     (write_run(logs / "good" / "version_3", 0.9) / "predictions.csv").write_text("a,b\n1\n")
     (logs / "good" / "version_4").mkdir()
+    (logs / "good" / "version_4" / "checkpoints").mkdir()
+    (logs / "good" / "version_4" / "checkpoints" / "last.ckpt").touch()
     (logs / "good" / "version_4" / "config.yaml").write_text("a: [")
     main(["compare"])
     said = capsys.readouterr().out
@@ -147,6 +153,8 @@ def test_unfinished_and_foreign_folders_are_listed(
     assert "version_2, not in bloodcell's format" in said
     assert "version_3, not in bloodcell's format" in said
     assert "version_4, unfinished" in said
+    assert "bloodcell fit --ckpt_path lightning_logs/good/version_4\n" in said
+    assert said.count("to continue it") == 1
 
 
 def test_nothing_to_compare(refused: Refused, tmp_path: Path) -> None:
@@ -162,7 +170,8 @@ def test_nothing_to_compare(refused: Refused, tmp_path: Path) -> None:
 _COMPARE = """
 import sys
 from bloodcell.cli.main import main
-from bloodcell.evaluate.experiments import find_runs, pool, read_runs
+from bloodcell.evaluate.experiments import pool
+from bloodcell.evaluate.runs import find_runs, read_runs
 from bloodcell.evaluate.figures.comparison import draw_comparison
 main(["compare"])
 print("torch" in sys.modules)

@@ -138,6 +138,15 @@ def test_the_title_of_one_explained_image_fits() -> None:
     assert title.get_window_extent().width < 0.95 * figure.bbox.width
 
 
+def test_an_explained_image_that_is_unlike_is_marked() -> None:
+    pixels, heat = np.zeros((32, 32, 3), np.uint8), np.eye(32, dtype=np.float32)
+    images = [
+        Explained("a.png", pixels, heat, {"monocyte": 0.9}, far) for far in (None, False, True)
+    ]
+    marked = [ax.get_xlabel() for ax in draw_explained("bloodcell", images).axes[::2]]
+    assert marked[:3] == ["", "", "unlike all\ntraining images"]
+
+
 @pytest.mark.parametrize(
     ("name", "row"),
     [("d8", "d8"), ("d8-photo-fast", "d8"), ("d8_lr5e-5", "d8_lr5e-5"), ("d8_d8", "d8_d8")],

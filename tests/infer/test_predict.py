@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import bloodcell
 from bloodcell.cli.main import main
 from bloodcell.data.image_files import open_archive
 from bloodcell.datasets.classes import COMMON
@@ -257,6 +258,14 @@ def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
     assert len(list(Path("each").glob("*.png"))) == 10
     many = str(smears / "images")
     assert "one figure holds at most 60 images" in refused("explain", many, "--model", str(run))
+
+
+def test_explaining_names_what_is_unlike(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    Image.fromarray(noise).save("noise.png")
+    assert bloodcell.load(run).predict("noise.png")[0].unlike
+    main(["explain", "noise.png", "--model", str(run)])
+    assert "unlike all training images: 1. Their classes are unreliable" in capsys.readouterr().err
 
 
 def test_the_heat_follows_the_weights() -> None:

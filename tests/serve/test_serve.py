@@ -90,8 +90,8 @@ def test_the_interface_answers_as_predict_does(
         near = [neighbour["distance"] for neighbour in one["nearest_of_class"]]
         assert near == sorted(near)
         assert {neighbour["class_name"] for neighbour in one["nearest_of_class"]} == {one["class"]}
-        assert one["unlike_training"] == (one["distance"]["value"] > one["distance"]["threshold"])
-        assert one["unlike_training"] == other.unlike
+        assert one["unlike"] == (one["distance"]["value"] > one["distance"]["threshold"])
+        assert one["unlike"] == other.unlike
 
 
 def test_a_bad_image_costs_its_own_answer(served: tuple[str, int], images: list[Path]) -> None:

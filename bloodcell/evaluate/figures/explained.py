@@ -22,12 +22,14 @@ class Explained(NamedTuple):
         pixels: (size, size, 3).
         heat: (size, size), 0 to 1.
         probability: probability of each class.
+        unlike: whether the image is unlike all training images; None if the model has no gallery.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     heat: NDArray[np.float32]
     probability: dict[str, float]
+    unlike: bool | None = None
 
 
 @styled
@@ -51,6 +53,8 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
             pair[1].contour(image.heat, levels=[0.5], colors="black", linewidths=1.2)
         ranked = sorted(image.probability.items(), key=lambda one: -one[1])[:_CLASSES]
         pair[0].set_title(shorten(image.name, _CHARACTERS), fontsize=9)
+        if image.unlike:
+            pair[0].set_xlabel("unlike all\ntraining images", fontsize=8, color="tab:red")
         pair[1].set_title(f"{ranked[0][0]} {ranked[0][1]:.2f}", fontsize=9, fontweight="bold")
         pair[1].set_xlabel("\n".join(f"{name} {p:.2f}" for name, p in ranked[1:]), fontsize=8)
     for ax in axes.ravel():
