@@ -1,5 +1,6 @@
 """Checks the settings of the data, and describes the data."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from bloodcell.data.decode import IMAGE_SIZES
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.data.table import Table
-from bloodcell.errors import require, require_number
+from bloodcell.errors import listed, require, require_number
 
 
 def describe(table: Table, source: Source, split: str, parts: dict[str, list[int]]) -> str:
@@ -18,7 +19,7 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
         for part, rows in parts.items()
     )
     lines = [f"data.root={source.root}, data.split={split}: {counts}"]
-    lines += _describe_sets(table, parts) if source.sets else []
+    lines += _describe_sets(table, parts) if source.sets else [_describe_classes(table, parts)]
     if table.unmapped:
         lines.append(
             f"{table.unmapped:,} of {len(table.rows):,} files are in no photo table: each "
@@ -37,6 +38,13 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
             "scores measure memorisation; data.split=photo measures generalisation."
         )
     return "\n".join(lines)
+
+
+def _describe_classes(table: Table, parts: Mapping[str, list[int]]) -> str:
+    """Returns a line with each class and its files: a folder without images makes no class."""
+    files = Counter(table.rows[row].class_name for rows in parts.values() for row in rows)
+    shown = listed([f"{name} {files[name]:,}" for name in table.class_names])
+    return f"{len(table.class_names)} classes: {shown}"
 
 
 def _describe_sets(table: Table, parts: dict[str, list[int]]) -> Iterator[str]:

@@ -244,6 +244,14 @@ def test_the_summary_tells_of_a_leak(smears: Path) -> None:
     assert "train 44 files of 22 photographs" in summary("photo")
 
 
+def test_the_summary_names_the_classes_that_have_images(
+    make_folders: Callable[..., Path],
+) -> None:
+    folder = make_folders({"b": 12, "a": 14})
+    (folder / "c").mkdir()
+    assert "\n2 classes: a 14, b 12\n" in BloodCells(str(folder)).summary()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

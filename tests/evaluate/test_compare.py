@@ -133,6 +133,16 @@ def test_the_figure_marks_what_was_published(write_run: WriteRun, tmp_path: Path
     assert labels == ["d8-seed, split seed", "d8_d8, split photo"]
 
 
+def test_the_figure_tells_experiments_of_one_name_apart(write_run: WriteRun) -> None:
+    runs = [write_run(Path(f"of{n}", "d8", "version_0"), 0.9, hidden=(n,)) for n in (8, 16)]
+    for run in runs:
+        scores = json.loads((run / "scores.json").read_text()) | {"name": "d8"}
+        (run / "scores.json").write_text(json.dumps(scores))
+    figure = draw_comparison(pool(read_runs(runs)[0]))
+    labels = {label.get_text() for label in figure.axes[0].get_yticklabels()}
+    assert labels == {f"d8, split photo, dense [{n}], lr 1e-05" for n in (8, 16)}
+
+
 def test_unfinished_and_foreign_folders_are_listed(
     write_run: WriteRun,
     tmp_path: Path,

@@ -11,6 +11,7 @@ from PIL import Image
 from bloodcell.evaluate.figures.curves import draw_curves
 from bloodcell.evaluate.figures.explained import Explained, draw_explained
 from bloodcell.evaluate.figures.predictions import (
+    Worst,
     draw_confusion,
     draw_reliability,
     draw_worst,
@@ -117,6 +118,14 @@ def test_curves_hold_every_epoch_and_the_published_values(tmp_path: Path) -> Non
     save(figure, tmp_path / "curves.png")
     assert width(tmp_path / "curves.png") == 1200
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_long_names_do_not_reach_into_the_next_picture() -> None:
+    name, photo = "segmented neutrophilic granulocyte (toxic)", "slide_number_12_of_day_7.tiff"
+    worst = [Worst(photo, 0, name, name.upper(), 0.81, 0.02, 3, 2)] * 8
+    figure = draw_worst("d8", worst, [np.zeros((32, 32, 3), np.uint8)] * 8)
+    widths = [ax.title.get_window_extent().width for ax in figure.axes]
+    assert max(widths) < figure.bbox.width / 4
 
 
 def test_curves_of_one_epoch_have_one_tick_and_room_above() -> None:

@@ -51,8 +51,7 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
                 label=None if marked else "published",
             )
     _separate(ax, [one.group for one in experiments])
-    labels = [f"{one.name}, split {one.split}" + _seeds(one.seeds) for one in experiments]
-    ax.set_yticks(range(len(experiments)), labels)
+    ax.set_yticks(range(len(experiments)), _labels(experiments))
     ax.set(xlim=(-0.01, 1.01), ylim=(len(experiments) - 0.4, -0.6))
     ax.set_xlabel("accuracy on the test part, and its 95 % interval over photographs")
     figure.suptitle(title, fontsize=10)
@@ -66,6 +65,15 @@ def _separate(ax: Axes, letters: Sequence[str]) -> None:
     for line in starts[1:]:
         label = "below: tested on other photographs" if line == starts[1] else None
         ax.axhline(line - 0.5, color=GREY, linestyle="--", linewidth=1, label=label)
+
+
+def _labels(experiments: Sequence[Experiment]) -> list[str]:
+    """Returns a label for each; those that would be equal also have the head and the rate."""
+    short = [f"{one.name}, split {one.split}" + _seeds(one.seeds) for one in experiments]
+    return [
+        label if short.count(label) == 1 else f"{label}, dense {one.hidden}, lr {one.lr:g}"
+        for label, one in zip(short, experiments, strict=True)
+    ]
 
 
 def _seeds(count: int) -> str:

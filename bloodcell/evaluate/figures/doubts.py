@@ -11,6 +11,7 @@ from bloodcell.evaluate.figures.style import RED, draw_grid, shorten, styled
 MOST = 24  # photographs
 _SIDE = 480  # pixels of a picture's longer side; the sheet shows no more
 _NAME = 34  # characters of a photograph's name
+_CLASS = 24  # characters of a class
 
 
 @styled
@@ -33,8 +34,8 @@ def draw_doubts(
         else:
             ax.text(0.5, 0.5, "cannot be read", ha="center")
         ax.set_title(
-            f"\n{place}. labelled {one.label} ({one.p_label:.2f})\n"
-            f"models say {one.suggested} ({one.p_suggested:.2f})\n"
+            f"\n{place}. labelled {shorten(one.label, _CLASS)} ({one.p_label:.2f})\n"
+            f"models say {shorten(one.suggested, _CLASS)} ({one.p_suggested:.2f})\n"
             f"{one.against} of {one.models} models against the label\n{shorten(one.photo, _NAME)}",
             fontsize=9,
             color=RED if one.likely else "black",

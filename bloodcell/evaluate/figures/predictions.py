@@ -11,7 +11,7 @@ from bloodcell.evaluate.figures.style import BLUE, GREY, RED, draw_grid, shorten
 from bloodcell.evaluate.metrics import CALIBRATION_BINS, Sample, average_photos, sample_of
 from bloodcell.evaluate.scores import Predictions
 
-_NAME = 32  # characters of a photograph's name
+_NAME = 22  # characters of a class or photograph: more would reach into the next picture
 _NUMBERS_UP_TO = 12  # classes; with more, the cells are too small for numbers
 
 
@@ -154,8 +154,8 @@ def draw_worst(title: str, worst: Sequence[Worst], images: Sequence[NDArray[np.u
         ax.imshow(image)
         right = one.predicted == one.true
         ax.set_title(
-            f"\n{'right' if right else 'WRONG'}: {one.predicted} {one.p_predicted:.2f}\n"
-            f"true: {one.true} {one.p_true:.2f}\n"
+            f"\n{'right' if right else 'WRONG'}: {shorten(one.predicted, _NAME)} "
+            f"{one.p_predicted:.2f}\ntrue: {shorten(one.true, _NAME)} {one.p_true:.2f}\n"
             f"{one.files_wrong} of {one.files} files wrong\nphotograph {shorten(one.photo, _NAME)}",
             fontsize=9,
             color="black" if right else RED,
