@@ -10,11 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from bloodcell import __version__
+from bloodcell.errors import InputError
 from bloodcell.serve.guard import Gate
 from bloodcell.serve.opinion import Adviser, Opinion
 
 MOST_IMAGES = 32  # per request
-_TOO_LARGE, _NO_IMAGE = 413, 422  # HTTP statuses
+_TOO_LARGE, _NO_IMAGE, _NO_MEMORY = 413, 422, 503  # HTTP statuses
 
 
 def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) -> FastAPI:
@@ -34,6 +35,10 @@ def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) ->
     def explain(_: Request, __: Exception) -> JSONResponse:
         why = "send images as form field `image`: curl -F image=@a.jpeg ..."
         return JSONResponse({"error": why}, _NO_IMAGE)
+
+    @app.exception_handler(InputError)
+    def refuse(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, _NO_MEMORY)
 
     @app.get("/health")
     def health() -> dict[str, Any]:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from bloodcell.data.crop import Pixels, show
 from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, note_of, open_rgb
-from bloodcell.errors import reason
+from bloodcell.errors import InputError, reason
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.saved import Saved
+from bloodcell.memory import is_full
 from bloodcell.model.gallery import Gallery
 
 _NEAREST = 3  # number of shown training photographs
@@ -99,13 +100,24 @@ class Adviser:
 
         Args:
             images: name and content of each file.
+
+        Raises:
+            InputError: if memory runs out.
         """
         with self._working:  # limits the memory to that of one request
             opinions = [self._read(name, data) for name, data in images]
             readable = [opinion.pixels for opinion in opinions if opinion.pixels is not None]
             if not readable:
                 return opinions
-            found = find_heat(self.saved, np.stack(readable))
+            try:
+                found = find_heat(self.saved, np.stack(readable))
+            except (MemoryError, RuntimeError) as error:
+                if not is_full(error):
+                    raise
+                raise InputError(
+                    f"memory ran out for {len(readable)} images: send fewer at a time, or close "
+                    "other programs on the server."
+                ) from error
         results = iter(zip(*found, strict=True))
         return [
             opinion if opinion.pixels is None else self._judge(opinion, *next(results))

@@ -19,13 +19,16 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import Response
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from bloodcell import load
 from bloodcell.data.source import open_source
 from bloodcell.errors import InputError
 from bloodcell.infer.saved import load_saved
+from bloodcell.serve.api import make_api
 from bloodcell.serve.guard import TimelyProtocol
+from bloodcell.serve.opinion import Adviser
 from bloodcell.serve.photographs import find_source, open_photographs
 
 Refused = Callable[..., str]
@@ -105,6 +108,21 @@ def test_a_bad_image_costs_its_own_answer(served: tuple[str, int], images: list[
     assert post(served[0], ("no.png", b"nothing")).status_code == 422
     answer = httpx.post(f"{served[0]}/api/predict", files={"file": good})
     assert (answer.status_code, "form field `image`" in answer.json()["error"]) == (422, True)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])
+def test_memory_that_runs_out_is_explained(
+    error: Exception, run: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bloodcell.serve.opinion.find_heat", full)
+    client = TestClient(make_api(Adviser(load_saved(run)), None, 10**6))
+    answer = client.post("/api/predict", files=[("image", path.read_bytes()) for path in images])
+    assert answer.status_code == 503
+    said = f"memory ran out for {len(images)} images: send fewer at a time"
+    assert said in answer.json()["error"]
 
 
 def test_what_is_too_large_is_refused(
