@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,9 +33,15 @@ from bloodcell.memory import keep_memory
 
 # settings of `fit` in error messages, and the options of `audit` that stand for them
 _OPTIONS = {
-    r"(--)?data\.root\b": "FOLDER",
-    r"(--)?data\.photos\b": "--photos",
-    r"(--)?data\.labels\b": "--label_table",
+    r"--data\.root (\w+)": r"\1 as FOLDER",
+    **{
+        rf"(?<![\w./'-])(--)?{re.escape(setting)}(?!\.?\w)": option  # not within a file name
+        for setting, option in (
+            ("data.root", "FOLDER"),
+            ("data.photos", "--photos"),
+            ("data.labels", "--label_table"),
+        )
+    },
 }
 _TOGETHER = 16  # images per task; one task per image would need a kilobyte for every image
 

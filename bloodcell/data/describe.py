@@ -9,7 +9,7 @@ from bloodcell.data.decode import IMAGE_SIZES
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.data.table import Table
-from bloodcell.errors import listed, require, require_number
+from bloodcell.errors import require, require_number
 
 
 def describe(table: Table, source: Source, split: str, parts: dict[str, list[int]]) -> str:
@@ -41,9 +41,9 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
 
 
 def _describe_classes(table: Table, parts: Mapping[str, list[int]]) -> str:
-    """Returns a line with each class and its files: a folder without images makes no class."""
+    """Returns a line with each class and its files; a folder without images is missing in it."""
     files = Counter(table.rows[row].class_name for rows in parts.values() for row in rows)
-    shown = listed([f"{name} {files[name]:,}" for name in table.class_names])
+    shown = ", ".join(f"{name} {files[name]:,}" for name in table.class_names)
     return f"{len(table.class_names)} classes: {shown}"
 
 

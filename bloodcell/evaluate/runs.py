@@ -65,13 +65,13 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
         missing = [n for n in (CONFIG, SCORES, PREDICTIONS) if not (folder / n).is_file()]
         if missing:
             left_out[folder] = f"unfinished: it has no {' and no '.join(missing)}"
-            if resumable(folder):
+            if CONFIG not in missing and SCORES in missing and resumable(folder):
                 again = command("bloodcell", "fit", "--ckpt_path", folder)
-                left_out[folder] += f"; to continue it: {again}"
+                left_out[folder] += f"; if it does not run any more, continue it: {again}"
             continue
         try:
-            settings = yaml.load((folder / CONFIG).read_text(), yaml.CSafeLoader)
-            scores = json.loads((folder / SCORES).read_text())
+            settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
+            scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
             run = Run(folder, settings, scores, read_predictions(folder))
             _check(run)
         except _DAMAGED as error:

@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from bloodcell import __version__
-from bloodcell.errors import InputError
 from bloodcell.serve.guard import Gate
 from bloodcell.serve.opinion import Adviser, Opinion
 
@@ -36,7 +35,7 @@ def make_api(adviser: Adviser, hosts: frozenset[str] | None, most_bytes: int) ->
         why = "send images as form field `image`: curl -F image=@a.jpeg ..."
         return JSONResponse({"error": why}, _NO_IMAGE)
 
-    @app.exception_handler(InputError)
+    @app.exception_handler(MemoryError)
     def refuse(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": str(error)}, _NO_MEMORY)
 

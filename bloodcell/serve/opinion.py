@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bloodcell.data.crop import Pixels, show
 from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, note_of, open_rgb
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import reason
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.saved import Saved
 from bloodcell.memory import is_full
@@ -102,22 +102,25 @@ class Adviser:
             images: name and content of each file.
 
         Raises:
-            InputError: if memory runs out.
+            MemoryError: if memory runs out; the message says what to do.
         """
+        try:
+            return self._look(images)
+        except (MemoryError, RuntimeError) as error:
+            if not is_full(error):
+                raise
+            raise MemoryError(
+                f"memory ran out for {len(images)} images: send fewer at a time, or close other "
+                "programs on the server."
+            ) from error
+
+    def _look(self, images: Sequence[tuple[str, bytes]]) -> list[Opinion]:
         with self._working:  # limits the memory to that of one request
             opinions = [self._read(name, data) for name, data in images]
             readable = [opinion.pixels for opinion in opinions if opinion.pixels is not None]
             if not readable:
                 return opinions
-            try:
-                found = find_heat(self.saved, np.stack(readable))
-            except (MemoryError, RuntimeError) as error:
-                if not is_full(error):
-                    raise
-                raise InputError(
-                    f"memory ran out for {len(readable)} images: send fewer at a time, or close "
-                    "other programs on the server."
-                ) from error
+            found = find_heat(self.saved, np.stack(readable))
         results = iter(zip(*found, strict=True))
         return [
             opinion if opinion.pixels is None else self._judge(opinion, *next(results))

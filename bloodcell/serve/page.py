@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bloodcell.errors import InputError
 from bloodcell.evaluate.figures.explained import overlay
 from bloodcell.model.description import Description
 from bloodcell.serve.opinion import Adviser, Likeness, Opinion
@@ -39,8 +38,8 @@ def make_page(
     def look(paths: Sequence[str]) -> list[Opinion]:
         try:
             return adviser.look([(Path(path).name, Path(path).read_bytes()) for path in paths])
-        except InputError as error:
-            raise gradio.Error(str(error)) from error
+        except MemoryError as error:
+            raise gradio.Error(str(error), print_exception=False) from error
 
     def classify(paths: list[str] | None) -> gradio.Radio:
         return _choices(look((paths or [])[:MOST_IMAGES]), len(paths or []))

@@ -168,6 +168,9 @@ def test_what_cannot_be_audited(refused: Refused, make_folders: Callable[..., Pa
     (Path("loose") / "a.png").touch()
     assert "or give --label_table a table with" in refused("audit", "loose")
     folder = str(make_folders({"a": 2, "b": 2}))
+    Path("data.photos.csv").write_text("file,photo\na/0.png,1\n")
+    said = refused("audit", folder, "--photos", "data.photos.csv")
+    assert "--photos='data.photos.csv' has no line for 3 of 4 images" in said
     assert "--out=x.csv cannot be used: it must be a file ending in .json" in refused(
         "audit", folder, "--out", "x.csv"
     )

@@ -141,6 +141,9 @@ def test_the_figure_tells_experiments_of_one_name_apart(write_run: WriteRun) -> 
     figure = draw_comparison(pool(read_runs(runs)[0]))
     labels = {label.get_text() for label in figure.axes[0].get_yticklabels()}
     assert labels == {f"d8, split photo, dense [{n}], lr 1e-05" for n in (8, 16)}
+    same = draw_comparison([pool(read_runs(runs[:1])[0])[0]] * 2)
+    labels = {label.get_text() for label in same.axes[0].get_yticklabels()}
+    assert labels == {f"d8, split photo, dense [8], lr 1e-05 ({n})" for n in (1, 2)}
 
 
 def test_unfinished_and_foreign_folders_are_listed(
@@ -154,8 +157,9 @@ def test_unfinished_and_foreign_folders_are_listed(
     (write_run(logs / "good" / "version_2", 0.9) / "scores.json").write_text('{"name": 1}')
     (write_run(logs / "good" / "version_3", 0.9) / "predictions.csv").write_text("a,b\n1\n")
     (logs / "good" / "version_4").mkdir()
-    (logs / "good" / "version_4" / "checkpoints").mkdir()
-    (logs / "good" / "version_4" / "checkpoints" / "last.ckpt").touch()
+    for version in ("version_1", "version_2"):
+        (logs / "good" / version / "checkpoints").mkdir(exist_ok=True)
+        (logs / "good" / version / "checkpoints" / "last.ckpt").touch()
     (logs / "good" / "version_4" / "config.yaml").write_text("a: [")
     main(["compare"])
     said = capsys.readouterr().out
@@ -163,8 +167,8 @@ def test_unfinished_and_foreign_folders_are_listed(
     assert "version_2, not in bloodcell's format" in said
     assert "version_3, not in bloodcell's format" in said
     assert "version_4, unfinished" in said
-    assert "bloodcell fit --ckpt_path lightning_logs/good/version_4\n" in said
-    assert said.count("to continue it") == 1
+    assert "bloodcell fit --ckpt_path lightning_logs/good/version_1\n" in said
+    assert said.count("continue it: ") == 1
 
 
 def test_nothing_to_compare(refused: Refused, tmp_path: Path) -> None:

@@ -110,14 +110,15 @@ def test_a_bad_image_costs_its_own_answer(served: tuple[str, int], images: list[
     assert (answer.status_code, "form field `image`" in answer.json()["error"]) == (422, True)
 
 
+@pytest.mark.parametrize("place", ["show", "find_heat"])
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 bytes")])
 def test_memory_that_runs_out_is_explained(
-    error: Exception, run: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+    place: str, error: Exception, run: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("bloodcell.serve.opinion.find_heat", full)
+    monkeypatch.setattr(f"bloodcell.serve.opinion.{place}", full)
     client = TestClient(make_api(Adviser(load_saved(run)), None, 10**6))
     answer = client.post("/api/predict", files=[("image", path.read_bytes()) for path in images])
     assert answer.status_code == 503

@@ -68,11 +68,15 @@ def _separate(ax: Axes, letters: Sequence[str]) -> None:
 
 
 def _labels(experiments: Sequence[Experiment]) -> list[str]:
-    """Returns a label for each; those that would be equal also have the head and the rate."""
+    """Returns a label for each; those that would be equal also have the head, rate and a number."""
     short = [f"{one.name}, split {one.split}" + _seeds(one.seeds) for one in experiments]
-    return [
+    long = [
         label if short.count(label) == 1 else f"{label}, dense {one.hidden}, lr {one.lr:g}"
         for label, one in zip(short, experiments, strict=True)
+    ]
+    return [
+        label if long.count(label) == 1 else f"{label} ({long[:place].count(label) + 1})"
+        for place, label in enumerate(long)
     ]
 
 

@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bloodcell.evaluate.figures.style import shorten, styled
+from bloodcell.evaluate.figures.style import shorten, size_for, styled
 
 _PAIRS = 2  # per row of the figure
 _CLASSES = 4  # listed at an image
 _CHARACTERS = 30  # of a file name
-_CLASS = 24  # characters of a class
+_CLASS = 24  # characters of a class that fit above a picture
 
 
 class Explained(NamedTuple):
@@ -52,13 +52,14 @@ def draw_explained(title: str, images: Sequence[Explained]) -> Figure:
             ax.imshow(picture)
         if image.heat.any():
             pair[1].contour(image.heat, levels=[0.5], colors="black", linewidths=1.2)
+        size = size_for(image.probability, _CLASS)
         ranked = sorted(image.probability.items(), key=lambda one: -one[1])[:_CLASSES]
-        lines = [f"{shorten(name, _CLASS)} {p:.2f}" for name, p in ranked]
+        lines = [f"{name} {p:.2f}" for name, p in ranked]
         pair[0].set_title(shorten(image.name, _CHARACTERS), fontsize=9)
         if image.unlike:
             pair[0].set_xlabel("unlike all\ntraining images", fontsize=8, color="tab:red")
-        pair[1].set_title(lines[0], fontsize=9, fontweight="bold")
-        pair[1].set_xlabel("\n".join(lines[1:]), fontsize=8)
+        pair[1].set_title(lines[0], fontsize=size, fontweight="bold")
+        pair[1].set_xlabel("\n".join(lines[1:]), fontsize=min(8, size))
     for ax in axes.ravel():
         ax.set(xticks=[], yticks=[])
         ax.grid(visible=False)

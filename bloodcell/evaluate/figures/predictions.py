@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bloodcell.evaluate.figures.style import BLUE, GREY, RED, draw_grid, shorten, styled
+from bloodcell.evaluate.figures.style import BLUE, GREY, RED, draw_grid, shorten, size_for, styled
 from bloodcell.evaluate.metrics import CALIBRATION_BINS, Sample, average_photos, sample_of
 from bloodcell.evaluate.scores import Predictions
 
-_NAME = 22  # characters of a class or photograph: more would reach into the next picture
+_NAME = 22  # characters of a class or photograph that fit above a picture
 _NUMBERS_UP_TO = 12  # classes; with more, the cells are too small for numbers
 
 
@@ -150,14 +150,15 @@ def draw_worst(title: str, worst: Sequence[Worst], images: Sequence[NDArray[np.u
     """
     heading = f"{title}: the lowest probabilities of the true class"
     figure, axes = draw_grid(heading, len(worst), (3, 3.95), 0.6)
+    size = size_for([name for one in worst for name in (one.true, one.predicted)], _NAME)
     for ax, one, image in zip(axes, worst, images, strict=False):
         ax.imshow(image)
         right = one.predicted == one.true
         ax.set_title(
-            f"\n{'right' if right else 'WRONG'}: {shorten(one.predicted, _NAME)} "
-            f"{one.p_predicted:.2f}\ntrue: {shorten(one.true, _NAME)} {one.p_true:.2f}\n"
+            f"\n{'right' if right else 'WRONG'}: {one.predicted} {one.p_predicted:.2f}\n"
+            f"true: {one.true} {one.p_true:.2f}\n"
             f"{one.files_wrong} of {one.files} files wrong\nphotograph {shorten(one.photo, _NAME)}",
-            fontsize=9,
+            fontsize=size,
             color="black" if right else RED,
             weight="normal" if right else "bold",
         )

@@ -6,7 +6,7 @@ design", 2008), for black-and-white print and colour-blind readers.
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -70,6 +70,16 @@ def draw_grid(
 def shorten(name: str, most: int) -> str:
     """Returns the end of a name, at most `most` characters with the dots for what is left out."""
     return name if len(name) <= most else f"...{name[3 - most :]}"
+
+
+def size_for(names: Iterable[str], most: int) -> float:
+    """Returns the font size at which the longest name fits; cut names could be equal.
+
+    Args:
+        names: the names.
+        most: how many characters fit at the usual size, 9 points.
+    """
+    return 9 * min(1.0, most / max(map(len, names), default=1))
 
 
 def render(figure: Figure) -> bytes:
