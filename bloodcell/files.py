@@ -12,7 +12,19 @@ from bloodcell.errors import listed, require
 
 def cache_folder() -> Path:
     """Returns the folder of drawn smears, downloads, decoded images and temporary files."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bloodcell"
+    return at_home(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "bloodcell"
+
+
+def at_home(path: str) -> Path:
+    """Returns a path whose leading `~` or `~user` is replaced by that home folder.
+
+    Args:
+        path: any path; it is not changed if there is no such user, as in the file name `~a.jpg`.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def check_place(flag: str, path: str | None, *suffixes: str) -> None:

@@ -16,6 +16,7 @@ _DEPTHS = (8, 10, 12, 14, 16)  # bits of a pixel that cameras and programs use
 # if the maximum of floats is above 1 and at most this, their white level is unknown
 _LEAST_FLOAT = 16
 _MOST_BYTES = 16  # of a decoded pixel: 32 bits in four channels
+_LARGEST_TABLE = 2**16  # entries of a lookup table; a file may state any white level
 _TIFF, _PNG = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x89PNG\r\n\x1a\n"
 _ORIENTATION, _MAX_SAMPLE_VALUE = 274, 281  # tags
 _UNSIGNED = 1  # sample format
@@ -163,7 +164,7 @@ def _as_image(pixels: NDArray[Any], stated: float | None, photometric: int) -> D
     if photometric not in known or mode is None:
         raise ValueError(f"{channels} channels of an unsupported kind: {_ADVICE}")
     white = _white(pixels, stated)
-    if pixels.dtype.kind == "f":
+    if pixels.dtype.kind == "f" or pixels.max() >= _LARGEST_TABLE:
         scaled = np.rint(np.clip(pixels, 0, white) * (255 / white)).astype(np.uint8)
     else:  # a lookup table is small and exact
         values = np.arange(int(pixels.max()) + 1)
@@ -172,7 +173,7 @@ def _as_image(pixels: NDArray[Any], stated: float | None, photometric: int) -> D
         scaled = 255 - scaled
     image = Image.frombytes(mode, scaled.shape[1::-1], scaled.tobytes())
     usual = pixels.dtype.kind == "u" and white == np.iinfo(pixels.dtype).max
-    return Deep(image, "" if usual else f"scaled so that {white:,g} is white")
+    return Deep(image, "" if usual else f"scaled so that {white:,.15g} is white")
 
 
 def _white(pixels: NDArray[Any], stated: float | None) -> float:

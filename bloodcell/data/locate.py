@@ -62,9 +62,10 @@ def cut(images: Tensor, centres: Tensor, size: int, field: float = 1.0, margin: 
     Returns:
         (B, 3, size + 2 margin, size + 2 margin), 0 to 255, black outside of the picture.
     """
-    # the whole picture is resized first, with antialiasing
-    scaled = _resize(images, max(1, round(size * field / SHARE)))
     height, width = images.shape[2:]
+    longer = torch.sym_max(height, width)
+    # the whole picture is reduced first, with antialiasing; enlarging it could fill the memory
+    scaled = _resize(images, torch.sym_min(max(1, round(size * field / SHARE)), longer))
     side = size + 2 * margin
     return _sample(scaled, height, width, centres, side, SHARE / field * (side / size))
 
@@ -83,7 +84,7 @@ def _sample(
     return F.grid_sample(scaled, grid, padding_mode="zeros", align_corners=False)
 
 
-def _resize(images: Tensor, side: int) -> Tensor:
+def _resize(images: Tensor, side: int | torch.SymInt) -> Tensor:
     """Resizes pictures to a longer side of `side` pixels."""
     height, width = images.shape[2:]
     longer = torch.sym_max(height, width)

@@ -22,6 +22,7 @@ from bloodcell.data.image_files import (
 from bloodcell.datasets.chula import BOXES
 from bloodcell.datasets.named import NamedDataset, named_datasets, recognise
 from bloodcell.errors import InputError, listed
+from bloodcell.files import at_home
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ class Source:
         # paths include the root's name, because the root may be images/TRAIN itself
         return self.given or recognise(f"{self.root.name}/{name}" for name in self.sizes)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the data set, or of the folder or archive."""
-        return self.dataset.name if self.dataset else self.root.stem
+        if self.dataset:
+            return self.dataset.name
+        return self.root.stem if self.root.is_file() else self.root.name  # a folder may have dots
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Callable[[str], bytes]]:
@@ -129,7 +132,7 @@ def _open_one(root: str, setting: str) -> Source:
     if dataset := named_datasets().get(root):
         return _from_folder(*dataset.prepare(), dataset)
     # resolves `.` and `..`, because a photo table may contain the root's own name, e.g. TRAIN
-    path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  keeps the names of links
+    path = Path(os.path.abspath(at_home(root)))  # noqa: PTH100  keeps the names of links
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
@@ -143,7 +146,7 @@ def check_root(root: str) -> None:
     Raises:
         InputError: if it is neither.
     """
-    path = Path(root).expanduser()
+    path = at_home(root)
     if root not in named_datasets() and not path.exists():
         raise InputError(_explain_missing(root, path, "data.root"))
 

@@ -1,31 +1,18 @@
 """The table of a data set, with class, official part, photograph and cell of each image."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bloodcell.data.image_files import IMAGE_SUFFIXES
-from bloodcell.data.labels import read_labels
+from bloodcell.data.layout import SPLIT_FOLDERS, find_labelled_places, find_places
 from bloodcell.data.source import Source
 from bloodcell.datasets import photos
 from bloodcell.datasets.classes import plain
-from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError, listed
 
 PARTS = ("train", "val", "test")
-# names of official split folders, in lower case, and their parts
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +131,7 @@ def list_rows(
     Raises:
         InputError: as `build_table`, except for the number and the names of the classes.
     """
-    placed = _labelled_places(source, Path(labels)) if labels else _places(source)
+    placed = find_labelled_places(source, Path(labels)) if labels else find_places(source)
     own = photo_table or source.photos
     origins, unmapped = _origins(source, placed, Path(own) if own else None)
     named = {folder: rename(folder) for _, folder in placed.values()}
@@ -167,7 +154,7 @@ def hash_facts(rows: Iterable[Row], source: Source) -> str:
 
 def _check_classes(source: Source, classes: list[str], labels: Path | str | None) -> None:
     found = f"only one class ({classes[0]})" if len(classes) < 2 else ""
-    if not labels and all(name.lower() in _SPLIT_FOLDERS for name in classes):
+    if not labels and all(name.lower() in SPLIT_FOLDERS for name in classes):
         found = f"parts without class folders ({', '.join(classes)})"
     if found:
         raise InputError(
@@ -237,63 +224,3 @@ def _check_one_class(rows: Iterable[Row]) -> None:
                 f"Photograph {row.photo!r} has images of two classes ({first.path}, {row.path}). "
                 "A photograph has one class: correct the photo table, or move the image."
             )
-
-
-def _labelled_places(source: Source, labels: Path) -> dict[str, tuple[str, str]]:
-    """Returns the official part and the class of each image that a label table names."""
-    classes = read_labels(labels, source.root.name, source.sizes)
-    if not classes:
-        raise InputError(f"data.labels='{labels}' has no lines. Add a line for each image.")
-    parts = {
-        name: next((_SPLIT_FOLDERS[f] for f in _folders(name) if f in _SPLIT_FOLDERS), "")
-        for name in classes
-    }
-    divided = "train" in parts.values()
-    return {name: (parts[name] if divided else "", kind) for name, kind in classes.items()}
-
-
-def _folders(name: str) -> list[str]:
-    return name.lower().split("/")[:-1]
-
-
-def _places(source: Source) -> dict[str, tuple[str, str]]:
-    """Returns the official part and the class of each image, from its folders or its box."""
-    if source.cells:
-        return {name: ("", cell.class_name) for name, cell in source.cells.items()}
-    parts_of = _SPLIT_FOLDERS | {
-        folder: folder for one in named_datasets().values() for folder in one.repeated
-    }
-    split: dict[str, tuple[str, str]] = {}
-    for name in source.sizes:
-        folders = name.split("/")[:-1]
-        for depth, folder in enumerate(folders[:-1]):
-            if folder.lower() in parts_of:
-                split[name] = (parts_of[folder.lower()], folders[depth + 1])
-                break
-    parts = Counter(part for part, _ in split.values())
-    if parts["train"]:
-        return split
-    if split:  # e.g. only TEST: without a training part, the images have no official split
-        return {name: ("", class_name) for name, (_, class_name) in split.items()}
-    return {name: ("", class_name) for name, class_name in _class_folders(source).items()}
-
-
-def _class_folders(source: Source) -> dict[str, str]:
-    """Returns the class of each image, its folder at the first level where the folders differ."""
-    folders = {name: name.split("/")[:-1] for name in source.sizes if "/" in name}
-    if not folders:
-        raise InputError(_no_images(source))
-    shortest = min(folders.values(), key=len)
-    depth = 0
-    while depth < len(shortest) - 1 and len({f[depth] for f in folders.values()}) == 1:
-        depth += 1
-    return {name: parts[depth] for name, parts in folders.items()}
-
-
-def _no_images(source: Source) -> str:
-    loose = f" ({len(source.sizes)} are directly in it)" if source.sizes else ""
-    return (
-        f"data.root='{source.root}' has no images in class folders{loose}. Expected "
-        f"CLASS/image or train/CLASS/image with one of {', '.join(IMAGE_SUFFIXES)}; or give "
-        "data.labels a table with the columns file and class."
-    )

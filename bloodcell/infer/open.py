@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bloodcell.errors import InputError
+from bloodcell.files import at_home
 from bloodcell.infer.runtime import AUTO, Runtime
 from bloodcell.model.bundled import find_bundled
 from bloodcell.model.find import BEST, find_checkpoint
@@ -56,7 +57,7 @@ def find_model(given: str | None) -> Path:
     """
     if given is None:
         return find_bundled()
-    path = Path(given).expanduser()
+    path = at_home(given)
     if path.suffix in (".onnx", ".safetensors") and not path.is_file():
         raise InputError(f"--model {given}: no such file. Give a run folder or a model file.")
     if path.suffix == ".pt2":

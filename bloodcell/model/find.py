@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bloodcell.errors import InputError, listed, require
+from bloodcell.files import at_home
 from bloodcell.model.bundled import find_bundled
 
 LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
@@ -76,10 +77,10 @@ def find_weights(weights: str) -> tuple[Path, str]:
     """
     if weights == BUNDLED:
         return find_bundled(), ""
-    path, entry = Path(weights).expanduser(), ""
+    path, entry = at_home(weights), ""
     if "#" in weights and not path.is_file():
         name, _, entry = weights.rpartition("#")
-        path = Path(name).expanduser()
+        path = at_home(name)
     if not path.is_file():
         raise InputError(
             f"model.weights='{weights}' is neither a file nor 'imagenet', 'bundled' or 'none'. "
@@ -105,7 +106,7 @@ def find_teachers(given: str | Sequence[str]) -> list[str]:
         InputError: if one does not exist, or is a file of another type.
     """
     found: list[Path] = []
-    for path in (Path(one).expanduser() for one in ([given] if isinstance(given, str) else given)):
+    for path in (at_home(one) for one in ([given] if isinstance(given, str) else given)):
         inside = [run / "checkpoints" / f"{BEST}{SUFFIX}" for run in list_finished(path)]
         found += inside or [find_checkpoint(TEACHERS, path, BEST)]
     for file in found:

@@ -13,6 +13,7 @@ from bloodcell.data.source import Source, open_source
 from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError
 from bloodcell.evaluate.runs import CONFIG
+from bloodcell.files import at_home
 
 if TYPE_CHECKING:
     from bloodcell.model.gallery import Gallery
@@ -35,7 +36,7 @@ def find_source(model: Path) -> Source | None:
         settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
         root = settings["data"]["root"]
         roots = [root] if isinstance(root, str) else root
-        there = [one not in named_datasets() and Path(one).expanduser().exists() for one in roots]
+        there = [one not in named_datasets() and at_home(one).exists() for one in roots]
         return open_source(roots) if all(there) else None
     except (
         ValueError,

@@ -44,6 +44,11 @@ def test_several_data_sets_in_one_table(two: list[str]) -> None:
         assert read("berlin/basophil/0.png") == Path(two[1], "basophil/0.png").read_bytes()
 
 
+def test_a_folder_may_have_dots_in_its_name(make_folders: Callable[..., Path]) -> None:
+    roots = [str(make_folders({"a": 1, "b": 1}, name)) for name in ("lab.v1", "lab.v2")]
+    assert list(open_source(roots).sets) == ["lab.v1", "lab.v2"]
+
+
 def test_one_data_set_keeps_its_own_names(two: list[str]) -> None:
     table = build_any_table(open_source(two[1]))
     assert table.class_names == ("Neutrophils", "basophil", "lymphocyte")

@@ -73,6 +73,14 @@ def test_a_square_is_the_pictures_own_pixels_and_black_outside() -> None:
     )
 
 
+def test_a_wide_field_does_not_enlarge_the_whole_picture() -> None:
+    """Enlarged by the field, it would have 10^11 pixels."""
+    picture = torch.full((1, 3, 40, 60), 100.0)
+    picture[:, :, :, 30:] = 200
+    square = cut(picture, torch.tensor([[30.0, 20.0]]), 64, 1e4)
+    torch.testing.assert_close(square, torch.full_like(square, 150), rtol=0, atol=1)
+
+
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**31))
 @settings(max_examples=15, deadline=None)
 def test_any_picture_has_a_centre_inside(height: int, width: int, seed: int) -> None:

@@ -32,6 +32,34 @@ def test_split_folders_at_any_nesting(make_folders: Callable[..., Path], wrap: s
     assert Counter(row.official for row in table.rows) == {"train": 4, "val": 1, "test": 1}
 
 
+@pytest.mark.parametrize(
+    ("counts", "others"),
+    [
+        ({"a": 2, "b": 2, "test/a": 1, "test/b": 1}, "a, b"),
+        ({"a/val/x": 1, "a": 1, "b": 2}, "a, b"),
+    ],
+)
+def test_a_test_folder_beside_class_folders(
+    make_folders: Callable[..., Path], counts: dict[str, int], others: str
+) -> None:
+    source = open_source(str(make_folders(counts)))
+    rule = (
+        rf"has no folder train, but a validation or test folder \(.*\) and .* \({others}\)\. Move"
+    )
+    with pytest.raises(InputError, match=rule):
+        build_table(source)
+
+
+def test_parts_without_training_are_one_data_set(make_folders: Callable[..., Path]) -> None:
+    root = make_folders({"test/a": 1, "test/b": 1, "val/a": 1, ".": 1})
+    table = build_table(open_source(str(root)))
+    assert [(row.official, row.class_name) for row in table.rows] == [
+        ("", "a"),
+        ("", "b"),
+        ("", "a"),
+    ]
+
+
 def test_images_below_a_class_folder_belong_to_it(make_folders: Callable[..., Path]) -> None:
     table = build_table(open_source(str(make_folders({"x/day1": 2, "x/day2": 1, "y": 1}))))
     assert [row.class_name for row in table.rows] == ["x", "x", "x", "y"]
