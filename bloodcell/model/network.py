@@ -216,6 +216,28 @@ def create_trunk(backbone: str, config: PretrainedConfig, pooled: bool = False) 
         ) from error
 
 
+def build_network(settings: Mapping[str, Any], config: PretrainedConfig) -> Network:
+    """Builds the network of a `Classifier`.
+
+    Args:
+        settings: the classifier's hyperparameters.
+        config: preprocessing and options that belong to the trunk's weights.
+    """
+    network = Network(
+        settings["backbone"],
+        len(settings["class_names"]),
+        settings["image_size"],
+        settings["hidden"],
+        settings["dropout"],
+        settings["pool"],
+        config,
+    )
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and settings["bn_momentum"] is not None:
+            module.momentum = settings["bn_momentum"]
+    return network
+
+
 def make_head(n_inputs: int, hidden: Sequence[int], n_classes: int, dropout: float) -> nn.Module:
     """Builds the dense layers of the head.
 

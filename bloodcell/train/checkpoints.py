@@ -19,11 +19,9 @@ from bloodcell.model.find import BEFORE, SCORES
 from bloodcell.text import command
 from bloodcell.train.finite import Finite
 from bloodcell.train.runs import last_of, run_folder_of
-from bloodcell.train.signals import StopGently, between_steps
+from bloodcell.train.signals import Interval, StopGently, between_steps
 
-CLOCK_EVERY = 32  # batches between checks of the clock; a check synchronises the devices
-
-
+_CLOCK_EVERY = 32  # batches, at least, between checks of the clock, which synchronise the devices
 _LOWER = {"loss", "error", "ece"}
 _HIGHER = {"acc", "accuracy", "f1", "auroc", "recall", "precision"}
 
@@ -136,6 +134,7 @@ class KeepLast(Checkpoint):
         self._steps, self._minutes = every_n_steps, every_minutes
         self._saved_at = -1  # global step
         self._saved = time.monotonic()
+        self._interval = Interval(_CLOCK_EVERY)
         self._ended = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,7 +202,7 @@ class KeepLast(Checkpoint):
         if self._steps and trainer.global_step // self._steps > self._saved_at // self._steps:
             return True
         alone = trainer.world_size == 1
-        if not self._minutes or not (alone or batches % CLOCK_EVERY == 0):
+        if not self._minutes or not (alone or self._interval.passed(batches)):
             return False
         late = time.monotonic() - self._saved >= 60 * self._minutes
         return late if alone else trainer.strategy.reduce_boolean_decision(late, all=False)

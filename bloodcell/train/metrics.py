@@ -107,6 +107,11 @@ class Metrics(nn.Module):
         if n_classes is not None:
             self.scores = MetricCollection(_scores(n_classes), compute_groups=False)
 
+    def reset(self) -> None:
+        """Forgets all images."""
+        for metric in (self.loss, self.acc, self.scores):
+            metric.reset()
+
     def update_scores(self, probability: Tensor, target: Tensor) -> None:
         """Adds images to `scores`.
 

@@ -17,7 +17,7 @@ from bloodcell.train.lightning_internals import skip_sigterm_broadcast
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGUSR1"):  # not on Windows
     _SIGNALS.append(signal.SIGUSR1)
-_AGREE_EVERY = 16  # batches between checks whether all devices should stop
+_AGREE_EVERY = 16  # batches, at least, between checks whether all devices should stop
 _MESSAGE = "\nstopping after this step or validation; press Ctrl-C again to stop at once\n"
 
 
@@ -33,6 +33,32 @@ def between_steps(trainer: Trainer, batches: int) -> bool:
         batches = trainer.fit_loop.total_batch_idx + 1
     validates = every is None or batches % every == 0  # None: validation is due by time
     return not (trainer.is_last_batch or validates or accumulates)
+
+
+class Interval:
+    """Says when at least `every` batches have passed, at the same batches on all devices.
+
+    A multiple of `every` would not do: a validation may be due at each of them.
+
+    Args:
+        every: number of batches.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every, self._last = every, 0
+
+    def passed(self, batches: int) -> bool:
+        """Returns whether it has passed since this last returned True, or the epoch began.
+
+        Args:
+            batches: number of finished batches of the epoch.
+        """
+        if batches < self._last:  # a new epoch
+            self._last = 0
+        passed = batches - self._last >= self._every
+        if passed:
+            self._last = batches
+        return passed
 
 
 class StopGently(Callback):
@@ -55,6 +81,7 @@ class StopGently(Callback):
         self.stops = self.trained = False
         self._before: dict[signal.Signals, Any] = {}
         self._trains = self._leader = False
+        self._interval = Interval(_AGREE_EVERY)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Installs the handlers."""
@@ -77,8 +104,9 @@ class StopGently(Callback):
     ) -> None:
         """Decides whether to stop after this step, unless a validation is due."""
         batches = batch_idx + 1
-        agreed = trainer.world_size == 1 or batches % _AGREE_EVERY == 0
-        if agreed and between_steps(trainer, batches):
+        if between_steps(trainer, batches) and (
+            trainer.world_size == 1 or self._interval.passed(batches)
+        ):
             self._decide(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bloodcell.data.augment import random_bits, seed_device
@@ -19,7 +19,7 @@ from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
 from bloodcell.model.find import NONE, find_teachers
 from bloodcell.model.gallery import Gallery
-from bloodcell.model.network import BACKBONE, Network, Pool, PretrainedConfig, describe
+from bloodcell.model.network import BACKBONE, Pool, PretrainedConfig, build_network, describe
 from bloodcell.model.pretrained import load_trunk, read_pretrained_config
 from bloodcell.train import optimizers
 from bloodcell.train.compiling import compile_for
@@ -112,13 +112,13 @@ class Classifier(LightningModule):
         self.schedule, self.compile_how = schedule, compile
         config = read_pretrained_config(backbone, weights)
         self.pretrained_config = replace(config, white_balance=white_balance)
-        self.network = self._build()
+        self.network = build_network(self.hparams, self.pretrained_config)
         if taken := load_trunk(self.network.trunk, backbone, weights):
             self.pretrained_config = replace(self.pretrained_config, source=taken)
         self.network.trunk.requires_grad_(not freeze)
         self.train_metrics = Metrics()
         self.val_metrics, self.test_metrics = (Metrics(len(class_names)) for _ in range(2))
-        self._so_far, self._kept = list[Tensor](), list[Outputs]()
+        self._so_far, self._kept, self._n_kept = list[Tensor](), list[Outputs](), 0
         self.training_pass: Callable[[Tensor], Tensor] = self.forward
 
     def forward(self, images: Tensor) -> Tensor:
@@ -144,9 +144,9 @@ class Classifier(LightningModule):
         self.training_pass = compiled
         if self.ensemble:
             self.ensemble.start(self.device, compiled)
+        self.train_metrics.reset()  # of an epoch that was interrupted
         if self._so_far and self._within_epoch():
-            place = self.trainer.world_size, self.trainer.global_rank
-            self.train_metrics.load_sums(self._so_far, *place)
+            self.train_metrics.load_sums(self._so_far, *self._place())
         self._so_far = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -167,13 +167,20 @@ class Classifier(LightningModule):
         loss = self._loss(logits, batch, "train", self.train_metrics)
         return self.ensemble.blend(loss, logits, batch) if self.ensemble else loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the images of an evaluation that was interrupted."""
+        self._kept, self._n_kept = [], 0
+        (self.test_metrics if self.trainer.testing else self.val_metrics).reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Adds a batch to the validation metrics and keeps its outputs."""
-        self._evaluate(as_batch(batch, self._place()), "val", self.val_metrics)
+        self._evaluate(as_batch(batch, (self._n_kept, *self._place())), "val", self.val_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Adds a batch to the test metrics and keeps its outputs."""
-        self._evaluate(as_batch(batch, self._place()), "test", self.test_metrics)
+        self._evaluate(as_batch(batch, (self._n_kept, *self._place())), "test", self.test_metrics)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the probabilities (B, classes) of a batch, in the order of its images.
@@ -199,8 +206,7 @@ class Classifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Gathers the outputs of all devices, each image once, and logs the scores."""
-        outputs = Outputs.join(self._kept)
-        self._kept.clear()
+        outputs, self._kept = Outputs.join(self._kept), []
         testing = self.trainer.testing
         part, metrics = ("test", self.test_metrics) if testing else ("val", self.val_metrics)
         metrics.update_scores(outputs.probability, outputs.target)
@@ -250,28 +256,16 @@ class Classifier(LightningModule):
         before, now = self.pretrained_config, PretrainedConfig.from_dict(checkpoint[RECIPE])
         self.pretrained_config = now
         if replace(before, source="") != replace(now, source=""):
-            self.network = self._build().to(self.device)
+            self.network = build_network(self.hparams, now).to(self.device)
             self.network.trunk.requires_grad_(not self.freeze_trunk)
 
     def summary(self) -> str:
         """Returns a description of the network in one line."""
         return describe(self.network, self.hparams, self.pretrained_config.source)
 
-    def _build(self) -> Network:
-        hp = self.hparams
-        network = Network(
-            *(hp["backbone"], len(self.class_names), hp["image_size"], hp["hidden"]),
-            *(hp["dropout"], hp["pool"], self.pretrained_config),
-        )
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d) and hp["bn_momentum"] is not None:
-                module.momentum = hp["bn_momentum"]
-        return network
-
-    def _place(self) -> tuple[int, int, int]:
-        """Returns the number of images evaluated on this device, the world size and the rank."""
-        n = sum(len(kept[0]) for kept in self._kept)
-        return n, self.trainer.world_size, self.trainer.global_rank
+    def _place(self) -> tuple[int, int]:
+        """Returns the world size and the rank."""
+        return self.trainer.world_size, self.trainer.global_rank
 
     def _within_epoch(self) -> bool:
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
@@ -281,6 +275,7 @@ class Classifier(LightningModule):
         outputs = Outputs.of(self.network, batch, self.gallery)
         self._loss(outputs.logits, batch, part, metrics)
         self._kept.append(outputs)
+        self._n_kept += len(outputs.target)
 
     def _loss(self, logits: Tensor, batch: Batch, part: str, metrics: Metrics) -> Tensor:
         """Returns the mean loss and updates the metrics without synchronising the device."""

@@ -28,7 +28,7 @@ from bloodcell.datasets.kaggle import CLASS_NAMES
 from bloodcell.errors import InputError
 from bloodcell.model.checkpoint import check_complete, read_checkpoint
 from bloodcell.train.metrics import Metrics
-from bloodcell.train.signals import StopGently
+from bloodcell.train.signals import Interval, StopGently
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's, of torch
@@ -136,6 +136,57 @@ def test_a_signal_ends_one_run_of_a_trainer_only(smears: Path) -> None:
     runs.append(twice.global_step)
     twice.fit(model, data)
     assert (runs, twice.current_epoch, stop.signal) == ([3], 1, None)
+
+
+class Interrupted(Callback):
+    """Stops a validation or a training within its epoch."""
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            raise SIGTERMException
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        raise SIGTERMException
+
+
+def test_an_interrupted_epoch_counts_in_no_later_one(smears: Path) -> None:
+    data = smears_data(smears)
+    model, fresh = (tiny(class_names=data.class_names) for _ in range(2))
+    fresh.load_state_dict(model.state_dict())
+    with pytest.raises(SIGTERMException):
+        trainer(callbacks=[Interrupted()]).validate(model, data, verbose=False)
+    for part in ("validate", "test"):
+        found, expected = (
+            getattr(trainer(), part)(one, data, verbose=False) for one in (model, fresh)
+        )
+        assert found == expected
+        assert model.outputs is not None
+        assert model.outputs.row.tolist() == data.parts["val" if part == "validate" else part]
+    model.train()  # an exception left it in evaluation mode
+    with pytest.raises(SIGTERMException):
+        trainer(callbacks=[Interrupted()]).fit(model, data)
+    fresh.load_state_dict(model.state_dict())
+    runs = [trainer(), trainer()]
+    for one, other in zip(runs, (model, fresh), strict=True):
+        one.fit(other, data)
+    assert runs[0].callback_metrics == runs[1].callback_metrics
+    assert "train/loss" in runs[0].callback_metrics
+
+
+def test_a_classifier_is_loaded_from_a_checkpoint(run: Path) -> None:
+    model = bloodcell.Classifier.load_from_checkpoint(run / "checkpoints" / "best.ckpt").eval()
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    logits = model(torch.from_numpy(image).permute(2, 0, 1)[None])
+    expected = bloodcell.load(run / "checkpoints" / "best.ckpt").predict(image)
+    assert [expected.class_names[label] for label in logits.argmax(1)] == expected.classes
+
+
+def test_devices_agree_between_any_validations() -> None:
+    """A validation every 16 batches is due whenever a multiple of 16 batches has passed."""
+    interval = Interval(16)
+    asked = [n for n in range(1, 100) if n % 16 and interval.passed(n)]
+    assert asked == [17, 33, 49, 65, 81, 97]
+    assert [n for n in range(1, 40) if interval.passed(n)] == [16, 32]  # the next epoch
 
 
 @pytest.mark.parametrize("scale", [False, True])
