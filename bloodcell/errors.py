@@ -24,16 +24,17 @@ class InputError(ValueError):
     """
 
 
-def listed(names: list[str], most: int = 8) -> str:
+def listed(names: list[str], most: int = 8, total: int | None = None) -> str:
     """Joins names for an error message and counts those it leaves out.
 
     Args:
         names: the names to list.
         most: how many names to show.
+        total: how many there are, if `names` are only the first.
     """
     if not names:
         return "nothing"
-    rest = len(names) - most
+    rest = (total or len(names)) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 

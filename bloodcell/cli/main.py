@@ -40,6 +40,8 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     if isinstance(sys.stdout, io.TextIOWrapper):  # consoles cannot show every file name
         sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):  # paths can have any bytes
+        sys.stdin.reconfigure(errors="surrogateescape")
     try:
         _dispatch(words)
     except InputError as error:

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +19,23 @@ from bloodcell.evaluate.figures.cells import draw_cells
 from bloodcell.evaluate.metrics import Estimate, independent_interval
 from bloodcell.evaluate.scores import CONFUSION
 from bloodcell.evaluate.unseen import UNSEEN
-from bloodcell.files import write_whole_bytes
+from bloodcell.files import at_home, write_whole_bytes
 from bloodcell.infer.answers import Answer
 from bloodcell.infer.inputs import NO_CELL
 from bloodcell.infer.runtime import Runtime
 
-UNSURE, UNREADABLE, UNLIKE = "unsure", "unreadable", "unlike"
+
+class Uncounted(Enum):
+    """Answers that count for no class; not strings, because a class may have any name."""
+
+    UNSURE = "unsure"
+    UNREADABLE = "unreadable"
+    UNLIKE = "unlike"
+    NO_CELL = "no cell"
+
+
+Counts = Counter[str | Uncounted]
+
 _LEGEND = (
     "The 95 % intervals (Wilson) show how far each share can be from that of the whole smear.\n"
     "They do not include errors of the model, which has no table of its errors."
@@ -38,10 +50,15 @@ _WIDENED = (
     "\nThey were widened to contain the intervals that follow from the errors on {},\n"
     "each tested by a model that was trained without it. Another laboratory can cause other errors."
 )
-_WIDER = (
-    "If they show some, set --field to the width of their field of view: 1 is about 6 red cells, "
-    "3 is three times that width, and auto measures it."
-)
+_NOT_COUNTED = {
+    Uncounted.UNSURE: "unsure, and not counted: {:,}",
+    Uncounted.UNLIKE: "unlike all training images, and not counted: {:,}",
+    Uncounted.NO_CELL: (
+        "images without a white cell: {:,}. If they show some, set --field to the width of their "
+        "field of view: 1 is about 6.4 red cells, 3 is three times that width, auto measures it."
+    ),
+    Uncounted.UNREADABLE: "images unreadable: {:,}",
+}
 
 
 class Cells(NamedTuple):
@@ -71,7 +88,7 @@ class Cells(NamedTuple):
             raise InputError(f"--draw {self.draw} is a file. Give a folder for the drawings.")
         place = self.draw.resolve()
         for word in given:
-            folder = Path(word).expanduser().resolve()
+            folder = at_home(word).resolve()
             if folder.is_dir() and (place == folder or folder in place.parents):
                 raise InputError(
                     f"--draw {self.draw} is in {word}: the next call would read the drawings as "
@@ -116,31 +133,30 @@ class Cells(NamedTuple):
             path = self.draw / _free_name(Path(first.file).stem, taken)
             try:
                 picture = draw_cells(open_rgb(read()), list(_labels(of_cells)), names)
-            except READ_ERRORS as error:  # the file may have changed since it was classified
+                write_whole_bytes(path, picture)
+            except READ_ERRORS as error:  # the file may have changed, or the new name be too long
                 print(f"{path} could not be drawn ({reason(error)})", file=sys.stderr)
                 continue
-            write_whole_bytes(path, picture)
             drawn.append(path)
 
 
 def _labels(answers: Iterable[Answer]) -> Iterator[tuple[Cell, str, float]]:
     for answer in answers:
         if answer.cell and answer.probability:
-            label = answer.class_name or UNSURE
-            label = f"{UNLIKE}: {label}" if answer.unlike else label
+            label = answer.class_name or Uncounted.UNSURE.value
+            label = f"{Uncounted.UNLIKE.value}: {label}" if answer.unlike else label
             yield answer.cell, label, max(answer.probability.values())
 
 
 def differential(
-    counts: Counter[str], names: Sequence[str], scores: Mapping[str, Any] | None = None
+    counts: Counts, names: Sequence[str], scores: Mapping[str, Any] | None = None
 ) -> str:
     """Returns the differential count: the number and share of cells of each class, as text.
 
     Cells without a class and cells unlike all training images are not counted.
 
     Args:
-        counts: number of cells for each class and for `UNSURE`, `UNLIKE`, `NO_CELL` and
-            `UNREADABLE`.
+        counts: number of cells for each class, and of those that count for none.
         names: the classes.
         scores: the model's `scores.json`, which may contain its confusion matrix.
     """
@@ -162,14 +178,9 @@ def differential(
             share, low, high = corrected[place]
             line += f"  corrected {share:6.1%}"
         lines.append(f"{line}  [{low:.1%}, {high:.1%}]")
-    if counts[UNSURE]:
-        lines.append(f"  {UNSURE}, and not counted: {counts[UNSURE]:,}")
-    if counts[UNLIKE]:
-        lines.append(f"  {UNLIKE} all training images, and not counted: {counts[UNLIKE]:,}")
-    if counts[NO_CELL]:
-        lines.append(f"  images without a white cell: {counts[NO_CELL]:,}. {_WIDER}")
-    if counts[UNREADABLE]:
-        lines.append(f"  images {UNREADABLE}: {counts[UNREADABLE]:,}")
+    for kind, text in _NOT_COUNTED.items():
+        if counts[kind]:
+            lines.append(f"  {text.format(counts[kind])}")
     return "\n".join([*lines, *([legend] if total else [])])
 
 

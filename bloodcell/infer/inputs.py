@@ -30,6 +30,7 @@ from bloodcell.data.image_files import (
     walk_images,
 )
 from bloodcell.errors import InputError, reason
+from bloodcell.files import at_home
 
 STDIN = "-"
 NO_CELL = "no white cell found"
@@ -118,7 +119,7 @@ def check_given(given: Sequence[str]) -> None:
             "paths from the standard input."
         )
     for word in given:
-        path = Path(word).expanduser()
+        path = at_home(word)
         if not (word == STDIN or path.exists() or glob.has_magic(word) or _archive_above(path)):
             raise InputError(_missing(word))
 
@@ -204,7 +205,7 @@ def decode_cells(
 def _hint(field: Field) -> str:
     if field == AUTO:
         return "if the picture shows one, the width of its field was measured wrongly: set field"
-    return f"if the field of view is wider than about {6 * field:g} red cells, set field"
+    return f"if the field of view is wider than about {6.4 * field:.3g} red cells, set field"
 
 
 Make = Callable[[str, Image.Image], list[Decoded]]
@@ -253,7 +254,7 @@ def _listed(line: str, entries: Callable[[Path], _Entries]) -> Iterator[Named]:
 
 
 def _find(word: str, entries: Callable[[Path], _Entries], left_out: LeftOut) -> Iterator[Named]:
-    path = Path(word).expanduser()
+    path = at_home(word)
     if path.is_dir():
         return _folder(path, left_out)
     if archive := _archive_above(path):
@@ -268,7 +269,8 @@ def _find(word: str, entries: Callable[[Path], _Entries], left_out: LeftOut) -> 
 
 def _archive_above(path: Path) -> Path | None:
     """Returns the archive that a path is, or is inside of."""
-    return next((p for p in (path, *path.parents) if p.suffix == ".zip" and p.is_file()), None)
+    paths = (p for p in (path, *path.parents) if p.suffix.lower() == ".zip")
+    return next((p for p in paths if p.is_file()), None)
 
 
 def _missing(word: str) -> str:

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from bloodcell.data.crop import Field, Pixels, check_field
 from bloodcell.errors import InputError, require_number
 from bloodcell.infer.answers import Answer, check_out, open_writer
-from bloodcell.infer.cells import UNREADABLE, Cells
+from bloodcell.infer.cells import Cells, Uncounted
 from bloodcell.infer.inputs import (
     STDIN,
     Decoded,
@@ -68,7 +68,7 @@ def predict(
         cells: find the white cells of each image, and write a row for each cell and the
             differential count.
         field: with --cells, the width of the field of view relative to that of the Kaggle set,
-            which is about 6 red cells; 0.1 to 50, or auto, which measures it in each picture
+            which is about 6.4 red cells; 0.1 to 50, or auto, which measures it in each picture
             (default: as the model was trained).
         draw: with --cells, the folder for copies of the images with boxed and labelled cells
             (default: none).
@@ -105,7 +105,7 @@ def predict(
             bar.advance(task)
     print(tally.summary(names, time.perf_counter() - start), file=sys.stderr)
     _name_output(out, draw, len(tally.drawn))
-    return not tally.counts[UNREADABLE]
+    return not tally.counts[Uncounted.UNREADABLE]
 
 
 def _open_bar() -> Progress:

@@ -1,16 +1,17 @@
 """Counts predictions, for the lines that `predict` prints at the end."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bloodcell.data.decode import summarise
 from bloodcell.data.image_files import LeftOut
+from bloodcell.errors import listed
 from bloodcell.infer.answers import Answer
-from bloodcell.infer.cells import UNLIKE, UNREADABLE, UNSURE, differential
+from bloodcell.infer.cells import Counts, Uncounted, differential
 from bloodcell.infer.inputs import NO_CELL
 
+_NOTED = 3  # files that are named for each note
 UNLIKE_IMAGES = "unlike all training images: {:,}. Their classes are unreliable"
 
 
@@ -25,18 +26,21 @@ class Tally:
     def __init__(self, cells: bool, scores: Mapping[str, Any]) -> None:
         self._cells, self._scores = cells, scores
         self._unlike = 0
-        self.counts: Counter[str] = Counter()
-        self.notes: dict[str, str] = {}
+        self.counts: Counts = Counter()
+        self._notes: Counter[str] = Counter()
+        self._noted: defaultdict[str, list[str]] = defaultdict(list)
         self.left_out = LeftOut()
         self.drawn: list[Path] = []
 
     def add(self, answer: Answer) -> None:
         """Counts a prediction."""
         aside = self._cells and answer.unlike  # left out of the differential count
-        self.counts[UNLIKE if aside else _kind(answer)] += 1
+        self.counts[Uncounted.UNLIKE if aside else _kind(answer)] += 1
         self._unlike += bool(answer.unlike)
         if answer.note:
-            self.notes[answer.file] = answer.note
+            self._notes[answer.note] += 1
+            if len(self._noted[answer.note]) < _NOTED:
+                self._noted[answer.note].append(answer.file)
 
     def summary(self, names: list[str], seconds: float) -> str:
         """Returns the lines to print.
@@ -47,19 +51,26 @@ class Tally:
         """
         n = self.counts.total()
         if self._cells:
-            n -= self.counts[NO_CELL] + self.counts[UNREADABLE]
+            n -= self.counts[Uncounted.NO_CELL] + self.counts[Uncounted.UNREADABLE]
             lines = [differential(self.counts, names, self._scores), f"{n / seconds:,.0f} cells/s"]
         else:
-            kinds = [kind for kind in (*names, UNSURE, UNREADABLE) if self.counts[kind]]
-            by_class = ", ".join(f"{kind} {self.counts[kind]:,}" for kind in kinds) or "none"
+            kinds: list[str | Uncounted] = [*names, Uncounted.UNSURE, Uncounted.UNREADABLE]
+            counted = [f"{_text(one)} {self.counts[one]:,}" for one in kinds if self.counts[one]]
+            by_class = ", ".join(counted) or "none"
             lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({n / seconds:,.0f} images/s)"]
             if self._unlike:
                 lines.append(f"{UNLIKE_IMAGES.format(self._unlike)} (column `unlike`).")
-        lines += summarise(self.notes)
+        for note, number in self._notes.items():
+            lines.append(f"{note}: {listed(self._noted[note], _NOTED, number)}")
         return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
 
 
-def _kind(answer: Answer) -> str:
+def _kind(answer: Answer) -> str | Uncounted:
     if answer.error:
-        return NO_CELL if answer.error.startswith(NO_CELL) else UNREADABLE
-    return answer.class_name or UNSURE
+        none = answer.error.startswith(NO_CELL)
+        return Uncounted.NO_CELL if none else Uncounted.UNREADABLE
+    return answer.class_name or Uncounted.UNSURE
+
+
+def _text(kind: str | Uncounted) -> str:
+    return kind.value if isinstance(kind, Uncounted) else kind

@@ -60,14 +60,14 @@ def serve(
         contextlib.ExitStack() as opened,
     ):
         address, number = listener.getsockname()[:2]
-        local = ipaddress.ip_address(address).is_loopback
         # gradio reads these when imported: folder for uploads, no telemetry, no copies in browsers
         quiet = dict.fromkeys(("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"), "False")
         os.environ |= {"GRADIO_TEMP_DIR": folder} | quiet
-        app, name = _make_app(path, source, bool(data), local, Path(folder), opened)
         shown = f"[{address}]" if ":" in address else address
+        hosts = allowed_hosts(host, address)
+        app, name = _make_app(path, source, bool(data), hosts, Path(folder), opened)
         print(f"{name}: http://{shown}:{number} (Ctrl-C stops it)", flush=True)
-        if not local:
+        if hosts is None:
             warning = "anyone who can reach this machine can use the server, without a password."
             print(f"--host {host}: {warning}", file=sys.stderr)
         _run(app, listener)
@@ -75,11 +75,24 @@ def serve(
     return True
 
 
+def allowed_hosts(host: str, address: str) -> frozenset[str] | None:
+    """Returns the names by which clients may call the server; None allows any.
+
+    Args:
+        host: the host that the user asked for.
+        address: the IP address on which the server listens. If other machines can reach it, they
+            may know it by any name.
+    """
+    if not ipaddress.ip_address(address).is_loopback:
+        return None
+    return _LOOPBACK | {host, address}
+
+
 def _make_app(
     path: Path,
     source: Source | None,
     wanted: bool,
-    local: bool,
+    hosts: frozenset[str] | None,
     folder: Path,
     opened: contextlib.ExitStack,
 ) -> "tuple[FastAPI, str]":
@@ -95,7 +108,7 @@ def _make_app(
     from bloodcell.serve.page import make_page, theme
 
     adviser = Adviser(load_saved(path), _MOST_PIXELS)
-    app = make_api(adviser, _LOOPBACK if local else None, _MOST_BYTES)
+    app = make_api(adviser, hosts, _MOST_BYTES)
     photographs = open_photographs(source, adviser.saved.gallery, wanted, opened)
     page = make_page(adviser, _draw_examples(folder), photographs)
     app = gradio.mount_gradio_app(

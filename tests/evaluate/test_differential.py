@@ -1,12 +1,10 @@
 """Differential counts of a model with known errors."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 
 from bloodcell.evaluate.differential import estimate_shares
-from bloodcell.infer.cells import differential
+from bloodcell.infer.cells import Counts, differential
 
 
 def test_without_errors_the_shares_are_those_of_the_counts() -> None:
@@ -41,7 +39,7 @@ def test_intervals_cover_and_corrected_shares_are_closer_on_slides_of_200_cells(
 def test_errors_on_unseen_laboratories_widen_the_intervals_but_move_no_share() -> None:
     own = {"confusion": {"counts": [[90, 10], [5, 95]], "of": "200 test photographs"}}
     unseen = {"datasets": {"berlin": {}, "paris": {}}, "confusion": [[50, 50], [5, 95]]}
-    counts = Counter({"a": 40, "b": 60})
+    counts = Counts({"a": 40, "b": 60})
     alone = differential(counts, ["a", "b"], own)
     widened = differential(counts, ["a", "b"], own | {"unseen": unseen})
     shares = [line.split("[")[0] for line in alone.splitlines()[1:3]]

@@ -80,7 +80,7 @@ def test_a_row_a_cell_and_the_differential_count(
 ) -> None:
     main(["predict", str(slide), "--model", model, "--cells", "--out", "cells.csv"])
     rows = rows_of("cells.csv")
-    hint = "no white cell found; if the field of view is wider than about 6 red cells, set field"
+    hint = "no white cell found; if the field of view is wider than about 6.4 red cells, set field"
     assert [(Path(row["file"]).name, row["error"]) for row in rows] == [
         ("a.png", ""), ("b.png", ""), ("c.png", hint), ("a.png", ""),
     ]  # fmt: skip
@@ -281,6 +281,20 @@ def test_paths_from_the_standard_input_are_drawn_too(
     main(["predict", "-", "--model", model, "--cells", "--draw", "drawn", "--out", "c.csv"])
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["a-2.cells.png", "a.cells.png"]
     assert len(rows_of("c.csv")) == 2
+
+
+def test_a_drawing_that_cannot_be_written_costs_no_answer(
+    model: str, slide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = slide / f"{'a' * 245}.png"  # the drawing's name is longer than file systems allow
+    (slide / "a.png").rename(long)
+    words = ["predict", str(long), str(slide / "b.png"), "--model", model, "--cells"]
+    main([*words, "--draw", "drawn", "--out", "c.csv"])
+    assert len(rows_of("c.csv")) == 2
+    assert [path.name for path in Path("drawn").iterdir()] == ["b.cells.png"]
+    said = capsys.readouterr().err
+    assert "could not be drawn" in said
+    assert "drawn: 1 picture\n" in said
 
 
 def test_a_picture_too_small_for_its_field(model: str, slide: Path) -> None:

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -20,11 +21,14 @@ from bloodcell.data.image_files import open_archive
 from bloodcell.datasets.classes import COMMON
 from bloodcell.errors import InputError
 from bloodcell.infer.agreement import Agreement
+from bloodcell.infer.answers import Answer
+from bloodcell.infer.cells import Uncounted
 from bloodcell.infer.export import Exported, _require_agreement
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.inputs import find_images
 from bloodcell.infer.runtime import views
 from bloodcell.infer.saved import Saved, load_saved, write_saved
+from bloodcell.infer.tally import Tally
 from bloodcell.infer.torch_runtime import TorchModel
 from bloodcell.model.bundled import find_bundled
 from bloodcell.model.description import Description
@@ -110,6 +114,39 @@ def test_paths_inside_one_archive_open_it_once(monkeypatch: pytest.MonkeyPatch) 
     with ExitStack() as archives:
         assert [image.name for image in find_images(given, archives)] == given
     assert len(opened) == 1
+
+
+def test_names_that_look_like_homes_archives_or_other_encodings(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (40, 40)).save("~nobody.png")
+    with zipfile.ZipFile("SCANS.ZIP", "w") as archive:
+        archive.write("~nobody.png", "a.png")
+    main(["predict", "~nobody.png", "SCANS.ZIP", "--model", str(run), "--out", "said.csv"])
+    assert [row["file"] for row in asked("said.csv")] == ["~nobody.png", "SCANS.ZIP/a.png"]
+    latin = os.fsdecode(b"caf\xe9.png")
+    Path("~nobody.png").rename(latin)
+    lines = io.TextIOWrapper(io.BytesIO(os.fsencode(latin)), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", lines)
+    main(["predict", "-", "--model", str(run), "--out", "said.csv"])
+    with Path("said.csv").open(errors="surrogateescape", newline="") as file:
+        assert [(row["file"], row["error"]) for row in csv.DictReader(file)] == [(latin, "")]
+
+
+def test_a_class_may_have_the_name_of_no_class() -> None:
+    tally = Tally(False, {})
+    for class_name, error in (("unreadable", ""), ("unsure", ""), (None, ""), (None, "empty file")):
+        tally.add(Answer("a.png", class_name, None, error))
+    assert tally.counts[Uncounted.UNREADABLE] == 1
+    said = tally.summary(["unreadable", "unsure"], 1)
+    assert said.startswith("4 images: unreadable 1, unsure 1, unsure 1, unreadable 1 (")
+
+
+def test_a_note_names_three_files_and_counts_the_others() -> None:
+    tally = Tally(False, {})
+    for n in range(5):
+        tally.add(Answer(f"{n}.tif", "a", None, note="scaled"))
+    assert "scaled: 0.tif, 1.tif, 2.tif and 2 more" in tally.summary(["a"], 1).splitlines()
 
 
 def test_any_kind_of_image_and_bad_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

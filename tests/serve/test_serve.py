@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from fastapi import Response
+from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -27,9 +27,10 @@ from bloodcell.data.source import open_source
 from bloodcell.errors import InputError
 from bloodcell.infer.saved import load_saved
 from bloodcell.serve.api import make_api
-from bloodcell.serve.guard import TimelyProtocol
+from bloodcell.serve.guard import Gate, TimelyProtocol
 from bloodcell.serve.opinion import Adviser
 from bloodcell.serve.photographs import find_source, open_photographs
+from bloodcell.serve.serve import allowed_hosts
 
 Refused = Callable[..., str]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -318,6 +319,19 @@ def test_others_are_let_in_only_with_a_warning_and_term_cleans_up(
         in said
     )
     assert not list((tmp_path / "tmp").glob("*/drawn *.jpeg"))
+
+
+def test_a_loopback_address_is_called_by_its_own_names_only() -> None:
+    assert allowed_hosts("0.0.0.0", "0.0.0.0") is None
+    hosts = allowed_hosts("my-machine", "127.0.1.1")
+    names = ("my-machine", "127.0.1.1", "127.0.0.1", "localhost", "[::1]")
+    assert hosts == frozenset(names)
+    app = FastAPI()
+    app.get("/")(lambda: "in")
+    app.add_middleware(Gate, hosts=hosts, most_bytes=1)
+    for host, status in (("my-machine:7860", 200), ("127.0.1.1", 200), ("evil.example", 403)):
+        answer = TestClient(app).get("/", headers={"Host": host})
+        assert answer.status_code == status, host
 
 
 def ask_page(address: str, function: int, *data: Any) -> list[Any]:
