@@ -36,12 +36,21 @@ def check_place(flag: str, path: str | None, *suffixes: str) -> None:
         suffixes: what its name may end in.
 
     Raises:
-        InputError: if the name has another suffix, or the folder does not exist.
+        InputError: if the name has another suffix, is that of a folder, or the folder that it is in
+            does not exist or may not be written to.
     """
     if path is None:
         return
     require(Path(path).suffix in suffixes, flag, path, f"a file ending in {listed([*suffixes])}")
-    require(Path(path).absolute().parent.is_dir(), flag, path, "in a folder that exists")
+    folder = Path(path).absolute().parent
+    require(folder.is_dir(), flag, path, "in a folder that exists")
+    require(os.access(folder, os.W_OK), flag, path, "in a folder that you may write to")
+    require(not Path(path).is_dir(), flag, path, "a file, not a folder")
+
+
+def is_folder(out: str) -> bool:
+    """Returns whether `--out` is an existing folder, ends in `/` or has no suffix."""
+    return out.endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
 
 
 @contextmanager

@@ -105,9 +105,10 @@ def parse_sheet(text: str, label: str) -> Sheet:
         label: name of the table in error messages.
 
     Raises:
-        InputError: if the file is not CSV; iterating over the lines raises it, too.
+        InputError: if the file is not CSV; iterating over the lines raises it, too, also if a line
+            has more values than there are columns.
     """
-    header = text.split("\n", 1)[0]
+    header = str(re.match(r"(?:\s*\n)*([^\n]*)", text)[1])  # type: ignore[index]  # always matches
     stated = re.fullmatch(r"sep=([,;|\t])\s*", header)  # a line of Excel before the header
     separator = stated[1] if stated else max(_SEPARATORS, key=header.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
@@ -125,8 +126,16 @@ def parse_sheet(text: str, label: str) -> Sheet:
         columns = next(coming, [])
     columns = [name.lower() for name in columns]
     blank = dict.fromkeys(columns, "")
-    lines = (Line(rows.line_num, blank | dict(zip(columns, row, strict=False))) for row in coming)
-    return Sheet(columns, lines)
+
+    def line(row: list[str]) -> Line:
+        if any(row[len(columns) :]):
+            raise InputError(
+                f"{label}, line {rows.line_num}: {len(row)} values for {len(columns)} columns. Put "
+                f"values that contain {separator!r} into quotation marks, or delete the others."
+            )
+        return Line(rows.line_num, blank | dict(zip(columns, row, strict=False)))
+
+    return Sheet(columns, map(line, coming))
 
 
 def find_column(sheet: Sheet, names: Sequence[str], label: str) -> str:

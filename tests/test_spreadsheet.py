@@ -33,9 +33,20 @@ def test_a_line_is_found_by_its_number() -> None:
 
 
 def test_short_and_long_lines() -> None:
-    Path("t.csv").write_text("a,b\n1\n1,2,3\n")
+    Path("t.csv").write_text("a,b\n1\n1,2,,\n")
     values = [line.values for line in read_sheet(Path("t.csv"), "t", "").lines]
     assert values == [{"a": "1", "b": ""}, {"a": "1", "b": "2"}]
+    Path("t.csv").write_text("file,photo\na.jpg,1\nb.jpg,slide 3, field 2\n")
+    with pytest.raises(
+        InputError, match=r"^t, line 3: 3 values for 2 columns\. Put .* ',' into quo"
+    ):
+        list(read_sheet(Path("t.csv"), "t", "").lines)
+
+
+def test_blank_lines_before_the_header() -> None:
+    Path("t.csv").write_text("\n  \nfile;photo\na,b.jpg;1\n")
+    sheet = read_sheet(Path("t.csv"), "t", "")
+    assert [line.values for line in sheet.lines] == [{"file": "a,b.jpg", "photo": "1"}]
 
 
 def test_what_is_no_table() -> None:

@@ -98,15 +98,13 @@ def audit(
         examine_labels(source, table, labels, out, sheet)
         return True
     found, copies, rows = _audit_pixels(source, table)
+    print_audit(found)  # first, because a file may not be writable
     if out:
         with write_whole(Path(out)) as file:
             file.write(json.dumps(found, indent=1) + "\n")
-    if write_photos:
-        _write_photos(Path(write_photos), table, copies, rows)
-    print_audit(found)
-    if out:
         print(out)
     if write_photos:
+        _write_photos(Path(write_photos), table, copies, rows)
         first = "correct the labels first, then " if found["label_conflicts"] else ""
         print(f"{write_photos}: {first}give it to fit with --data.photos {write_photos}")
     compared = found["photo_table"] or {"leaks": []}

@@ -9,7 +9,9 @@ from bloodcell.data.decode import IMAGE_SIZES
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.data.table import Table
-from bloodcell.errors import require, require_number
+from bloodcell.errors import listed, require, require_number
+
+_MOST_CLASSES = 20  # that are named in the description
 
 
 def describe(table: Table, source: Source, split: str, parts: dict[str, list[int]]) -> str:
@@ -43,8 +45,8 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
 def _describe_classes(table: Table, parts: Mapping[str, list[int]]) -> str:
     """Returns a line with each class and its files; a folder without images is missing in it."""
     files = Counter(table.rows[row].class_name for rows in parts.values() for row in rows)
-    shown = ", ".join(f"{name} {files[name]:,}" for name in table.class_names)
-    return f"{len(table.class_names)} classes: {shown}"
+    shown = [f"{name} {files[name]:,}" for name in table.class_names]
+    return f"{len(shown)} classes: {listed(shown, _MOST_CLASSES)}"
 
 
 def _describe_sets(table: Table, parts: dict[str, list[int]]) -> Iterator[str]:
@@ -54,7 +56,7 @@ def _describe_sets(table: Table, parts: dict[str, list[int]]) -> Iterator[str]:
         rows = {part: [i for i in parts[part] if table.rows[i].dataset == name] for part in parts}
         counts = ", ".join(f"{part} {len(some):,}" for part, some in rows.items() if some)
         classes = {table.rows[i].class_name for some in rows.values() for i in some}
-        yield f"  {name}: {counts}; {', '.join(sorted(classes))}"
+        yield f"  {name}: {counts}; {listed(sorted(classes), _MOST_CLASSES)}"
     if untrained:
         left = sorted({table.rows[i].class_name for i in untrained})
         yield (

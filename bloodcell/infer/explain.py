@@ -12,7 +12,7 @@ import numpy as np
 from bloodcell.errors import InputError, require
 from bloodcell.evaluate.figures.explained import Explained, draw_explained
 from bloodcell.evaluate.figures.style import save
-from bloodcell.files import check_place
+from bloodcell.files import check_place, is_folder
 from bloodcell.infer.inputs import Decoded, Named, check_given, decode_batches, find_images
 from bloodcell.infer.open import find_trained
 from bloodcell.infer.tally import UNLIKE_IMAGES
@@ -43,7 +43,7 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     """
     check_given(images)
     path = Path(out)
-    one_each = not path.suffix
+    one_each = is_folder(out)
     if not one_each:
         check_place("--out", out, ".png")
     opened = find_trained(model)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bloodcell.errors import InputError, listed, require
 from bloodcell.evaluate.card import CARD, write_card
 from bloodcell.evaluate.unseen import add_unseen, check_labs, read_unseen
-from bloodcell.files import beside, check_place
+from bloodcell.files import beside, check_place, is_folder
 from bloodcell.infer.agreement import (
     Agreement,
     compare,
@@ -132,11 +131,6 @@ def export(
     return agreements[0]
 
 
-def is_folder(out: str) -> bool:
-    """Returns whether `--out` is an existing folder, ends in `/` or has no suffix."""
-    return out.endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
-
-
 def _check(
     given: Sequence[str], model: str | None, out: str | None, int8: str | None, labs: str | None
 ) -> Path:
@@ -170,6 +164,7 @@ def _add_labs(description: Description, folder: Path) -> Description:
 def _check_folder(folder: Path) -> None:
     """Raises InputError if a folder has other files, because timm could load them as weights."""
     require(folder.absolute().parent.is_dir(), "--out", folder, "in a folder that exists")
+    require(not folder.is_file(), "--out", folder, "a folder, or a file with a suffix")
     others = {path.name for path in folder.iterdir()} - _HUB_FILES if folder.is_dir() else set()
     rule = f"empty, new or from an earlier export, but it contains {listed(sorted(others), 3)}"
     require(not others, "--out", folder, rule)
@@ -183,7 +178,7 @@ def _write_folder(
     from bloodcell.infer.torch_runtime import TorchModel, find_devices
 
     partial = stack.enter_context(folder_beside(target))
-    write_hub_folder(saved, partial, target.name)
+    write_hub_folder(saved, partial, target.resolve().name)  # also of `.`
     size = sum(file.stat().st_size for file in partial.iterdir())
     input_format = saved.description.input_format
     exported = Exported(target, 32, size, HubModel(partial, input_format), in_folder=True)

@@ -24,6 +24,7 @@ from bloodcell.evaluate.runs import CONFIG, by_number
 from bloodcell.files import write_whole
 from bloodcell.model.find import SCORES
 
+_BEGUN = "--- begun\n"  # separates the attempts in a log
 _FIT = (sys.executable, "-m", "bloodcell", "fit")
 
 
@@ -142,10 +143,11 @@ class Job(NamedTuple):
     log: Path
 
     def complaint(self) -> str:
-        """Returns the last error message in the log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        """Returns the last error message of the last attempt in the log."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        lines = text.rpartition(_BEGUN)[2].splitlines()
         messages = [line for line in lines if line.startswith("bloodcell: ")] or lines[-1:]
-        return "".join(messages[-1:]).removeprefix("bloodcell: ")
+        return "".join(messages[-1:]).removeprefix("bloodcell: ") or "it ended without a message"
 
 
 def make_job(out: Path, name: str, seed: int, words: Sequence[str]) -> Job:
@@ -270,8 +272,8 @@ class Crew:
                 return 0
             job.log.parent.mkdir(exist_ok=True)
             with child, job.log.open("a", encoding="utf-8") as file:
-                assert child.stdout is not None
-                for line in child.stdout:
+                file.write(_BEGUN)
+                for line in child.stdout or ():
                     file.write(line)
                     file.flush()
                     self._heard(job, line)

@@ -29,6 +29,7 @@ from bloodcell.evaluate.speeds import Speeds, print_speeds, write_speeds
 from bloodcell.files import cache_folder
 from bloodcell.memory import is_full
 from bloodcell.model.compiled import CompiledPass
+from bloodcell.train.optimizers import build_like
 from bloodcell.train.runs import data_of
 from bloodcell.train.task import Classifier
 from bloodcell.train.traffic import add_traffic
@@ -110,14 +111,15 @@ class BenchmarkTrainer(Trainer):
             except RuntimeError as error:
                 if not is_full(error):
                     raise
-                problem = f"--batch_sizes: {size} images do not fit into the device's memory"
-                if not found:
-                    raise InputError(f"{problem}. Use smaller ones.") from error
-                print(problem)
-                break
+                print(f"--batch_sizes: {size} images do not fit into the device's memory")
+                continue
             print(f"batch {size}: {found[-1].training:,.1f} training images per second", flush=True)
             if out:
                 write_speeds(Path(out), settings, cache_build, found)
+        if not found:
+            raise InputError(
+                f"--batch_sizes={batch_sizes}: none fits into memory. Use smaller ones."
+            )
         title = f"{model.hparams['backbone']}, {side} pixels, {self.precision}, {device}"
         if self.strategy.root_device.type == "cpu":
             n = torch.get_num_threads()
@@ -265,9 +267,7 @@ def _make_stages(trainer: Trainer, model: Classifier, batch: Batch) -> dict[str,
     network = copy.deepcopy(model.network)  # a copy, because it is trained on noise
     evaluated = copy.deepcopy(network).eval()
     training_pass = CompiledPass(network, model.compile_how, model.device, math.inf)
-    optimizer = trainer.optimizers[0]
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    own_optimizer = type(optimizer)(parameters, **optimizer.defaults)
+    own_optimizer = build_like(trainer.optimizers[0], network)
     scaler = torch.amp.GradScaler(enabled=trainer.precision == "16-mixed")  # needed for fp16
     pixels = torch.randint_like(batch["image"], 0, 256)
     targets = torch.randint_like(batch["target"], 0, len(data.class_names))

@@ -62,13 +62,14 @@ def build_gallery(trainer: Trainer, model: Classifier, data: BloodCells) -> Gall
 
 
 def _draw_strangers(size: int) -> ImageDataset:
-    """Returns drawn pictures without cells, which have no class."""
-    drawn = np.stack([draw_stranger(number, size) for number in range(STRANGERS)])
-    images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
-    numbers = torch.arange(len(images))
-    return ImageDataset(
-        lambda at: images[at], numbers, numbers.new_full((len(images),), NOT_COUNTED), numbers
-    )
+    """Returns pictures without cells, which have no class and are drawn when they are fetched."""
+
+    def draw(numbers: Tensor) -> Tensor:
+        drawn = np.stack([draw_stranger(number, size) for number in numbers.tolist()])
+        return torch.from_numpy(drawn).permute(0, 3, 1, 2)
+
+    numbers = torch.arange(STRANGERS)
+    return ImageDataset(draw, numbers, torch.full_like(numbers, NOT_COUNTED), numbers)
 
 
 def _kinds(data: BloodCells, images: ImageDataset) -> Tensor:

@@ -1,5 +1,6 @@
 """The optimizer, its learning rate schedule, and the checks of the model's settings."""
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -182,3 +183,16 @@ def _complete_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
         group.setdefault(FACTOR, 1.0)
         if type(optimizer) is Adam:
             group["fused"] = now["fused"]
+
+
+def build_like(optimizer: Optimizer, network: nn.Module) -> Optimizer:
+    """Builds an optimizer of the same class and options for the trained parameters of a network.
+
+    Args:
+        optimizer: its `defaults` may contain more than its constructor accepts, as of AdamW.
+        network: any network.
+    """
+    known = inspect.signature(type(optimizer)).parameters
+    options = {name: value for name, value in optimizer.defaults.items() if name in known}
+    trained = [p for p in network.parameters() if p.requires_grad]
+    return type(optimizer)(trained, **options)

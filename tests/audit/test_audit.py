@@ -1,6 +1,7 @@
 """What `audit` finds in drawn smears, into which every fault was put by hand."""
 
 import csv
+import errno
 import json
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from bloodcell.cli.main import main
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
 from bloodcell.datasets.kaggle import read_photos
+from bloodcell.errors import InputError
+from bloodcell.files import check_place
 
 Refused = Callable[..., str]
 
@@ -180,6 +183,31 @@ def test_what_cannot_be_audited(refused: Refused, make_folders: Callable[..., Pa
     for path in Path(folder).rglob("*.png"):
         path.write_bytes(b"")
     assert "none of its 4 images can be read" in refused("audit", folder)
+
+
+def test_a_full_disk_does_not_cost_the_findings(
+    make_folders: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(path: Path) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("bloodcell.audit.audit.write_whole", full)
+    with pytest.raises(SystemExit):
+        main(["audit", str(make_folders({"a": 2, "b": 2})), "--out", "found.json"])
+    said = capsys.readouterr()
+    assert "unreadable" in said.out
+    assert "no space to write found.json" in said.err
+
+
+def test_files_that_could_not_be_written_are_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("found.json").mkdir()
+    with pytest.raises(InputError, match=r"^--out=found\.json .* a file, not a folder"):
+        check_place("--out", "found.json", ".json")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(InputError, match=r"^--out=a\.json .* in a folder that you may write to"):
+        check_place("--out", "a.json", ".json")
 
 
 def test_torch_is_not_needed(make_folders: Callable[..., Path]) -> None:

@@ -250,6 +250,8 @@ def test_the_summary_names_the_classes_that_have_images(
     folder = make_folders({"b": 12, "a": 14})
     (folder / "c").mkdir()
     assert "\n2 classes: a 14, b 12\n" in BloodCells(str(folder)).summary()
+    many = make_folders({f"{n:02}": 12 for n in range(25)}, "many")
+    assert ", 18 12, 19 12 and 5 more\n" in BloodCells(str(many)).summary()
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,19 @@ def test_the_figure_marks_what_was_published(write_run: WriteRun, tmp_path: Path
     assert labels == ["d8-seed, split seed", "d8_d8, split photo"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "hidden"), [({"datasets": ["my_cells"]}, (8,)), ({"datasets": ["kaggle"]}, (16,))]
+)
+def test_other_data_and_other_networks_were_not_published(
+    write_run: WriteRun, changed: dict[str, list[str]], hidden: tuple[int, ...]
+) -> None:
+    run = write_run(Path("d8-seed/version_0"), 0.9, split="seed", hidden=hidden)
+    scores = json.loads((run / "scores.json").read_text()) | changed
+    (run / "scores.json").write_text(json.dumps(scores))
+    figure = draw_comparison(pool(read_runs([run])[0]))
+    assert not any(line.get_marker() == "x" for line in figure.axes[0].lines)
+
+
 def test_the_figure_tells_experiments_of_one_name_apart(write_run: WriteRun) -> None:
     runs = [write_run(Path(f"of{n}", "d8", "version_0"), 0.9, hidden=(n,)) for n in (8, 16)]
     for run in runs:

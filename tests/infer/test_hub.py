@@ -162,6 +162,9 @@ def test_folders_that_cannot_be_written(smears: Path, refused: Refused) -> None:
     said = refused("export", images, *model, "--out", "full")
     assert "--out=full cannot be used: it must be empty, new or from an" in said
     assert "it contains pytorch_model.bin" in said
+    Path("taken").touch()
+    said = refused("export", images, *model, "--out", "taken")
+    assert "--out=taken cannot be used: it must be a folder, or a file with a suffix" in said
     said = refused("export", images, *model, "--out", "nowhere/hub/")
     assert "--out=nowhere/hub cannot be used: it must be in a folder that exists" in said
     said = refused("export", images, *model, "--out", "hub/", "--int8", images)

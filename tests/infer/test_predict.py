@@ -291,6 +291,9 @@ def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
     main(["explain", folder, "--model", str(run)])
     with Image.open("explained.png") as image:
         assert image.width > 1000
+    Path("each.1").mkdir()  # an existing folder may have any name
+    main(["explain", folder, "--model", str(run), "--out", "each.1"])
+    assert len(list(Path("each.1").iterdir())) == 10
     main(["explain", folder, "--model", str(run), "--out", "each"])
     assert len(list(Path("each").glob("*.png"))) == 10
     many = str(smears / "images")

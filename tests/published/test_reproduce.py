@@ -133,6 +133,15 @@ def test_what_is_finished_is_kept_and_the_rest_goes_on(capsys: pytest.CaptureFix
     assert not Path("calls.txt").exists()
 
 
+def test_the_message_of_an_earlier_attempt_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_FIT", [sys.executable])
+    said = list[str]()
+    for code in ("import sys; sys.exit('bloodcell: no space')", "import sys; sys.exit(1)"):
+        job = crew.Job("d8", ["-c", code], Path("logs/d8.txt"))
+        crew.Crew([{}], []).run([job], lambda job, _: said.append(job.complaint()))
+    assert said == ["no space", "it ended without a message"]
+
+
 @pytest.mark.usefixtures("stand_in")
 def test_a_failed_run_does_not_stop_the_others(refused: Refused) -> None:
     Path("fail").touch()

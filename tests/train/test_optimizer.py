@@ -15,7 +15,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from bloodcell.cli.main import main
 from bloodcell.evaluate.history import read_history
 from bloodcell.train.finite import Finite
-from bloodcell.train.optimizers import change_rates, nominal_rates, prepare_optimizer
+from bloodcell.train.optimizers import (
+    build_like,
+    change_rates,
+    nominal_rates,
+    prepare_optimizer,
+)
 
 OWN = ["--model.optimizer", "AdamW", "--model.optimizer.lr", "1e-3"]
 COSINE = ["--model.scheduler", "CosineAnnealingLR", "--model.scheduler.T_max", "3"]
@@ -30,6 +35,19 @@ def last(name: str) -> dict[str, Any]:
     path = Path(f"lightning_logs/{name}/version_0/checkpoints/last.ckpt")
     found: dict[str, Any] = torch.load(path, weights_only=True)
     return found
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_an_optimizer_is_built_for_another_network(kind: type[Optimizer]) -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    layers[0].requires_grad_(False)
+    options: dict[str, Any] = {"lr": 0.5, "weight_decay": 0.25}
+    given = kind(torch.nn.Linear(1, 1).parameters(), **options)
+    built = build_like(given, layers)
+    assert type(built) is kind
+    (group,) = built.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
+    assert [id(p) for p in group["params"]] == [id(p) for p in layers[1].parameters()]
 
 
 @pytest.mark.parametrize("scheduler", [COSINE, PLATEAU], ids=["cosine", "plateau"])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bloodcell.datasets.kaggle import KAGGLE
 from bloodcell.evaluate.experiments import Experiment
 from bloodcell.evaluate.figures.style import BLUE, GREY, RED, styled
 from bloodcell.evaluate.published import find_published
@@ -38,7 +39,8 @@ def draw_comparison(experiments: Sequence[Experiment], title: str = "") -> Figur
                 label=label if line == 0 else None,
             )
         published = find_published(one.name)
-        if published and one.split == "seed":  # the published split
+        as_published = one.split == "seed" and one.datasets == [KAGGLE]
+        if published and as_published and tuple(one.hidden) == published.hidden:
             marked = "published" in ax.get_legend_handles_labels()[1]
             ax.plot(
                 published.test[1],
