@@ -1,13 +1,17 @@
-"""Atomic writing of files, and the folder of the cache."""
+"""Places of files, atomic writing, and lists of files on the standard input."""
 
 import contextlib
+import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from bloodcell.errors import listed, require
+
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def cache_folder() -> Path:
@@ -25,6 +29,14 @@ def at_home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def read_listed() -> Iterator[str]:
+    """Yields the lines of the standard input that are not empty, paths in any encoding."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    lines = (line.lstrip(_BYTE_ORDER_MARK).rstrip("\r\n") for line in sys.stdin)
+    yield from filter(None, lines)
 
 
 def check_place(flag: str, path: str | None, *suffixes: str) -> None:

@@ -3,7 +3,6 @@
 python -m bloodcell fit --config d8.yaml
 """
 
-import contextlib
 import difflib
 import io
 import os
@@ -41,9 +40,6 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     if isinstance(sys.stdout, io.TextIOWrapper):  # consoles cannot show every file name
         sys.stdout.reconfigure(errors="backslashreplace")
-    if isinstance(sys.stdin, io.TextIOWrapper):  # paths can have any bytes
-        with contextlib.suppress(io.UnsupportedOperation):  # the caller has read some lines
-            sys.stdin.reconfigure(errors="surrogateescape")
     try:
         _dispatch(words)
     except InputError as error:

@@ -6,7 +6,7 @@ import os
 import sys
 import zipfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -44,6 +44,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _PAGED = ("PNG", "WEBP", "GIF")  # further pages of a JPEG are previews
 _NOTE = "bloodcell"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_NAMED = 3  # images that are named for each note
 _TOGETHER = 64  # images per task; one task per image would need a kilobyte for every image
 _MANY = 1_000  # images; decoding so many is announced even if no progress bar is shown
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
@@ -122,12 +123,32 @@ def note_of(image: Image.Image) -> str:
     return str(image.info.get(_NOTE, ""))
 
 
+class Notes:
+    """Collects the notes on images; the memory does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: defaultdict[str, list[str]] = defaultdict(list)
+
+    def add(self, name: str, note: str) -> None:
+        """Adds the note on an image."""
+        self._counts[note] += 1
+        if len(self._first[note]) < _NAMED:
+            self._first[note].append(name)
+
+    def lines(self) -> list[str]:
+        """Returns a line for each note, with the first images and the number of the others."""
+        return [
+            f"{note}: {listed(self._first[note], _NAMED, n)}" for note, n in self._counts.items()
+        ]
+
+
 def summarise(notes: Mapping[str, str]) -> list[str]:
     """Returns a line for each note, from the notes of images by name."""
-    names: defaultdict[str, list[str]] = defaultdict(list)
+    collected = Notes()
     for name, note in notes.items():
-        names[note].append(name)
-    return [f"{note}: {listed(some, 3)}" for note, some in names.items()]
+        collected.add(name, note)
+    return collected.lines()
 
 
 def decode(data: bytes, input_format: InputFormat | None) -> Pixels:

@@ -3,7 +3,6 @@
 import contextlib
 import glob
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,11 +29,10 @@ from bloodcell.data.image_files import (
     walk_images,
 )
 from bloodcell.errors import InputError, reason
-from bloodcell.files import at_home
+from bloodcell.files import at_home, read_listed
 
 STDIN = "-"
 NO_CELL = "no white cell found"
-_BYTE_ORDER_MARK = "\ufeff"
 _AHEAD = 3  # batches that are decoded while one is classified
 
 
@@ -148,8 +146,7 @@ def find_images(
 
     for word in given:
         if word == STDIN:
-            lines = (line.lstrip(_BYTE_ORDER_MARK).rstrip("\r\n") for line in sys.stdin)
-            for line in filter(None, lines):
+            for line in read_listed():
                 yield from _listed(line, entries)
             continue
         found = 0

@@ -1,17 +1,16 @@
 """Counts predictions, for the lines that `predict` prints at the end."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bloodcell.data.decode import Notes
 from bloodcell.data.image_files import LeftOut
-from bloodcell.errors import listed
 from bloodcell.infer.answers import Answer
 from bloodcell.infer.cells import Counts, Uncounted, differential
 from bloodcell.infer.inputs import NO_CELL
 
-_NOTED = 3  # files that are named for each note
 UNLIKE_IMAGES = "unlike all training images: {:,}. Their classes are unreliable"
 
 
@@ -27,8 +26,7 @@ class Tally:
         self._cells, self._scores = cells, scores
         self._unlike = 0
         self.counts: Counts = Counter()
-        self._notes: Counter[str] = Counter()
-        self._noted: defaultdict[str, list[str]] = defaultdict(list)
+        self._notes = Notes()
         self.left_out = LeftOut()
         self.drawn: list[Path] = []
 
@@ -38,9 +36,7 @@ class Tally:
         self.counts[Uncounted.UNLIKE if aside else _kind(answer)] += 1
         self._unlike += bool(answer.unlike)
         if answer.note:
-            self._notes[answer.note] += 1
-            if len(self._noted[answer.note]) < _NOTED:
-                self._noted[answer.note].append(answer.file)
+            self._notes.add(answer.file, answer.note)
 
     def summary(self, names: list[str], seconds: float) -> str:
         """Returns the lines to print.
@@ -60,8 +56,7 @@ class Tally:
             lines = [f"{n:,} image{'s' * (n != 1)}: {by_class} ({n / seconds:,.0f} images/s)"]
             if self._unlike:
                 lines.append(f"{UNLIKE_IMAGES.format(self._unlike)} (column `unlike`).")
-        for note, number in self._notes.items():
-            lines.append(f"{note}: {listed(self._noted[note], _NOTED, number)}")
+        lines += self._notes.lines()
         return "\n".join([*lines, *([str(self.left_out)] if self.left_out else [])])
 
 

@@ -144,10 +144,9 @@ class Job(NamedTuple):
 
     def complaint(self) -> str:
         """Returns the last error message of the last attempt in the log."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        lines = text.rpartition(_BEGUN)[2].splitlines()
-        messages = [line for line in lines if line.startswith("bloodcell: ")] or lines[-1:]
-        return "".join(messages[-1:]).removeprefix("bloodcell: ") or "it ended without a message"
+        text = self.log.read_text(encoding="utf-8", errors="replace").rpartition(_BEGUN)[2]
+        messages = re.findall(r"^bloodcell: (.*)", text, re.MULTILINE) or text.splitlines()[-1:]
+        return messages[-1] if messages else "it ended without a message"
 
 
 def make_job(out: Path, name: str, seed: int, words: Sequence[str]) -> Job:
@@ -272,8 +271,9 @@ class Crew:
                 return 0
             job.log.parent.mkdir(exist_ok=True)
             with child, job.log.open("a", encoding="utf-8") as file:
+                assert child.stdout is not None
                 file.write(_BEGUN)
-                for line in child.stdout or ():
+                for line in child.stdout:
                     file.write(line)
                     file.flush()
                     self._heard(job, line)
