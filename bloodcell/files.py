@@ -4,10 +4,12 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from filelock import FileLock
 
 from bloodcell.errors import listed, require
 
@@ -16,7 +18,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 def cache_folder() -> Path:
     """Returns the folder of drawn smears, downloads, decoded images and temporary files."""
-    return at_home(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "bloodcell"
+    return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bloodcell"
 
 
 def at_home(path: str) -> Path:
@@ -37,6 +39,29 @@ def read_listed() -> Iterator[str]:
         sys.stdin.reconfigure(errors="surrogateescape")
     lines = (line.lstrip(_BYTE_ORDER_MARK).rstrip("\r\n") for line in sys.stdin)
     yield from filter(None, lines)
+
+
+def look_near(path: Path) -> tuple[Path, list[Path]]:
+    """Returns the closest existing folder on the way to a path, and what it contains, sorted."""
+    for folder in (path, *path.parents):
+        if folder.is_dir():
+            return folder, sorted(folder.iterdir())
+    return Path(path.anchor), []  # e.g. a drive that is not there
+
+
+def make_once(folder: Path, make: Callable[[], None]) -> None:
+    """Makes a folder in the cache if it is missing; other processes wait until it is made.
+
+    Args:
+        folder: the folder.
+        make: creates it, all at once.
+    """
+    if folder.is_dir():  # a cache that is complete may be read-only
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            make()
 
 
 def check_place(flag: str, path: str | None, *suffixes: str) -> None:

@@ -29,6 +29,13 @@ def describe(device: str) -> dict[str, object]:
     }
 
 
+def usable_cpus() -> int:
+    """Returns the number of CPUs that this process may use, e.g. those of a SLURM job."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def processor() -> str:
     """Returns the name of the CPU if the system provides it."""
     cpuinfo = Path("/proc/cpuinfo")

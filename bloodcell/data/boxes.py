@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from bloodcell.datasets.chula import COLUMNS
+from bloodcell.datasets.photos import plain
 from bloodcell.errors import InputError
 from bloodcell.spreadsheet import parse_sheet
 
@@ -51,9 +52,11 @@ def read_boxes(
         return {}
     cells: dict[str, BoxedCell] = {}
     count = Counter[str]()
+    named = {plain(name): name for name in names}
     for number, values in sheet.lines:
-        file = folder + values["file"].replace("\\", "/")
-        if file not in names or not values["class"]:
+        given = folder + values["file"]
+        file = given if given in names else named.get(plain(given))
+        if file is None or not values["class"]:
             raise InputError(
                 f"{label}, line {number}: file={values['file']!r}, class={values['class']!r}. "
                 "It must name an image beside the table, and its class: correct the line."
@@ -67,7 +70,7 @@ def read_boxes(
             )
         count[file] += 1
         centre = (left + right) / 2, (top + bottom) / 2
-        slide = values.get("slide") or values["file"]
+        slide = values.get("slide") or plain(values["file"])
         cells[f"{file}#{count[file]}"] = BoxedCell(file, values["class"], slide, centre)
     return cells
 

@@ -2,7 +2,6 @@
 
 import io
 import lzma
-import os
 import sys
 import zipfile
 import zlib
@@ -29,7 +28,8 @@ from bloodcell.data.deep import (
     read_tiff,
 )
 from bloodcell.data.source import Source
-from bloodcell.errors import InputError, listed, reason
+from bloodcell.errors import InputError, listed, reason, require
+from bloodcell.machine import usable_cpus
 
 Unreadable = Literal["stop", "skip"]
 # exceptions of reading and decoding an image
@@ -48,6 +48,11 @@ _NAMED = 3  # images that are named for each note
 _TOGETHER = 64  # images per task; one task per image would need a kilobyte for every image
 _MANY = 1_000  # images; decoding so many is announced even if no progress bar is shown
 _ROOM = 1.1  # free memory required, relative to the array, because decoding needs some too
+
+
+def check_image_size(setting: str, size: int) -> None:
+    """Raises InputError if images are too small or too large for the networks."""
+    require(size in IMAGE_SIZES, setting, size, "32 to 1024 pixels; the published runs use 224")
 
 
 class Report(NamedTuple):
@@ -186,7 +191,7 @@ def decode_into(
     notes: dict[str, str] = {}
     if len(names) >= _MANY and not sys.stderr.isatty():
         print(f"decoding {len(names):,} images, which can take minutes ...", file=sys.stderr)
-    with source.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with source.reader() as read, ThreadPoolExecutor(usable_cpus()) as pool:
 
         def fill(start: int) -> list[str | None]:
             return [fill_one(n) for n in range(start, min(start + _TOGETHER, len(names)))]

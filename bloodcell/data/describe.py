@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bloodcell.data.crop import AUTO, check_field
-from bloodcell.data.decode import IMAGE_SIZES
+from bloodcell.data.decode import check_image_size
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
 from bloodcell.data.table import Table
@@ -71,8 +71,7 @@ def check_settings(hp: Any) -> None:
     Raises:
         InputError: if a setting is out of range.
     """
-    rule = "32 to 1024 pixels; the published runs use 224"
-    require(hp["image_size"] in IMAGE_SIZES, "data.image_size", hp["image_size"], rule)
+    check_image_size("data.image_size", hp["image_size"])
     size = 1 if hp["batch_size"] == AUTO else hp["batch_size"]
     require_number("data.batch_size", size, "1 or more, e.g. 32, or auto", 1, whole=True)
     check_field("data.field", hp["field"])

@@ -58,6 +58,15 @@ def walk_images(root: Path, left_out: LeftOut) -> Iterator[Path]:
         root: the folder.
         left_out: counts the images of unsupported types.
     """
+    for folder, names in walk(root):
+        yield from (folder / name for name in names if left_out.passes(name))
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yields each folder with the sorted names of its files.
+
+    Links are followed, but each folder is read only once. Hidden folders are skipped.
+    """
     visited: set[str] = set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -66,7 +75,7 @@ def walk_images(root: Path, left_out: LeftOut) -> Iterator[Path]:
             continue
         visited.add(real)
         below[:] = sorted(name for name in below if not _is_hidden(name))
-        yield from (Path(folder, name) for name in sorted(names) if left_out.passes(name))
+        yield Path(folder), sorted(names)
 
 
 def open_archive(path: Path, label: str) -> zipfile.ZipFile:

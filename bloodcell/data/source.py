@@ -22,7 +22,7 @@ from bloodcell.data.image_files import (
 from bloodcell.datasets.chula import BOXES
 from bloodcell.datasets.named import NamedDataset, named_datasets, recognise
 from bloodcell.errors import InputError, listed
-from bloodcell.files import at_home
+from bloodcell.files import at_home, look_near
 
 
 @dataclass(frozen=True)
@@ -194,12 +194,10 @@ def _with_boxes(source: Source, table: str, data: bytes) -> Source:
 
 
 def _explain_missing(root: str, path: Path, setting: str) -> str:
-    parent = path.parent
-    while not parent.is_dir():
-        parent = parent.parent
-    listing = (p for p in parent.iterdir() if p.is_dir() or p.suffix.lower() == ".zip")
-    found = sorted(p.name for p in listing if not p.name.startswith("."))
-    missing, *rest = path.relative_to(parent).parts
+    parent, inside = look_near(path)
+    listing = (p for p in inside if p.is_dir() or p.suffix.lower() == ".zip")
+    found = [p.name for p in listing if not p.name.startswith(".")]
+    missing, *rest = path.relative_to(parent).parts or ("",)  # a drive that is missing
     near = [parent.joinpath(name, *rest) for name in difflib.get_close_matches(missing, found)]
     meant = [str(one) for one in near if one.exists()]
     meant += difflib.get_close_matches(root, named_datasets(), n=1)

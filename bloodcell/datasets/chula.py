@@ -16,14 +16,13 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
-
-from filelock import FileLock
 
 from bloodcell.datasets.downloads import download_file
 from bloodcell.datasets.named import NamedDataset, Prepared
 from bloodcell.errors import InputError, reason
-from bloodcell.files import cache_folder, write_whole
+from bloodcell.files import cache_folder, make_once, write_whole
 
 CHULA = "chula"
 ADDRESS = "https://github.com/singgihbekti/WBC_Dataset/archive/refs/heads/main.zip"
@@ -55,30 +54,31 @@ def prepare() -> Prepared:
     Raises:
         InputError: if the download fails, or the archive is damaged or lacks boxes of a class.
     """
-    cache = cache_folder()
-    folder = cache / CHULA
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # only one process downloads
-        if not folder.is_dir():
-            archive, partial = cache / f"{CHULA}.zip", cache / f"{CHULA}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            given = archive.is_file()  # the user has put it there
-            download_file(CHULA, ADDRESS, archive)
-            try:
-                unpack(archive, partial)
-            except (zipfile.BadZipFile, zlib.error, InputError) as error:
-                if not given:
-                    archive.unlink()
-                if isinstance(error, InputError):
-                    raise
-                way_out = f"Delete {archive}" if given else "Repeat the command"
-                raise InputError(
-                    f"data.root='{CHULA}': the archive from {ADDRESS} is damaged "
-                    f"({reason(error)}). {way_out} to download it again."
-                ) from error
-            partial.rename(folder)
-            archive.unlink()
+    folder = cache_folder() / CHULA
+    make_once(folder, partial(_make, folder))
     return Prepared(folder)
+
+
+def _make(folder: Path) -> None:
+    archive, unfinished = folder.with_suffix(".zip"), folder.with_suffix(".partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    given = archive.is_file()  # the user has put it there
+    download_file(CHULA, ADDRESS, archive)
+    try:
+        unpack(archive, unfinished)
+    except InputError as error:
+        again = f" Or delete {archive} to download it again." if given else ""
+        raise InputError(f"{error}{again}") from error
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        way_out = f"Delete {archive}" if given else "Repeat the command"
+        raise InputError(
+            f"data.root='{CHULA}': the archive from {ADDRESS} is damaged "
+            f"({reason(error)}). {way_out} to download it again."
+        ) from error
+    finally:  # also if it is interrupted: later, the archive would seem to be the user's
+        if not given:
+            archive.unlink()
+    unfinished.rename(folder)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -124,7 +124,7 @@ def _as_boxes(text: str, photograph: Path) -> Iterator[tuple[str, ...]]:
 
     with Image.open(photograph) as image:
         width, height = image.size
-    for line in text.splitlines():
+    for line in filter(str.strip, text.splitlines()):
         number, *relative = line.split()
         x, y, w, h = map(float, relative)
         left, right = (x - w / 2) * width, (x + w / 2) * width

@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 _SHORT_NAME = 4  # letters; in names up to this length, a final s may belong to an abbreviation
+_SINGULAR = ("ss", "is", "us")  # ends of names in the singular
 # common names, each with the usual synonyms and abbreviations as `plain` returns them
 _NAMES: dict[str, tuple[str, ...]] = {
     "basophil": ("ba", "bas", "baso", "basophil granulocyte"),
@@ -29,12 +30,15 @@ _COMMON_NAME = {other: name for name, others in _NAMES.items() for other in (nam
 
 
 def plain(name: str) -> str:
-    """Returns a name without differences of spelling: capitals, spaces, plural."""
+    """Returns a name without differences of spelling: capitals, spaces, usual plurals."""
     text = unicodedata.normalize("NFKC", name).casefold().strip(" .")
     text = re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", text)
-    return text.removesuffix("s") if len(text) > _SHORT_NAME else text
+    if len(text) <= _SHORT_NAME or text.endswith(_SINGULAR):
+        return text
+    return re.sub("ies$", "y", text).removesuffix("s")
 
 
 def common(name: str) -> str:
     """Returns the common name of a class; of a class without one, its `plain` name."""
-    return _COMMON_NAME.get(plain(name), plain(name))
+    text = plain(name)
+    return _COMMON_NAME.get(text) or _COMMON_NAME.get(text.removesuffix("s"), text)

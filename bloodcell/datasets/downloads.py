@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import InputError, of_disk, reason
 from bloodcell.files import beside
 
 _SECONDS = 60  # without an answer, after which a download fails
@@ -36,6 +36,7 @@ def download_kaggle(name: str, handle: str, advice: str = "") -> Path:
         with FileLock(cache / "bloodcell.lock"):  # only one process downloads
             return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # kagglehub does not wrap errors of its HTTP library
+        _pass_on(error)
         page = "/".join(handle.split("/")[:2])
         raise InputError(
             f"data.root='{name}' could not be downloaded ({reason(error)}). Without a network, "
@@ -67,7 +68,14 @@ def download_file(name: str, address: str, path: Path) -> None:
             if size and file.tell() != int(size):  # a connection that broke raises nothing
                 raise OSError(f"only {file.tell():,} of {int(size):,} bytes arrived")
     except (OSError, http.client.HTTPException) as error:  # errors of urllib are OSErrors
+        _pass_on(error)
         raise InputError(
             f"data.root='{name}' could not be downloaded ({reason(error)}). Without a network, "
             f"download {address} elsewhere, save it as {path}, and repeat the command."
         ) from error
+
+
+def _pass_on(error: Exception) -> None:
+    """Raises an error of the disk, which is not one of the network."""
+    if isinstance(error, OSError) and of_disk(error, ""):
+        raise error

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bloodcell.errors import InputError
@@ -55,8 +55,11 @@ def find(table: PhotoTable, path: str) -> str | None:
 
 
 def plain(name: str) -> str:
-    """Returns a path as tables are compared: with forward slashes and composed accents."""
-    return unicodedata.normalize("NFC", name).replace("\\", "/")
+    """Returns a path in the form in which tables are compared.
+
+    It has forward slashes and composed accents, and `./a.jpeg` is `a.jpeg`.
+    """
+    return str(PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")))
 
 
 def parse(text: str, label: str) -> PhotoTable:

@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +29,7 @@ from bloodcell.data.image_files import (
 )
 from bloodcell.errors import InputError, reason
 from bloodcell.files import at_home, read_listed
+from bloodcell.machine import usable_cpus
 
 STDIN = "-"
 NO_CELL = "no white cell found"
@@ -211,7 +211,7 @@ Make = Callable[[str, Image.Image], list[Decoded]]
 def _decode_ahead(images: Iterable[Input], make: Make, batch_size: int) -> Iterator[list[Decoded]]:
     """Yields the joined results of `make` for every `batch_size` images."""
     waiting: deque[list[Future[list[Decoded]]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         try:
             coming = iter(images)
             while chunk := list(islice(coming, batch_size)):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bloodcell.errors import InputError, listed, require
-from bloodcell.files import at_home
+from bloodcell.files import at_home, look_near
 from bloodcell.model.bundled import find_bundled
 
 LAST, BEFORE, BEST, SUFFIX = "last", "before", "best", ".ckpt"  # names in a run folder
@@ -31,18 +31,17 @@ def find_checkpoint(flag: str, path: Path, name: str) -> Path:
     Raises:
         InputError: if the checkpoint does not exist.
     """
+    path = at_home(str(path))
     if path.is_file():
         return path
     inside = path / "checkpoints" / f"{name}{SUFFIX}"
     if inside.is_file():
         return inside
-    parent = path if path.is_dir() else path.parent
-    while not parent.is_dir():
-        parent = parent.parent
-    found = sorted(p.name for p in parent.iterdir())
+    folder, found = look_near(path)
     raise InputError(
-        f"{flag} {path}: no checkpoint there (looked for {inside}; {parent} contains: "
-        f"{listed(found)}). Give a run folder, e.g. lightning_logs/d8/version_0, or a .ckpt file."
+        f"{flag} {path}: no checkpoint there (looked for {inside}; {folder} contains: "
+        f"{listed([one.name for one in found])}). Give a run folder, e.g. "
+        "lightning_logs/d8/version_0, or a .ckpt file."
     )
 
 
@@ -62,7 +61,7 @@ def find_resumable(flag: str, path: Path) -> list[Path]:
     Raises:
         InputError: if there is none.
     """
-    return resumable(path) or [find_checkpoint(flag, path, LAST)]
+    return resumable(at_home(str(path))) or [find_checkpoint(flag, path, LAST)]
 
 
 def find_weights(weights: str) -> tuple[Path, str]:
@@ -88,6 +87,8 @@ def find_weights(weights: str) -> tuple[Path, str]:
         )
     if path.suffix not in (".safetensors", ".h5", *TORCH_SUFFIXES):
         raise InputError(f"model.weights='{weights}' has an unknown file type. {WAYS_OUT}")
+    single = f"without #{entry}, because a {path.suffix} file has no entries of this kind"
+    require(not entry or path.suffix in TORCH_SUFFIXES, "model.weights", weights, single)
     return path, entry
 
 
@@ -107,8 +108,7 @@ def find_teachers(given: str | Sequence[str]) -> list[str]:
     """
     found: list[Path] = []
     for path in (at_home(one) for one in ([given] if isinstance(given, str) else given)):
-        inside = [run / "checkpoints" / f"{BEST}{SUFFIX}" for run in list_finished(path)]
-        found += inside or [find_checkpoint(TEACHERS, path, BEST)]
+        found += [find_checkpoint(TEACHERS, run, BEST) for run in list_finished(path) or [path]]
     for file in found:
         require(file.suffix == SUFFIX, TEACHERS, file, "a run folder or a .ckpt file")
     return list(dict.fromkeys(str(file.absolute()) for file in found))

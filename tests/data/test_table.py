@@ -210,6 +210,14 @@ def test_letters_and_their_accents(make_folders: Callable[..., Path], tmp_path: 
         build_table(open_source(str(root)))
 
 
+def test_a_photo_table_of_paths_that_begin_with_a_dot(
+    make_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_folders({"a": 1, "b": 1})
+    (tmp_path / "photos.csv").write_text("file,photo\n./a/0.png,1\n.\\b\\0.png,2\n")
+    assert build_table(open_source(str(root)), tmp_path / "photos.csv").unmapped == 0
+
+
 def test_short_and_signed_names_are_their_own(make_folders: Callable[..., Path]) -> None:
     names = ["BA", "BAS", "CD4", "CD4+", "CD4-", "1", "1s"]
     assert (

@@ -275,3 +275,18 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     assert drawing.returncode != 0
     assert "KeyboardInterrupt" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_script_without_a_guard_draws_once(tmp_path: Path) -> None:
+    """Its processes do not run the script again."""
+    (tmp_path / "script.py").write_text(
+        "from pathlib import Path\n"
+        "from bloodcell.datasets.drawn.smears import write_smears\n"
+        'print("begun")\n'
+        'write_smears(Path("smears"), train_photos=1, test_photos=1, copies=1, workers=2)\n'
+    )
+    ran = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.splitlines() == ["begun"]
+    assert len(list(tmp_path.glob("smears/images/*/*/*.jpeg"))) == 3 * 4

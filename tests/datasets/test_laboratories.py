@@ -1,6 +1,7 @@
 """The sets of other laboratories: their downloads, and copies that are recognised."""
 
 import csv
+import errno
 import re
 import socket
 import threading
@@ -20,8 +21,10 @@ from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
 from bloodcell.datasets import chula, pbc
 from bloodcell.datasets.classes import common
+from bloodcell.datasets.downloads import download_file
 from bloodcell.datasets.named import recognise
 from bloodcell.errors import InputError
+from bloodcell.files import make_once
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,12 @@ from bloodcell.errors import InputError
         ("ig", "immature granulocyte"),
         ("Immature-Granulocytes", "immature granulocyte"),
         ("PLT", "platelet"),
+        ("PMNs", "neutrophil"),
+        ("plts", "platelet"),
         ("Smudge cells", "smudge cell"),
+        ("Howell-Jolly bodies", "howell jolly body"),
+        ("Debris", "debris"),
+        ("Anisocytosis", "anisocytosis"),
     ],
 )
 def test_common_names(given: str, name: str) -> None:
@@ -83,7 +91,7 @@ def test_the_pbc_set_without_a_network(tmp_path: Path, monkeypatch: pytest.Monke
 def write_source(path: Path, left_out: str = "") -> None:
     """Writes an archive as the source of the Chula set: 2 cells in one photograph, 1 in others."""
     lines = {
-        "E-11_0001": "1 0.25 0.5 0.1 0.2\n0 0.75 0.5 0.1 0.2\n",
+        "E-11_0001": "1 0.25 0.5 0.1 0.2\n\n0 0.75 0.5 0.1 0.2\n",
         "B-30_0001": "2 0.5 0.5 0.2 0.2\n",
         "L-9_0001": "3 0.5 0.5 0.2 0.2\n",
         "HF-M-8_0037": "4 0.5 0.5 0.2 0.2\n",
@@ -146,8 +154,31 @@ def test_the_chula_set_without_a_network(monkeypatch: pytest.MonkeyPatch) -> Non
     advice = r"'chula' could not be downloaded.*main\.zip elsewhere, save it as (.*), and repeat"
     with pytest.raises(InputError, match=advice) as stopped:
         open_source("chula")
-    write_source(Path(re.search(advice, str(stopped.value))[1]))  # type: ignore[index]
+    given = Path(re.search(advice, str(stopped.value))[1])  # type: ignore[index]
+    write_source(given, left_out="L-9_0001")
+    with pytest.raises(InputError, match=rf"lymphocyte\..* Or delete {given} to download"):
+        open_source("chula")
+    write_source(given)
     assert len(open_source("chula").sizes) == 5
+    assert given.is_file(), "it belongs to the user"
+
+
+def test_a_full_disk_is_not_a_missing_network(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", fill)
+    with pytest.raises(OSError, match="No space left"):
+        download_file("chula", address, tmp_path / "x.zip")
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_a_finished_cache_is_only_read(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    make_once(tmp_path / "set", lambda: pytest.fail("it is there"))
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +272,13 @@ def test_without_slides_a_photograph_stays_together(boxed: Callable[[str], Path]
     assert [(row.path, row.class_name, row.cell) for row in rows] == [
         *(("0.png#1", "a", "0.png"), ("0.png#2", "b", "0.png"), ("1.png#1", "b", "1.png")),
     ]
+
+
+def test_accents_in_names_of_boxed_photographs(make_folders: Callable[..., Path]) -> None:
+    root = make_folders({"": 1})
+    (root / "0.png").rename(root / "a\u0301.png")  # as written on a Mac
+    (root / "boxes.csv").write_text(f"{HEADER}./\u00e1.png,a,1,1,2,2\n")
+    assert list(open_source(str(root)).sizes) == ["a\u0301.png#1"]
 
 
 def test_another_table_of_that_name_is_not_read(make_folders: Callable[..., Path]) -> None:

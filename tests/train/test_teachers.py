@@ -146,6 +146,9 @@ def test_all_finished_runs_of_a_folder_are_teachers(
     assert find_teachers([str(tmp_path / "name")]) == expected
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_teachers("~/name") == expected
+    (tmp_path / "name" / "version_1" / "scores.json").touch()
+    with pytest.raises(InputError, match=r"version_1: no checkpoint there \(looked for .*best\.ck"):
+        find_teachers(str(tmp_path / "name"))
     with pytest.raises(InputError, match=r"model\.teachers elsewhere"):
         find_teachers(["elsewhere"])
     (tmp_path / "m.safetensors").touch()

@@ -7,14 +7,16 @@ Lamp, focus and noise are independent of the class, as stain and scale are in `s
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +24,12 @@ from PIL import Image, ImageFilter
 
 from bloodcell.datasets.drawn.scene import HEIGHT, MARGIN, WIDTH, Floats, draw_scene, seeded_rng
 from bloodcell.datasets.kaggle import CLASS_NAMES
+from bloodcell.machine import usable_cpus
 
 Box = tuple[float, float, float, float]
 
 _CAMERA, _COPY = 2, 3
+_MOST_WORKERS = 61  # that Windows allows
 # grey level of clear plasma; below 255, to leave room for the bright halos of red cells
 _FULL = 225
 
@@ -211,14 +215,13 @@ def write_smears(
         test_photos: TEST photographs per class, at least 1.
         copies: augmented copies of each photograph, at least 1.
         seed: non-negative; the files depend only on the seed and the numbers above.
-        workers: number of processes; None uses one per CPU; 1 draws in this process. With more
-            than one, the calling script needs an `if __name__ == "__main__"` guard.
+        workers: number of processes; None uses one per CPU; 1 draws in this process.
 
     Raises:
         FileExistsError: if `root` exists.
         ValueError: if a number is less than 1.
     """
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = min(usable_cpus() if workers is None else workers, _MOST_WORKERS)
     if min(train_photos, test_photos, copies, workers) < 1:
         raise ValueError("train_photos, test_photos, copies and workers must be at least 1")
     if root.exists():
@@ -236,6 +239,17 @@ def write_smears(
         whole.rename(root)
 
 
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Hides the main script from processes that start, which would run it from its beginning."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _run(jobs: list[_Job], workers: int) -> list[list[str]]:
     if workers == 1:
         return [_write_photograph(job) for job in jobs]
@@ -244,7 +258,9 @@ def _run(jobs: list[_Job], workers: int) -> list[list[str]]:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, signal.signal, ignored) as pool:
         try:
-            return list(pool.map(_write_photograph, jobs, chunksize=4))
+            with _hidden_main():
+                written = pool.map(_write_photograph, jobs, chunksize=4)  # starts all workers
+            return list(written)
         except KeyboardInterrupt:
             # a second Ctrl-C must not end the clean-up, or the workers would wait for ever
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -17,6 +17,7 @@ Picture = NDArray[np.uint8]
 Plane = NDArray[np.float64]
 
 _STAINED = ((235, 225, 230), (225, 170, 180), (200, 130, 190), (130, 80, 160), (80, 40, 130))
+_LARGE, _WIDE = 256, 8.0  # side of a large picture, and width of a wide filter, in pixels
 _WORDS = ("blood", "cells", "report", "sample", "total", "12.4", "g/dl", "range", "page", "table")
 # absorption of red, green and blue light by haematoxylin and eosin (Ruifrok and Johnston, 2001)
 _HAEMATOXYLIN, _EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
@@ -50,8 +51,14 @@ class _Pen(NamedTuple):
 
     def smooth(self, width: float) -> Plane:
         """Returns smooth noise (size, size) with mean 0 and standard deviation 1."""
-        noise = self.rng.normal(0, 1, (self.size, self.size))
-        found: Plane = ndimage.gaussian_filter(noise, width, mode="wrap")
+        # wide filters are slow in large pictures, whose noise is therefore drawn small and enlarged
+        factor = min(1.0, _WIDE / max(width, 1e-9)) if self.size > _LARGE else 1.0
+        side = round(self.size * factor)
+        noise = self.rng.normal(0, 1, (side, side))
+        found: Plane = ndimage.gaussian_filter(noise, width * factor, mode="wrap")
+        if side < self.size:
+            small, whole = Image.fromarray(found.astype(np.float32)), (self.size, self.size)
+            found = np.array(small.resize(whole, Image.Resampling.BICUBIC), float)
         found /= max(found.std(), 1e-9)
         return found
 
