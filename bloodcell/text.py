@@ -1,7 +1,9 @@
 """Formats times, sizes and commands for people."""
 
+import os
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +21,14 @@ def binary_size(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:.2f} GiB"
 
 
+def near(path: Path | str) -> str:
+    """Returns a path relative to the current folder; unchanged on another drive of Windows."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:
+        return str(path)
+
+
 def command(program: str, *words: object) -> str:
     """Returns a shell command that works whether or not the environment is activated.
 
@@ -29,6 +39,7 @@ def command(program: str, *words: object) -> str:
     beside = Path(sys.executable).with_name(program)
     activated = shutil.which(program) == str(beside)
     if beside.is_file() and not activated:
-        near = beside.is_relative_to(Path.cwd())
-        program = str(beside.relative_to(Path.cwd()) if near else beside)
-    return shlex.join([program, *map(str, words)])
+        inside = beside.is_relative_to(Path.cwd())
+        program = str(beside.relative_to(Path.cwd()) if inside else beside)
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return join([program, *map(str, words)])

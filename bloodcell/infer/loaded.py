@@ -21,7 +21,7 @@ from bloodcell.infer.runtime import AUTO, Runtime
 
 Place = str | os.PathLike[str]
 Array = NDArray[np.uint8]
-_ARGUMENTS = {r"--(?=[a-z])": ""}  # in error messages, the options are arguments
+_ARGUMENTS = {r"(?<![\w/.-])--(?=[a-z])": ""}  # in error messages, the options are arguments
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ _KINDS = {  # types of a checkpoint's entries; a model needs only those of `_OF_
 _WRONG = (  # exceptions from reading damaged or foreign files
     SafetensorError,
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
-    *(RuntimeError, MemoryError, RecursionError),
+    *(RuntimeError, MemoryError, RecursionError, OverflowError),
 )
 _DATA = "BloodCells"
 _DATA_BEFORE = {

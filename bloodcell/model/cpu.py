@@ -34,7 +34,7 @@ def spare_slow_kernels(trunk: nn.Module) -> None:
         if not isinstance(module, nn.Conv2d) or max(module.stride) == 1:
             continue
         if module.groups == module.in_channels > 1:
-            vars(module)["forward"] = partial(_in_float32, module.forward)
+            vars(module)["forward"] = partial(_in_float32, module, module.forward)
 
 
 def multiply_pointwise(trunk: nn.Module) -> None:
@@ -64,8 +64,9 @@ def _as_product(convolution: nn.Conv2d, forward: Callable[[Tensor], Tensor], x: 
     return F.linear(pixels, convolution.weight.flatten(1), convolution.bias).permute(0, 3, 1, 2)
 
 
-def _in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if x.device.type != "cpu" or x.dtype != torch.bfloat16:
+def _in_float32(convolution: nn.Conv2d, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    cast = x.dtype == torch.bfloat16 and convolution.weight.dtype == torch.float32
+    if x.device.type != "cpu" or not cast:
         return forward(x)
     with torch.autocast("cpu", enabled=False):
         return forward(x.float()).to(torch.bfloat16)

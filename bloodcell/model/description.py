@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, get_args
@@ -72,7 +73,10 @@ class Description:
         Raises:
             ValueError: if the text is not a description, or a value is invalid.
         """
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("the description is nested too deeply") from error
         if not isinstance(values, dict):
             raise ValueError("the description is not a JSON object")
         known = {one.name for one in fields(cls)}
@@ -105,7 +109,8 @@ class Description:
             "field": self.field == AUTO or _is_positive(self.field),
         }.items():
             if not holds:
-                raise ValueError(f"its {what} cannot be used")
+                value = reprlib.repr(getattr(self, what))
+                raise ValueError(f"its {what} cannot be used: {value}")
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any], name: str, scores: Any) -> Self:

@@ -146,11 +146,11 @@ class Network(nn.Module):
         Returns:
             (B, C, h, w); h and w are 1 if the trunk has no feature map.
         """
-        pixels = balance_white(images) if self.white_balance else images
         # by default, evaluation is exactly timm's; Lightning sets `training` without `train`
         self.mirror.switch(self.training)
-        pixels = self.mirror.flip(pixels)
-        features: Tensor = self.mirror.flip(self.trunk((pixels - self.mean) / self.std))
+        pixels = self.mirror.flip(balance_white(images) if self.white_balance else images)
+        scaled = ((pixels - self.mean) / self.std).to(self.mean.dtype)
+        features: Tensor = self.mirror.flip(self.trunk(scaled))
         if not self.has_map:
             return features[:, :, None, None]
         return features.permute(0, 3, 1, 2) if self.gives_nhwc else features
@@ -232,9 +232,9 @@ def build_network(settings: Mapping[str, Any], config: PretrainedConfig) -> Netw
         settings["pool"],
         config,
     )
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and settings["bn_momentum"] is not None:
-            module.momentum = settings["bn_momentum"]
+    if (momentum := settings["bn_momentum"]) is not None:
+        for norm in (one for one in network.modules() if isinstance(one, nn.BatchNorm2d)):
+            norm.momentum = momentum
     return network
 
 

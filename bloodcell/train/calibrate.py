@@ -134,7 +134,8 @@ def add_calibration(
         for part, outputs in given.items()
     }
     distance = {part: outputs.distance.numpy() for part, outputs in parts.items()}
-    threshold = max(gallery.threshold, float(np.quantile(distance["val"], 1 - FALSE_ALARMS)))
+    strict = np.quantile(distance["val"], 1 - FALSE_ALARMS, method="higher")
+    threshold = max(gallery.threshold, float(strict))
     beyond = {part: float((far > threshold).mean()) for part, far in distance.items()}
     gallery = gallery._replace(threshold=threshold, false_alarms=beyond["test"])
     checkpoint[TEMPERATURE] = temperature

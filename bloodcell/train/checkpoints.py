@@ -16,7 +16,7 @@ from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError, listed, require
 from bloodcell.files import beside
 from bloodcell.model.find import BEFORE, SCORES
-from bloodcell.text import command
+from bloodcell.text import command, near
 from bloodcell.train.finite import Finite
 from bloodcell.train.runs import last_of, run_folder_of
 from bloodcell.train.signals import Interval, StopGently, between_steps
@@ -182,7 +182,7 @@ class KeepLast(Checkpoint):
         if not last.is_file():
             print("\nStopped before a checkpoint was written: there is nothing to resume.")
             return
-        words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(last.parents[1]))
+        words = command("bloodcell", "fit", "--ckpt_path", near(last.parents[1]))
         when = f"in epoch {trainer.current_epoch + 1}"
         if trainer.testing:
             when = "in the test"

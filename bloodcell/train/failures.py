@@ -1,6 +1,5 @@
 """Advice for errors of PyTorch and Lightning, and a file for the traceback of any other error."""
 
-import os
 import traceback
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.errors import of_disk, reason
 from bloodcell.files import write_whole
 from bloodcell.memory import is_full
+from bloodcell.text import near
 from bloodcell.train.batch_size import is_gpu, largest
 from bloodcell.train.runs import run_folder_of
 from bloodcell.train.task import Classifier
@@ -79,7 +79,7 @@ def keep_traceback(error: Exception, trainer: Trainer) -> str | None:
     at = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{type(error).__name__}: {reason(error)} ({Path(at.filename).name}, line "
-        f"{at.lineno}). The traceback is in {os.path.relpath(path)}."
+        f"{at.lineno}). The traceback is in {near(path)}."
     )
 
 

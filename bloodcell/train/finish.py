@@ -1,7 +1,6 @@
 """Finishes a run: tests the best checkpoint, writes the scores, prints the table."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +38,7 @@ from bloodcell.evaluate.summary import Line, print_table
 from bloodcell.files import beside
 from bloodcell.model.checkpoint import read_checkpoint
 from bloodcell.model.description import Description
-from bloodcell.text import clock, command
+from bloodcell.text import clock, command, near
 from bloodcell.train import notes
 from bloodcell.train.calibrate import add_calibration, build_gallery
 from bloodcell.train.checkpoints import KeepBest
@@ -275,7 +274,7 @@ def _log_hyperparameters(
 
 
 def _report(folder: Path, name: str, scores: dict[str, Any], below: list[Note]) -> None:
-    shown = Path(os.path.relpath(folder))
+    shown = Path(near(folder))
     lines = [
         Line("train", scores["train"]["loss"], scores["train"]["accuracy"]),
         Line("validation", scores["val"]["loss"], scores["val"]["accuracy"]),

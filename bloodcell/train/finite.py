@@ -1,6 +1,5 @@
 """Detects a loss or weights that are NaN or infinite, and reports the images of the batch."""
 
-import os
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError, listed
-from bloodcell.text import command
+from bloodcell.text import command, near
 from bloodcell.train.optimizers import change_rates
 from bloodcell.train.runs import data_of, last_of
 from bloodcell.train.task import Classifier
@@ -123,7 +122,7 @@ def _way_out(trainer: Trainer) -> str:
         return f"Start a new run with a lower {setting}: there is no checkpoint to resume."
     if own:  # the parser needs the class before its options
         setting = f"--model.optimizer {own['class_path']} {setting}"
-    words = command("bloodcell", "fit", "--ckpt_path", os.path.relpath(last.parents[1]))
+    words = command("bloodcell", "fit", "--ckpt_path", near(last.parents[1]))
     half = trainer.optimizers[0].defaults["lr"] / 2
     return (
         f"Resume from the last checkpoint with a lower rate, e.g. {words} {setting} {half:g}, or "

@@ -2,24 +2,28 @@
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, cast
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LRSchedulerCallable
+import torch
+from lightning.pytorch import Trainer, cli
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from bloodcell.errors import require, require_number
+from bloodcell.data.decode import check_image_size
+from bloodcell.errors import InputError, require, require_number
 
 Schedule = Literal["constant", "cosine"]
 # keys in the optimizer's groups: the learning rate without `model.schedule`, and the factor by
 # which rollbacks and resumed runs scale it
 FULL_RATE, FACTOR = "full_rate", "rate_factor"
 DEFAULT_LR = 1e-5
+# modules of the classes that a checkpoint may name
+_MODULES = {one.__name__: one for one in (torch.optim, torch.optim.lr_scheduler, cli)}
 _WARM_UP = 0.1  # share of all steps
 _WATCHED = "val/loss"  # default metric of ReduceLROnPlateau
 
@@ -80,11 +84,12 @@ def keep_rate(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> Non
 def check_ends(trainer: Trainer, schedule: Schedule) -> None:
     """Raises InputError if the schedule needs a last step and the run has none."""
     rule = (
-        "constant if training has no end (trainer.max_epochs=-1): for cosine, set "
-        "trainer.max_epochs or trainer.max_steps"
+        "constant if the number of training steps is unknown. For cosine, set trainer.max_steps, "
+        "or set trainer.max_epochs and train on data of a known length"
     )
-    ends = trainer.max_epochs != -1 or trainer.max_steps != -1
-    require(ends or schedule == "constant", "model.schedule", schedule, rule)
+    # -1 for data of unknown length
+    ends = schedule == "constant" or 0 < trainer.estimated_stepping_batches < math.inf
+    require(ends, "model.schedule", schedule, rule)
 
 
 def build_adam(
@@ -109,10 +114,14 @@ def prepare_optimizer(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def with_scheduler(
-    optimizer: Optimizer, make_scheduler: LRSchedulerCallable | None
-) -> OptimizerLRScheduler:
-    """Returns the optimizer and its scheduler, if any, in the form that Lightning expects."""
+def with_scheduler(optimizer: Optimizer, given: Any) -> OptimizerLRScheduler:
+    """Returns the optimizer and its scheduler, if any, in the form that Lightning expects.
+
+    Args:
+        optimizer: the optimizer.
+        given: as for `restored`.
+    """
+    make_scheduler = restored("scheduler", given)
     if not make_scheduler:
         return optimizer
     scheduler: Any = make_scheduler(optimizer)
@@ -120,6 +129,28 @@ def with_scheduler(
     config: Any = {"scheduler": scheduler, "reduce_on_plateau": False}
     config["monitor"] = getattr(scheduler, "monitor", _WATCHED)
     return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def restored(setting: str, given: Any) -> Callable[..., Any] | None:
+    """Returns the function that builds the optimizer or the scheduler.
+
+    Args:
+        setting: `optimizer` or `scheduler`.
+        given: the function, None, or its class path and options, as checkpoints contain them.
+
+    Raises:
+        InputError: if it is neither an optimizer nor a scheduler of torch.optim.
+    """
+    if not isinstance(given, Mapping):
+        return cast(Callable[..., Any] | None, given)
+    module, _, name = given["class_path"].rpartition(".")
+    kind = getattr(_MODULES.get(module), name, None)
+    if not isinstance(kind, type) or not issubclass(kind, Optimizer | LRScheduler):
+        raise InputError(
+            f"model.{setting}={given['class_path']} cannot be restored from a checkpoint. Give it "
+            f"again: Classifier.load_from_checkpoint(..., {setting}=...)."
+        )
+    return partial(kind, **given.get("init_args", {}))
 
 
 def follows_metric(scheduler: Any) -> bool:
@@ -130,7 +161,7 @@ def follows_metric(scheduler: Any) -> bool:
 def step_plateaus(trainer: Trainer) -> None:
     """Steps the schedulers that depend on a metric, such as ReduceLROnPlateau.
 
-    An epoch without a validation still has the validation metrics of an earlier one.
+    An epoch without a validation is skipped: its validation metrics are those of an earlier one.
     """
     validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed > 0
     for config in trainer.lr_scheduler_configs:
@@ -150,6 +181,10 @@ def check_settings(hp: Any) -> None:
     """
     for name in ("dropout", "lr", "weight_decay", "smoothing"):
         require_number(f"model.{name}", hp[name], "a number, e.g. 0.1")
+    names, size = hp["class_names"], hp["image_size"]
+    distinct = 2 <= len(set(names)) == len(names)
+    require(distinct, "class_names", names, "two or more different names")
+    check_image_size("image_size", size)
     within = 0 <= hp["dropout"] < 1
     require(within, "model.dropout", hp["dropout"], "0 or more and less than 1, e.g. 0.5")
     widths, lr = hp["hidden"], hp["lr"]
@@ -179,8 +214,8 @@ def drop_callables(hp: Any) -> None:
 def _complete_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Adds keys that old checkpoints lack, and keeps the current `fused`, before loading."""
     for now, group in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        group.setdefault(FULL_RATE, now[FULL_RATE])
         group.setdefault(FACTOR, 1.0)
+        group.setdefault(FULL_RATE, now[FULL_RATE] / group[FACTOR])
         if type(optimizer) is Adam:
             group["fused"] = now["fused"]
 

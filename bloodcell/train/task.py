@@ -133,13 +133,17 @@ class Classifier(LightningModule):
         return self
 
     def on_fit_start(self) -> None:
-        """Loads the teachers; raises InputError if the schedule needs a last step without one."""
-        optimizers.check_ends(self.trainer, self.schedule)
+        """Loads the teachers."""
         self.hparams["teachers"] = find_teachers(self.hparams["teachers"])
         self.ensemble = load_teachers(self.hparams, vars(self.trainer).get("datamodule"))
 
     def on_train_start(self) -> None:
-        """Compiles the network, which a checkpoint may have rebuilt; restores the metrics."""
+        """Compiles the network, which a checkpoint may have rebuilt; restores the metrics.
+
+        Raises:
+            InputError: if the schedule needs a last step and the run has none.
+        """
+        optimizers.check_ends(self.trainer, self.schedule)
         compiled = compile_for(self.trainer, self.network, self.compile_how, self.image_size)
         self.training_pass = compiled
         if self.ensemble:
@@ -226,7 +230,8 @@ class Classifier(LightningModule):
         adam = partial(
             optimizers.build_adam, lr=self.lr, weight_decay=self.weight_decay, fused=fused
         )
-        optimizer = optimizers.prepare_optimizer((self.own_optimizer or adam)(trained))
+        own = optimizers.restored("optimizer", self.own_optimizer)
+        optimizer = optimizers.prepare_optimizer((own or adam)(trained))
         return optimizers.with_scheduler(optimizer, self.own_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -151,3 +151,21 @@ def test_messages_name_arguments() -> None:
         bloodcell.load("m.onnx")
     with pytest.raises(InputError, match=r"^devices quantum: PyTorch has no such device"):
         bloodcell.load(devices="quantum")
+
+
+def test_dashes_in_a_path_are_no_option() -> None:
+    with pytest.raises(InputError, match=r"^model runs/exp--a/version_0: no checkpoint there"):
+        bloodcell.load("runs/exp--a/version_0")
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"image_size": 1280}, r"image_size=1280 cannot be used: it must be 32 to 1024 pixels"),
+        ({"class_names": ["a"]}, r"class_names=\['a'\] cannot be used: it must be two or more"),
+    ],
+)
+def test_a_classifier_that_could_not_be_loaded(given: dict[str, Any], rule: str) -> None:
+    settings = {"class_names": ["a", "b"], "weights": "none"} | given
+    with pytest.raises(InputError, match=rule):
+        bloodcell.Classifier(**settings)

@@ -138,3 +138,15 @@ def test_a_trunk_without_a_map_cannot_be_flattened() -> None:
     with pytest.raises(InputError, match=r"model\.pool=flatten cannot be .* avg, because .*_vit"):
         network(backbone="test_vit", image_size=160)
     assert network().has_map
+
+
+@pytest.mark.parametrize("backbone", [TINY, "mobilenetv1_100"])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float16])
+def test_pixels_of_any_type(backbone: str, weights: torch.dtype) -> None:
+    """Also with weights in 16 bits, as with trainer.precision bf16-true and 16-true."""
+    model = network(backbone=backbone, hidden=[]).eval().to(weights)
+    images = torch.randint(0, 256, (2, 3, 64, 64))
+    expected = model(images.byte())
+    assert expected.dtype == weights
+    for kind in (torch.float64, torch.float32, torch.int64):
+        torch.testing.assert_close(model(images.to(kind)), expected, rtol=0.05, atol=0.05)

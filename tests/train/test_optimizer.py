@@ -13,14 +13,18 @@ from torch.optim import lr_scheduler as rates
 from torch.optim.lr_scheduler import LRScheduler
 
 from bloodcell.cli.main import main
+from bloodcell.errors import InputError
 from bloodcell.evaluate.history import read_history
 from bloodcell.train.finite import Finite
 from bloodcell.train.optimizers import (
     build_like,
     change_rates,
+    keep_rate,
     nominal_rates,
     prepare_optimizer,
+    restored,
 )
+from bloodcell.train.task import Classifier
 
 OWN = ["--model.optimizer", "AdamW", "--model.optimizer.lr", "1e-3"]
 COSINE = ["--model.scheduler", "CosineAnnealingLR", "--model.scheduler.T_max", "3"]
@@ -175,3 +179,30 @@ def test_transforms_by_class_path(words: list[str]) -> None:
     kept = last("custom")["datamodule_hyper_parameters"]["transforms"]
     assert [one["class_path"].split(".")[-1] for one in kept] == ["RandomHorizontalFlip"]
     main(["test", "--ckpt_path", "lightning_logs/custom/version_0"])
+
+
+def test_a_loaded_model_goes_on_with_its_own_optimizer(words: list[str]) -> None:
+    main(["fit", *words, *OWN, *COSINE, "--trainer.max_epochs", "1"])
+    best = Path("lightning_logs/custom/version_0/checkpoints/best.ckpt")
+    model = Classifier.load_from_checkpoint(best)
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    made: Any = model.configure_optimizers()
+    assert type(made["optimizer"]) is torch.optim.AdamW
+    assert made["optimizer"].param_groups[0]["full_rate"] == 1e-3
+    assert made["lr_scheduler"]["scheduler"].T_max == 3
+    for other in ("os.system", "lightning.pytorch.cli.instantiate_class", "mine.AdamW"):
+        with pytest.raises(InputError, match=rf"optimizer={other} cannot be restored from a check"):
+            restored("optimizer", {"class_path": other, "init_args": {}})
+
+
+def test_the_rate_of_an_old_state_is_changed_once() -> None:
+    """Of a checkpoint from before the groups had a full rate, resumed with half of it."""
+    weight = torch.zeros(1, requires_grad=True)
+    state = torch.optim.SGD([weight], 0.1).state_dict()
+    checkpoint = {"hyper_parameters": {"lr": 0.1}, "optimizer_states": [state]}
+    keep_rate(checkpoint, {"lr": 0.05})
+    resumed = prepare_optimizer(torch.optim.SGD([weight], 0.05))
+    resumed.load_state_dict(state)
+    (group,) = resumed.param_groups
+    assert group["lr"] == pytest.approx(0.05)
+    assert group["full_rate"] * group["rate_factor"] == pytest.approx(0.05)

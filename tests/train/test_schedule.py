@@ -1,13 +1,18 @@
 import csv
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader, IterableDataset
 
 from bloodcell.cli.main import main
+from bloodcell.errors import InputError
 from bloodcell.train.finite import Finite
 from bloodcell.train.optimizers import rate_share
+from bloodcell.train.task import Classifier
 
 
 def test_up_in_a_line_and_down_to_nothing() -> None:
@@ -44,3 +49,31 @@ def test_a_run_that_goes_on_learns_at_the_same_rate(
         assert float(one["lr"]) < 1e-3
         for key in ("lr", "train_loss", "val_loss"):
             assert one[key] == other[key]
+
+
+class Endless(IterableDataset[dict[str, torch.Tensor]]):
+    """Images whose number is unknown."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for label in range(4):
+            yield {"image": torch.zeros(3, 32, 32).byte(), "target": torch.tensor(label % 2)}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning",  # Lightning's, of torch
+    "ignore:.*does not have many workers",
+    "ignore:You defined a",
+    "ignore:.*smaller than the logging interval",
+)
+def test_a_cosine_needs_a_last_step() -> None:
+    words = {"image_size": 32, "backbone": "test_efficientnet", "weights": "none"}
+    model = Classifier(["a", "b"], schedule="cosine", **words)  # type: ignore[arg-type]
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    shown = {"enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=2, **quiet, **shown)  # type: ignore[arg-type]
+    rule = r"^model\.schedule=cosine cannot be used: .* if the number of training steps is unknown"
+    with pytest.raises(InputError, match=rule):
+        trainer.fit(model, DataLoader(Endless(), batch_size=2))
+    trainer = Trainer(max_steps=2, **quiet, **shown)  # type: ignore[arg-type]
+    trainer.fit(model, DataLoader(Endless(), batch_size=2))
+    assert trainer.global_step == 2
