@@ -5,9 +5,11 @@ After Mitchell et al., "Model cards for model reporting" (FAT* 2019). Every figu
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import UndefinedError
 
 from bloodcell.datasets.named import named_datasets
 from bloodcell.evaluate.metrics import CLASSWISE, Estimate
@@ -29,6 +31,7 @@ _METRICS = {
 _SHOWN = {"none": "resized to", "cell": "cropped to a square around the white cell and resized to"}
 _BALANCED = ", with their clear slide balanced to light grey"
 _POOLS = {"avg": "average pooling", "flatten": "flattened feature map"}
+_WARNINGS = ("drawn", "test_photos_also_in_training")
 _UNITS = {"by_file": "by file", "by_photo": "by photograph"}
 
 
@@ -67,11 +70,11 @@ def make_card(
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "transformers", "blood-cells"],
     )
-    card: ModelCard = ModelCard.from_template(
+    fill = partial(
+        ModelCard.from_template,
         metadata,
         template_path=str(_TEMPLATE),
         model=description,
-        scores=description.scores,
         shown=_SHOWN[description.crop],
         balanced=_BALANCED if description.recipe.get("white_balance") else "",
         pool=_POOLS[description.pool],
@@ -86,6 +89,11 @@ def make_card(
         clock=clock,
         credits={name: one.credit for name, one in named_datasets().items()},
     )
+    try:
+        card: ModelCard = fill(scores=description.scores, complete=bool(description.scores))
+    except (UndefinedError, LookupError, TypeError, ValueError):  # of another version, or edited
+        warnings = {key: description.scores.get(key) for key in _WARNINGS}
+        card = fill(scores=warnings, complete=False)
     return card
 
 

@@ -67,7 +67,7 @@ def _row(one: Experiment) -> list[str]:
         ", ".join(map(str, one.hidden)),
         f"{one.lr:g}",
         str(one.seeds),
-        f"{one.seen:.0%}",
+        f"{one.seen:.1%}".replace(".0%", "%"),
         str(one.accuracy),
         str(one.balanced),
         f"{one.parameters:,}",

@@ -21,6 +21,14 @@ from bloodcell.evaluate.metrics import (
 from bloodcell.evaluate.runs import Run
 from bloodcell.evaluate.scores import Predictions
 
+# settings that do not change what a run learns; of the data, the fingerprint tells
+_WITHOUT_EFFECT = {
+    "data": ("seed", "root", "cache_gib", "on_device"),
+    "trainer": (
+        *("default_root_dir", "logger", "log_every_n_steps", "profiler"),
+        *("enable_progress_bar", "enable_model_summary"),
+    ),
+}
 _LEVEL = 0.05  # significance level of all comparisons with the best together
 
 
@@ -215,6 +223,9 @@ def _seen(run: Run) -> float:
 
 def _key(run: Run) -> str:
     """Returns a key that is equal for runs of one experiment."""
-    data = {k: v for k, v in run.settings.get("data", {}).items() if k != "seed"}
-    parts = [run.scores["name"], run.scores["data_fingerprint"], run.settings["model"], data]
-    return json.dumps([*parts, run.settings.get("trainer", {})], sort_keys=True, default=str)
+    groups = {
+        group: {k: v for k, v in (run.settings.get(group) or {}).items() if k not in without}
+        for group, without in _WITHOUT_EFFECT.items()
+    }
+    parts = [run.scores["name"], run.scores["data_fingerprint"], run.settings["model"], groups]
+    return json.dumps(parts, sort_keys=True, default=str)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from bloodcell.errors import InputError
+from bloodcell.data.image_files import walk
+from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.scores import PREDICTIONS, Predictions, read_predictions
 from bloodcell.model.find import SCORES, resumable
 from bloodcell.text import command
@@ -45,13 +46,17 @@ def find_runs(given: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for folder in map(Path, given or ["lightning_logs"]):
         if not folder.is_dir():
+            below = ", or none for all below lightning_logs" if given else ""
             raise InputError(
                 f"compare: {folder} is not a folder. Give run folders, e.g. "
-                "lightning_logs/d8/version_0, or none for all below lightning_logs."
+                f"lightning_logs/d8/version_0{below}."
             )
-        inside = [path.parent for path in folder.rglob(CONFIG)]
+        inside = [place for place, names in walk(folder) if CONFIG in names]
         found += sorted(inside, key=by_number) or [folder]
-    return list(dict.fromkeys(found))
+    once: dict[Path, Path] = {}
+    for folder in found:
+        once.setdefault(folder.resolve(), folder)
+    return list(once.values())
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
@@ -75,7 +80,8 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
             run = Run(folder, settings, scores, read_predictions(folder))
             _check(run)
         except _DAMAGED as error:
-            left_out[folder] = f"not in bloodcell's format ({type(error).__name__}: {error})"
+            why = f"{type(error).__name__}: {reason(error)}"
+            left_out[folder] = f"not in bloodcell's format ({why})"
         else:
             missing_files = scores.get("test_files_not_scored", 0)
             if missing_files:
@@ -95,8 +101,11 @@ def by_number(folder: Path) -> tuple[str, int]:
 
 
 def _check(run: Run) -> None:
-    """Raises KeyError if a value of the table is missing."""
+    """Raises KeyError or ValueError if a value of the table is missing."""
     for key in ("name", "split", "parameters", "learning_time_seconds", "data_fingerprint"):
         run.scores[key]
+    run.scores["photos"]["test"], run.scores["test_photos_also_in_training"]
+    if not len(run.predictions.true):
+        raise ValueError(f"{PREDICTIONS} is empty")
     run.settings["model"]["hidden"], run.settings["model"]["lr"]
     run.settings["seed_everything"]

@@ -175,7 +175,8 @@ def read_predictions(folder: Path) -> Predictions:
     """Reads what `write_predictions` wrote."""
     split, files, photos, labels, datasets = [], [], [], [], []
     probabilities = array("f")
-    with (folder / PREDICTIONS).open(newline="", encoding="utf-8") as file:
+    path = folder / PREDICTIONS
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:  # of names
         lines = csv.reader(file)
         (header,) = islice(lines, 1)
         several = header[4:5] == [_DATASET]

@@ -32,7 +32,7 @@ def print_table(title: str, lines: list[Line], notes: list[tuple[str, str]]) -> 
         lines: one for each part.
         notes: pairs of label and text.
     """
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", title_justify="left")
+    table = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("part", "loss", "accuracy", "by photograph"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     for line in lines:

@@ -13,6 +13,7 @@ from bloodcell.evaluate.history import FILE_NAME, Epoch, best, read_history
 from bloodcell.evaluate.scores import PREDICTIONS, Predictions, read_predictions, score
 from bloodcell.machine import describe
 from bloodcell.model.find import SCORES
+from bloodcell.text import command
 
 # tolerances for rounding on other processors: the share of files whose predicted class differs,
 # and the difference of a probability or the mean loss
@@ -63,7 +64,8 @@ def read_claims(folder: Path) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:
         raise InputError(
             f"verify {folder}: its {SCORES}, {PREDICTIONS} or {FILE_NAME} is damaged ({error}), so "
-            "there is nothing to compare with. Score it again: bloodcell test --ckpt_path RUN."
+            f"there is nothing to compare with. Restore it. All but {FILE_NAME} can be written "
+            f"again: delete {SCORES}, then {command('bloodcell', 'fit', '--ckpt_path', folder)}"
         ) from error
     return claims
 

@@ -45,11 +45,11 @@ _CORRECTED = (
     "The 95 % intervals are of the corrected share; they include the sampling error of\n"
     "{:,} cells, and the model's errors as estimated from those photographs."
 )
-
 _WIDENED = (
-    "\nThey were widened to contain the intervals that follow from the errors on {},\n"
+    "\nThe intervals were widened to contain the intervals that follow from the errors on {},\n"
     "each tested by a model that was trained without it. Another laboratory can cause other errors."
 )
+_UNTESTED = "\nNot among those photographs, so not corrected for their own errors: {}."
 _NOT_COUNTED = {
     Uncounted.UNSURE: "unsure, and not counted: {:,}",
     Uncounted.UNLIKE: "unlike all training images, and not counted: {:,}",
@@ -167,6 +167,9 @@ def differential(
     if tested and total:
         corrected = estimate_shares(numbers, np.array(tested["counts"], float))
         legend = _CORRECTED.format(tested["of"], total)
+        pairs = zip(names, tested["counts"], strict=True)
+        if untested := [name for name, row in pairs if not sum(row)]:
+            legend += _UNTESTED.format(", ".join(untested))
         if unseen := (scores or {}).get(UNSEEN):
             others = estimate_shares(numbers, np.array(unseen[CONFUSION], float))
             corrected = [_join(*both) for both in zip(corrected, others, strict=True)]

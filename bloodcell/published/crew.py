@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -79,24 +78,28 @@ def keep_options(out: Path, now: list[str]) -> None:
         file.write(json.dumps(now, indent=1) + "\n")
 
 
+def run_folders(out: Path, name: str) -> list[Path]:
+    """Returns the folders of a run's versions; `fit` adds `-drawn` to its name for drawn smears."""
+    return [out / "lightning_logs" / one for one in (name, f"{name}-{DRAWN}")]
+
+
 def find_run(out: Path, name: str, seed: int) -> tuple[Path | None, dict[str, Any] | None]:
     """Finds the first finished run or, if there is none, the newest that can continue.
 
     Args:
         out: the folder of the runs.
-        name: name of the run; `fit` adds `-drawn` to it if drawn smears are among the data.
+        name: name of the run.
         seed: its seed_everything.
 
     Returns:
         Its folder, and its scores if it is finished.
     """
     found = None
-    names = (name, f"{name}-{DRAWN}")
-    folders = [found for one in names for found in (out / "lightning_logs" / one).glob("version_*")]
+    folders = [one for logs in run_folders(out, name) for one in logs.glob("version_*")]
     for folder in sorted(folders, key=by_number):
         if not (folder / CONFIG).is_file():
             continue
-        settings = yaml.load((folder / CONFIG).read_text(), yaml.CSafeLoader)
+        settings = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), yaml.CSafeLoader)
         if not settings or settings["seed_everything"] != seed:
             continue
         if (folder / SCORES).is_file():
@@ -171,33 +174,6 @@ def print_progress(job: Job, line: str) -> None:
     """Prints a line of a job's output if it is about an epoch or the remaining time."""
     if line.startswith(("epoch ", "about ")):
         print(f"{job.name}: {line.rstrip()}", flush=True)
-
-
-def list_devices(jobs: int | None, accelerator: str | None) -> list[dict[str, str]]:
-    """Lists the environment variables of each concurrent run, which select its device.
-
-    Args:
-        jobs: number of concurrent runs; None means one per GPU, or one without a GPU.
-        accelerator: as `trainer.accelerator`; None if it is not given.
-    """
-    gpus = [] if accelerator == "cpu" else _visible_gpus()
-    if gpus:
-        return [
-            {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} for place in range(jobs or len(gpus))
-        ]
-    if not jobs or jobs == 1:
-        return [{}]
-    return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}] * jobs
-
-
-def _visible_gpus() -> list[str]:
-    """Returns names or numbers of the GPUs in the format of CUDA_VISIBLE_DEVICES."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return re.findall(r"^GPU (\d+):", listing.stdout, re.MULTILINE)
 
 
 class Crew:

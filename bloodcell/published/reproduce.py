@@ -6,6 +6,7 @@ the others continue from their last checkpoints: after a kill, at most one epoch
 
 import argparse
 import math
+import os
 import re
 import threading
 import time
@@ -21,10 +22,10 @@ from bloodcell.published.crew import (
     find_run,
     hold,
     keep_options,
-    list_devices,
     make_job,
     print_progress,
 )
+from bloodcell.published.devices import list_devices
 from bloodcell.published.twins import report_twins
 from bloodcell.text import clock
 
@@ -240,5 +241,11 @@ def _pace(published: float) -> tuple[str, ...]:
 def _title(request: Request) -> str:
     """Returns the options of all runs, for tables and figures."""
     fast = "FAST, not as published: " if request.fast else "with " if request.words else ""
-    words = [Path(word).name.removeprefix("--") for word in request.options]
-    return fast + " ".join(words)
+    return fast + " ".join(map(_short, request.options))
+
+
+def _short(word: str) -> str:
+    """Returns an option or its value, without the folder of an existing file."""
+    name, equals, value = word.removeprefix("--").rpartition("=")
+    there = os.path.exists(value)  # no error for a long list
+    return f"{name}{equals}{Path(value).name if there else value}"

@@ -53,13 +53,15 @@ def report_twins(out: Path, title: str = "") -> None:
     print_wide(_HEADINGS, rows, _LEGEND, title)
     with write_whole(out / "table.md") as file:
         file.write(as_markdown(_HEADINGS, rows, _LEGEND, title))
+    written = ["table.md"]
     for number, published in enumerate(PUBLISHED, 1):
-        _save_curves(out / f"{number}.png", published, runs, title)
+        if _save_curves(out / f"{number}.png", published, runs, title):
+            written.append(f"{number}.png")
     keys = ((published.name, split) for published in PUBLISHED for split in _SPLIT_TITLES)
     # the figure shows the split beside each name
     ordered = [experiments[key]._replace(name=key[0]) for key in keys if key in experiments]
     save(draw_comparison(ordered, _wrap(title)), out / COMPARISON)
-    print(f"{out}: table.md, 1.png to {len(PUBLISHED)}.png, {COMPARISON}, lightning_logs")
+    print(f"{out}: {', '.join([*written, COMPARISON, 'lightning_logs'])}")
 
 
 def _row(
@@ -98,14 +100,16 @@ def _wrap(title: str) -> str:
     return textwrap.fill(title, _TITLE)
 
 
-def _save_curves(path: Path, published: Published, runs: dict[Key, list[Run]], title: str) -> None:
+def _save_curves(path: Path, published: Published, runs: dict[Key, list[Run]], title: str) -> bool:
+    """Draws the curves of an experiment; returns whether it has finished runs."""
     histories = {
         text: [read_history(run.folder / FILE_NAME) for run in runs[published.name, split]]
         for split, text in _SPLIT_TITLES.items()
         if (published.name, split) in runs
     }
     if not histories:
-        return
+        return False
     leaky = (published.name, "seed") in runs  # only that split was published
     heading = f"{published.name}\n{_wrap(title)}".rstrip()
     save(draw_curves(heading, histories, published if leaky else None), path)
+    return True

@@ -39,6 +39,10 @@ def test_memory_and_drawings_are_named(run: Path) -> None:
         return str(make_card(Description.from_checkpoint(checkpoint, "m", scores | changed), model))
 
     assert "its scores measure memorisation" not in card()
+    for key in ("calibration", "gallery", "baseline", "parameters", "photos"):
+        said = card(drawn=True, **{key: {}})
+        assert "there was no complete `scores.json`" in said, "of another version"
+        assert "DRAWN smears only" in said
     assert "its scores measure memorisation" in card(test_photos_also_in_training=20)
     assert "DRAWN smears only" in card(drawn=True)
     several = scores["test"] | {"by_dataset": {"drawn": scores["test"]}}
@@ -57,7 +61,7 @@ def test_without_scores_the_card_names_the_missing_file(run: Path) -> None:
     model = run / "checkpoints" / "best.ckpt"
     bare = Description.from_checkpoint(read_checkpoint("", model), "m", {})
     card = make_card(bare, model)
-    assert "Unknown: there was no `scores.json` beside the model." in card.text
+    assert "Unknown: there was no complete `scores.json` beside the model." in card.text
     assert "diagnosis" in card.text
     write_card(Path("card.md"), bare, model)
     assert Path("card.md").read_text() == f"{card.text}\n"

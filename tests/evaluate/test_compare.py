@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from bloodcell.cli.main import main
 from bloodcell.evaluate.experiments import pool
 from bloodcell.evaluate.figures.comparison import draw_comparison
 from bloodcell.evaluate.runs import find_runs, read_runs
+from bloodcell.evaluate.tables import as_markdown, print_wide
 
 Refused = Callable[..., str]
 WriteRun = Callable[..., Path]
@@ -210,3 +213,59 @@ def test_torch_is_not_needed(write_run: WriteRun, tmp_path: Path) -> None:
     command = [sys.executable, "-c", _COMPARE]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_what_does_not_change_the_training_does_not_divide_an_experiment(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    for seed, trainer in enumerate(({"default_root_dir": "."}, {"default_root_dir": "/runs"}, {})):
+        folder = write_run(tmp_path / "one" / f"version_{seed}", 0.9, seed)
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings | {"trainer": trainer}))
+    (found,) = pool(read_runs(find_runs(["one"]))[0])
+    assert found.seeds == 3
+
+
+def test_linked_runs_are_found_once(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "elsewhere" / "d8" / "version_0", 0.9)
+    (tmp_path / "lightning_logs").mkdir()
+    (tmp_path / "lightning_logs" / "d8").symlink_to(folder.parent)
+    assert find_runs([]) == [Path("lightning_logs/d8/version_0")]
+    assert find_runs(["lightning_logs", str(folder)]) == [Path("lightning_logs/d8/version_0")]
+
+
+def test_a_run_without_a_needed_value_is_left_out(write_run: WriteRun, tmp_path: Path) -> None:
+    for name, key in (("old", "test_photos_also_in_training"), ("odd", "photos")):
+        folder = write_run(tmp_path / "runs" / name / "version_0", 0.9)
+        scores = json.loads((folder / "scores.json").read_text())
+        del scores[key]
+        (folder / "scores.json").write_text(json.dumps(scores))
+    empty = write_run(tmp_path / "runs" / "empty" / "version_0", 0.9) / "predictions.csv"
+    empty.write_text(empty.read_text().splitlines()[0] + "\n")
+    runs, left_out = read_runs(find_runs(["runs"]))
+    assert runs == []
+    assert sorted(why.partition("(")[2] for why in left_out.values()) == [
+        "KeyError: 'photos')",
+        "KeyError: 'test_photos_also_in_training')",
+        "ValueError: predictions.csv is empty)",
+    ]
+
+
+@pytest.mark.parametrize("width", [70, 200])
+def test_no_number_is_cut_on_a_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    headings = ["experiment", *"abcdefgh"]
+    print_wide(headings, [["d8[lr=1e-4]", *["0.9827"] * 8]], "with [bold] words", "table [x]")
+    said = re.sub("\x1b[^m]*m", "", capsys.readouterr().out)
+    assert said.count("0.9827") == 8
+    for text in ("d8[lr=1e-4]", "with [bold] words", "table [x]"):
+        assert text in said
+    assert max(map(len, said.splitlines())) <= width
+
+
+def test_a_bar_in_a_name_stays_in_its_cell() -> None:
+    lines = as_markdown(["name"], [["blast|atypical"]], "").splitlines()
+    assert lines[2] == "| blast\\|atypical |"

@@ -52,3 +52,20 @@ def test_errors_on_unseen_laboratories_widen_the_intervals_but_move_no_share() -
     assert ends[2][0] <= ends[0][0]
     assert ends[2][1] > ends[0][1]
     assert "the errors on berlin, paris," in widened
+
+
+def test_a_class_that_was_not_tested_keeps_its_share() -> None:
+    """Nothing is known of the errors of e to h, so no share moves between them."""
+    tested = np.diag([50.0] * 4 + [0.0] * 4)
+    found = estimate_shares([30, 30, 15, 15, 10, 0, 0, 0], tested)
+    assert [one.value for one in found[4:]] == pytest.approx([0.1, 0, 0, 0], abs=0.01)
+    assert found[4].high - found[4].low > found[2].high - found[2].low
+    counts = Counts({"a": 10, "b": 5})
+    scores = {"confusion": {"counts": [[9, 0], [0, 0]], "of": "9 test photographs"}}
+    said = differential(counts, ["a", "b"], scores)
+    assert "Not among those photographs, so not corrected for their own errors: b." in said
+
+
+def test_the_most_probable_share_is_reached_with_many_errors() -> None:
+    found = estimate_shares([60, 40], np.array([[6e5, 4e5], [4e5, 6e5]]))
+    assert found[1].value < 0.015

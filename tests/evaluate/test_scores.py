@@ -65,6 +65,12 @@ def test_predictions_survive_the_file(said: Predictions, tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.csv"]
 
 
+def test_names_in_another_encoding_survive_the_file(said: Predictions, tmp_path: Path) -> None:
+    names = [f"{name}\udce9" for name in said.file]
+    write_predictions(tmp_path, said._replace(file=names))
+    assert read_predictions(tmp_path).file == names
+
+
 def test_the_best_epoch_is_the_first_of_the_lowest(tmp_path: Path) -> None:
     losses = [math.nan, 3.0, 1.0, math.nan, 2.0, 1.0]
     history = [Epoch(i, 0, 0, loss, 0, 0, 0, 0) for i, loss in enumerate(losses)]

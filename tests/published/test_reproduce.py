@@ -1,6 +1,7 @@
 """`reproduce`: with a stand-in for training where only the order of things matters."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from PIL import Image
 
 from bloodcell.cli.main import main
 from bloodcell.evaluate.published import PUBLISHED
-from bloodcell.published import crew, reproduce
+from bloodcell.machine import usable_cpus
+from bloodcell.published import crew, devices, reproduce
+from bloodcell.published.devices import list_devices
 
 Refused = Callable[..., str]
 
@@ -290,18 +293,24 @@ def test_words_that_cannot_be_used(refused: Refused, words: list[str], message: 
     assert list(Path().glob("reproduced*")) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only on Linux")
+def test_a_job_that_is_bound_to_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert usable_cpus() == 1
+
+
 def test_each_gpu_gets_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
-    assert [device["CUDA_VISIBLE_DEVICES"] for device in crew.list_devices(None, None)] == [
+    assert [device["CUDA_VISIBLE_DEVICES"] for device in list_devices(None, None)] == [
         "0",
         "2",
     ]
-    assert len(crew.list_devices(3, None)) == 3
-    assert crew.list_devices(None, "cpu") == [{}]
+    assert len(list_devices(3, None)) == 3
+    assert list_devices(None, "cpu") == [{}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert crew.list_devices(None, None) == [{}]
-    assert crew.list_devices(2, None) == [{"OMP_NUM_THREADS": "4"}] * 2
+    monkeypatch.setattr(devices, "usable_cpus", lambda: 8)
+    assert list_devices(None, None) == [{}]
+    assert list_devices(2, None) == [{"OMP_NUM_THREADS": "4"}] * 2
 
 
 def test_a_real_run_and_its_twin(

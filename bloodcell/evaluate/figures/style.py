@@ -6,6 +6,7 @@ design", 2008), for black-and-white print and colour-blind readers.
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -19,6 +20,7 @@ from bloodcell.files import write_whole_bytes
 
 P = ParamSpec("P")
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#6e6e6e"
+_PER_INCH, _LINE = 12, 0.2  # characters of a heading in an inch, and inches for each line
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -54,13 +56,17 @@ def draw_grid(
         title: title of the figure.
         n: number of pictures.
         cell: width and height of each in inches.
-        head: height of the title in inches.
+        head: height of the title in inches, without the lines into which it is broken.
         columns: largest number of columns.
     """
     columns = min(columns, n)
     rows = math.ceil(n / columns)
-    figure = Figure(figsize=(cell[0] * columns, cell[1] * rows + head), layout="constrained")
-    figure.suptitle(title)
+    width = cell[0] * columns
+    given = title.splitlines()
+    heading = [line for one in given for line in textwrap.wrap(one, round(_PER_INCH * width))]
+    height = cell[1] * rows + head + _LINE * (len(heading) - len(given))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle("\n".join(heading))
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for ax in axes:
         ax.axis("off")
