@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
 import sys
 import time
@@ -27,8 +26,10 @@ from bloodcell.audit.store import open_store
 from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.table import Row, Table, build_table
+from bloodcell.datasets.chula import BOXES
 from bloodcell.errors import InputError, reason, renamed, require
 from bloodcell.files import check_place, write_whole
+from bloodcell.machine import usable_cpus
 from bloodcell.memory import keep_memory
 
 # settings of `fit` in error messages, and the options of `audit` that stand for them
@@ -83,9 +84,10 @@ def audit(
         InputError: if every image is unreadable, a file cannot be written, or the options of
             --labels do not fit.
     """
-    check_place("--out", out, ".csv" if labels else ".json")
-    check_place("--write_photos", write_photos, ".csv")
-    check_place("--sheet", sheet, ".png")
+    read = [Path(one).resolve() for one in (photos, label_table) if one]
+    _check_written("--out", out, ".csv" if labels else ".json", read)
+    _check_written("--write_photos", write_photos, ".csv", read)
+    _check_written("--sheet", sheet, ".png", read)
     require(not (labels and write_photos), "--write_photos", write_photos, "used without --labels")
     require(bool(labels) or not sheet, "--sheet", sheet, "used with --labels")
     keep_memory()
@@ -111,8 +113,19 @@ def audit(
     return not (found["leaks"] or found["scene_leaks"] or compared["leaks"])
 
 
+def _check_written(flag: str, path: str | None, kind: str, read: Sequence[Path]) -> None:
+    check_place(flag, path, kind)
+    new = path is None or Path(path).resolve() not in read
+    require(new, flag, path, "a file other than the tables that are read")
+
+
 def _audit_pixels(source: Source, table: Table) -> tuple[dict[str, Any], Copies, list[Row]]:
     """Returns the findings, the copies, and the rows of the readable images."""
+    if source.cells:
+        raise InputError(
+            f"audit {source.root}: its table {BOXES} names several cells of one picture, but audit "
+            "compares pictures that have one class each. Give it pictures of single cells."
+        )
     start = time.perf_counter()
     files, copies, rows = _scan(source, table)
     found = describe(table, files, copies, rows) | {
@@ -155,7 +168,7 @@ def _scan(source: Source, table: Table) -> tuple[list[ScannedFile], Copies, list
         def scan_some(start: int) -> list[tuple[ScannedFile, ImageFeatures | None]]:
             return [_scan_file(read, row.path) for row in table.rows[start : start + _TOGETHER]]
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cpus()) as pool:
             for some in pool.map(scan_some, range(0, n, _TOGETHER)):
                 for file, features in some:
                     files.append(file)

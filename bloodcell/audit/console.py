@@ -63,6 +63,8 @@ def _notes(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if leaks:
         way_out = "to separate the parts, give fit the table that --write_photos writes"
+        if not (found["leaks"] or found["scene_leaks"]):  # a written table lacks the given cells
+            way_out = "to separate the parts, give fit this photo table with --data.photos"
         return [*notes, *leaks, ("", way_out)]
     divided = len(set(found["parts"]) & {*PARTS}) > 1
     whole = "the images are not divided into train, val and test"

@@ -1,7 +1,6 @@
 """`bloodcell audit --labels`: lists the photographs whose labels trained models doubt most."""
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from bloodcell.datasets.classes import plain
 from bloodcell.errors import InputError, listed
 from bloodcell.evaluate.doubts import Doubt, Votes, average, rank
 from bloodcell.files import write_whole
+from bloodcell.text import near
 
 _SHOWN = 15  # photographs on the console; the table has all
 _DIGITS = 4  # of probabilities in the table
@@ -75,6 +75,7 @@ def _rank(photographs: Photographs, opinions: Sequence[Opinion]) -> list[Doubt]:
             np.array([index[plain(name)] for name in one.class_names]),
         )
         for one in opinions
+        if len(one.photo)
     ]
     first = [table.rows[i] for i in photographs.first.tolist()]
     return rank(
@@ -97,7 +98,7 @@ def _print(photographs: Photographs, opinions: Sequence[Opinion], doubts: Sequen
             text += f"; not the {one.trained_on:,} that it was trained on"
         if not len(one.photo):
             text = f"LEFT OUT: {one.note}"
-        console.print(Text(f"  {os.path.relpath(one.model)}: {text}"), soft_wrap=True)
+        console.print(Text(f"  {near(one.model)}: {text}"), soft_wrap=True)
     grid = Grid(box=box.SIMPLE_HEAD)
     for heading in ("", "photograph", "label", "models say", "doubt", "against", ""):
         grid.add_column(heading, justify="right" if heading in ("doubt", "against") else "left")

@@ -95,10 +95,10 @@ def _list_groups(copies: Copies, rows: Sequence[Row]) -> dict[str, list["_Group"
     return {
         "copies": [group for group in photos if len(group.rows) > 1],
         "overlaps": fields,
-        "leaks": [group for group in photos if _crosses(group.rows)],
-        "scene_leaks": [group for group in fields if _crosses(group.rows)],
-        "label_conflicts": [group for group in photos if _contradicts(group.rows)],
-        "scene_label_conflicts": [group for group in scenes if _contradicts(group.rows)],
+        "leaks": [group.by_part() for group in photos if _crosses(group.rows)],
+        "scene_leaks": [group.by_part() for group in fields if _crosses(group.rows)],
+        "label_conflicts": [group.by_class() for group in photos if _contradicts(group.rows)],
+        "scene_label_conflicts": [group.by_class() for group in scenes if _contradicts(group.rows)],
     }
 
 
@@ -111,6 +111,15 @@ class _Group(NamedTuple):
     @property
     def paths(self) -> list[str]:
         return _paths(self.rows)
+
+    def by_part(self) -> "_Group":
+        """Returns the group sorted by part, so that its first and last image show the leak."""
+        return self._replace(rows=_by_part(self.rows))
+
+    def by_class(self) -> "_Group":
+        """Returns the group sorted by class, so that its first and last image contradict."""
+        one = self.rows[0].class_name
+        return self._replace(rows=sorted(self.rows, key=lambda row: row.class_name != one))
 
 
 def _groups(
@@ -140,6 +149,12 @@ def _crosses(group: Sequence[Row]) -> bool:
 def _contradicts(group: Sequence[Row]) -> bool:
     """Returns whether a group is in more than one class."""
     return len({row.class_name for row in group}) > 1
+
+
+def _by_part(group: Sequence[Row]) -> list[Row]:
+    """Sorts images: those of one part, those of no part, and those of the other parts."""
+    one = next(row.official for row in group if row.official in PARTS)
+    return sorted(group, key=lambda row: (row.official != one) * (1 + (row.official in PARTS)))
 
 
 def _paths(group: Sequence[Row]) -> list[str]:
@@ -172,5 +187,5 @@ def _compare(copies: Copies, rows: Sequence[Row]) -> dict[str, Any]:
         "recall_of_pairs": share(right, pairs(Counter(expected.tolist()).values())),
         "precision_of_pairs": share(right, pairs(Counter(copies.photo.tolist()).values())),
         "cells_photographed_more_than_once": len(several),
-        "leaks": [_paths(group) for group in cells.values() if _crosses(group)],
+        "leaks": [_paths(_by_part(group)) for group in cells.values() if _crosses(group)],
     }

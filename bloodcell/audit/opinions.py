@@ -19,13 +19,14 @@ from bloodcell.data.splits import spread
 from bloodcell.data.table import Row, Table
 from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.metrics import Floats, average_photos, sample_of
-from bloodcell.evaluate.runs import find_runs
+from bloodcell.evaluate.runs import CONFIG, find_runs
 from bloodcell.evaluate.scores import PREDICTIONS, read_predictions
 from bloodcell.infer.inputs import Named
 from bloodcell.infer.predict import BATCH_SIZE, answer_images
 from bloodcell.infer.runtime import AUTO
 from bloodcell.infer.saved import Saved, load_saved
 from bloodcell.infer.torch_runtime import TorchModel, find_devices
+from bloodcell.model.find import BEST, SUFFIX
 
 _MOST_FILES = 8  # of a photograph that a model classifies; further copies add little
 _NOT_LISTED = "it does not list the images it was trained on. Give the run folder or its .ckpt"
@@ -136,6 +137,9 @@ def ask(path: Path, photographs: Photographs) -> Opinion:
     Raises:
         InputError: if the model cannot be loaded.
     """
+    best = path / "checkpoints" / f"{BEST}{SUFFIX}"
+    if (path / CONFIG).is_file() and not best.is_file():
+        return Opinion(path, *_nothing(0), [], 0, "it has no best checkpoint")
     if path.suffix == ".onnx":
         raise InputError(
             f"--labels {path}: an exported model does not list the images it was trained on. Give "
@@ -146,7 +150,7 @@ def ask(path: Path, photographs: Photographs) -> Opinion:
     except InputError as error:
         raise InputError(re.sub(r"--model\b", "--labels", str(error))) from error
     names = saved.description.class_names
-    nothing = np.array([], np.int64), np.empty((0, len(names)))
+    nothing = _nothing(len(names))
     if saved.trained_on is None:
         return Opinion(path, *nothing, names, 0, _NOT_LISTED)
     seen = photographs.trained_on(saved.trained_on.numpy())
@@ -162,6 +166,10 @@ def ask(path: Path, photographs: Photographs) -> Opinion:
     if not len(photo):
         note = "it was trained on all photographs that it has answers for, or on their cells"
     return Opinion(path, photo, probability, names, int(seen.sum()), note)
+
+
+def _nothing(n_classes: int) -> tuple[NDArray[np.int64], Floats]:
+    return np.array([], np.int64), np.empty((0, n_classes))
 
 
 def _read(
@@ -186,6 +194,11 @@ def _classify(
     saved: Saved, path: Path, photographs: Photographs, seen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], Floats]:
     """Classifies some images of each photograph, and returns the mean answers."""
+    if photographs.source.cells:
+        raise InputError(
+            f"--labels {path}: it was not tested on these data, and the boxed cells of a picture "
+            "cannot be classified here. Give the folder of a run that was tested on them."
+        )
     files: dict[int, list[int]] = {}
     for row, number in enumerate(photographs.number.tolist()):
         if not seen[number]:

@@ -112,6 +112,7 @@ TRAINER = {  # options of Lightning's Trainer that the help pages show
     "strategy": "how several devices work together, e.g. ddp (default: auto)",
     "precision": "default: bf16-mixed if the GPU or CPU supports it in hardware, 16-mixed on older "
     "GPUs, else 32-true",
-    "fast_dev_run": "true: run one batch of training and validation, and write nothing",
+    "fast_dev_run": "true: run one batch of each part that is used (fit does not test), and write "
+    "nothing",
     "default_root_dir": "the folder that contains lightning_logs (default: the current one)",
 }

@@ -103,7 +103,8 @@ def _run_all(
     place: Path, tasks: list[Task], words: list[str], jobs: int | None, descriptors: list[int]
 ) -> list[str]:
     """Makes the runs that are not finished, and reports; returns those that failed."""
-    from bloodcell.published.crew import Crew, Job, find_run, list_devices, make_job
+    from bloodcell.published.crew import Crew, Job, find_run, make_job
+    from bloodcell.published.devices import list_devices
 
     waiting = []
     for task in tasks:
@@ -131,8 +132,14 @@ def _find_teachers(folder: str | None, prefix: str, sets: Sequence[str]) -> dict
     """Returns the finished runs of another `labs` without each data set."""
     if not folder:
         return {name: [] for name in sets}
+    from bloodcell.published.crew import run_folders
+
     found = {
-        name: list(map(str, list_finished(Path(folder, "lightning_logs", prefix + name))))
+        name: [
+            str(run)
+            for logs in run_folders(Path(folder), prefix + name)
+            for run in list_finished(logs)
+        ]
         for name in sets
     }
     counts = {name: len(runs) for name, runs in found.items()}

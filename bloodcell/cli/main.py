@@ -3,11 +3,12 @@
 python -m bloodcell fit --config d8.yaml
 """
 
+import contextlib
 import difflib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bloodcell import __version__
@@ -41,7 +42,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # consoles cannot show every file name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _dispatch(words)
+        with _flushed():
+            _dispatch(words)
     except InputError as error:
         print(f"bloodcell: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
@@ -49,14 +51,32 @@ def main(args: Sequence[str] | None = None) -> None:
         print("\nbloodcell: stopped.", file=sys.stderr)
         sys.exit(STOPPED)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
     except OSError as error:
         message = of_disk(error, "give another place")
         if message is None:
             raise
         print(f"bloodcell: {message}", file=sys.stderr)
+        _drop_output()
         sys.exit(BAD_INPUT)
+
+
+def _drop_output() -> None:
+    """Drops what is still to be written, which would fail once more at the end."""
+    with contextlib.suppress(OSError):  # it is not a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Writes what was printed while its errors can still be handled."""
+    try:
+        yield
+    except SystemExit:
+        print(end="", flush=True)
+        raise
+    print(end="", flush=True)
 
 
 def _dispatch(words: list[str]) -> None:

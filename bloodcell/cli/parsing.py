@@ -73,7 +73,8 @@ def _is_shown(verb: str, key: str) -> bool:
     """Whether a setting matters to a verb."""
     if verb == "benchmark" and key.startswith("trainer."):
         return key in ("trainer.accelerator", "trainer.precision")
-    of_fit = key == "trainer.max_epochs" or (key in settings("run") and key != "seed_everything")
+    of_fit = key in ("trainer.max_epochs", "trainer.default_root_dir")
+    of_fit |= key in settings("run") and key != "seed_everything"
     return key not in _LINKED and (verb == "fit" or not of_fit)
 
 

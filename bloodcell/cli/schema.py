@@ -175,7 +175,7 @@ def _fits(kind: Any, value: Any) -> bool:
     if kind in (int, float):
         try:
             kind(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return False
         return not isinstance(value, bool) and (kind is float or not isinstance(value, float))
     if kind is bool or kind is type(None):

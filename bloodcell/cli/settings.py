@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bloodcell.cli.schema import PACKAGE, Setting, read_signature
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, require
 
 SEED = 0  # default of --seed_everything
 _GROUPS = ("data", "model", "trainer")
@@ -90,7 +90,11 @@ def check_config(verb: str, path: Path, found: Mapping[str, Any]) -> None:
     """
     for key, value in found.items():
         if key == "ckpt_path":  # on a command line it is an option, not a setting
+            rule = "a run folder or a .ckpt file, as text"
+            require(value is None or isinstance(value, str), f"{path}: {key}", value, rule)
             continue
+        grouped = key not in _GROUPS or value is None or isinstance(value, Mapping | str)
+        require(grouped, f"{path}: {key}", value, "settings, e.g. `model: {lr: 1e-4}`")
         inside = value if isinstance(value, Mapping) and key in _GROUPS else {"": value}
         for name, one in inside.items():
             _check(verb, f"{key}.{name}".rstrip("."), one, [one], f"{path}: ")
@@ -112,7 +116,7 @@ def read_value(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a name that looks like a date
         return text
 
 

@@ -1,6 +1,5 @@
 """LightningCLI for the verbs that train and score."""
 
-import os
 import signal
 import sys
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ from bloodcell.errors import InputError, reason, require
 from bloodcell.model.checkpoint import data_state, network_state, refusing
 from bloodcell.model.find import IMAGENET, NONE, find_teachers
 from bloodcell.model.pretrained import reach_hub, read_trained_on
+from bloodcell.text import near
 from bloodcell.train import resume, runs
 from bloodcell.train.batch_size import settle
 from bloodcell.train.benchmark import BENCHMARKED, BenchmarkTrainer, check_benchmark
@@ -128,7 +128,7 @@ class BloodcellCLI(LightningCLI):
         if not self.request.resume:
             resume.check_unfinished(path, checkpoint, self.config.trainer)
         elif resume.is_finished(path, self.config.trainer):
-            folder = os.path.relpath(resume.run_folder(path))
+            folder = near(resume.run_folder(path))
             print(f"{folder} is finished: nothing is left to do.")
             sys.exit(0)
 
@@ -240,7 +240,7 @@ class BloodcellCLI(LightningCLI):
 
     def report(self) -> None:
         """Prints the scores of `validate` and `test`."""
-        scored = os.path.relpath(str(self.path))
+        scored = near(str(self.path))
         print_scores(self.trainer, self.model, self.datamodule, _PARTS[self.verb], scored)
 
     def _introduce(self) -> None:
@@ -252,7 +252,7 @@ class BloodcellCLI(LightningCLI):
             print(self.model.summary())
             if self.resumed:
                 step = self.checkpoint["global_step"] if self.checkpoint else 0
-                print(f"continuing {os.path.relpath(self.resumed)} after step {step:,}")
+                print(f"continuing {near(self.resumed)} after step {step:,}")
         self.datamodule.setup("fit" if self.verb == "benchmark" else self.verb)
         if self.verb == "fit":  # refused teachers leave no run folder
             load_teachers(self.model.hparams, self.datamodule)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bloodcell.audit.findings import _Group
 from bloodcell.cli.main import main
 from bloodcell.data.source import open_source
-from bloodcell.data.table import build_table
+from bloodcell.data.table import Row, build_table
 from bloodcell.datasets.kaggle import read_photos
 from bloodcell.errors import InputError
 from bloodcell.files import check_place
@@ -246,3 +248,23 @@ def test_the_whole_set(real_zip: Path) -> None:
     assert known["precision_of_pairs"] >= 0.99
     assert len(known["leaks"]) == 4
     assert found["seconds"] < 600
+
+
+def test_boxed_cells_are_not_compared(make_folders: Callable[..., Path], refused: Refused) -> None:
+    root = make_folders({"": 2})
+    rows = ["file,class,xmin,ymin,xmax,ymax", "0.png,a,1,1,9,9", "0.png,b,9,9,20,20"]
+    (root / "boxes.csv").write_text("\n".join([*rows, "1.png,b,1,1,9,9"]))
+    assert "its table boxes.csv names several cells of one picture" in refused("audit", str(root))
+
+
+def test_the_shown_images_contradict_each_other() -> None:
+    """Also if a group begins and ends with images of one part, or of none."""
+    one = Row("", "A", "train", "1", "1")
+    rows = [
+        replace(one, path=f"{n}", official=part, class_name=name)
+        for n, (part, name) in enumerate(
+            [("test", "A"), ("train", "B"), ("simple", "B"), ("test", "A")]
+        )
+    ]
+    assert [row.path for row in _Group(rows, 1.0).by_part().rows] == ["0", "3", "2", "1"]
+    assert [row.path for row in _Group(rows, 1.0).by_class().rows] == ["0", "3", "1", "2"]

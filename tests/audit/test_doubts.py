@@ -199,3 +199,13 @@ def test_damaged_predictions(smears: Path, sure_run: Path, refused: Refused) -> 
     said = refused(*of_smears(smears), "--labels", str(sure_run))
     assert "predictions.csv is damaged" in said
     assert "give checkpoints/best.ckpt" in said
+
+
+def test_an_unfinished_run_is_left_out(
+    smears: Path, sure_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unfinished = sure_run.with_name("version_1")
+    unfinished.mkdir()
+    (unfinished / "config.yaml").touch()
+    main([*of_smears(smears), "--labels", str(sure_run.parent)])
+    assert "version_1: LEFT OUT: it has no best checkpoint" in capsys.readouterr().out

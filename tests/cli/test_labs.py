@@ -178,6 +178,8 @@ def test_teachers_of_a_laboratory_have_not_seen_it(
         folder.mkdir(parents=True)
         (folder / "scores.json").write_text("{}")
     assert "and has 2 of custom-berlin, 1 of custom-paris." in before
+    logs = Path("before/lightning_logs")
+    (logs / "custom-paris").rename(logs / "custom-paris-drawn")  # as if it had drawn smears
     jobs = list[Job]()
     monkeypatch.setattr(Crew, "run", lambda _, waiting, __: jobs.extend(waiting))
     main(words)
@@ -190,8 +192,8 @@ def test_teachers_of_a_laboratory_have_not_seen_it(
         ),
         (
             "paris",
-            '["before/lightning_logs/custom-paris/version_0", '
-            '"before/lightning_logs/custom-paris/version_1"]',
+            '["before/lightning_logs/custom-paris-drawn/version_0", '
+            '"before/lightning_logs/custom-paris-drawn/version_1"]',
         ),
     ]
     kept = json.loads(Path("taught/options.json").read_text())

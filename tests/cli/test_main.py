@@ -17,10 +17,12 @@ from bloodcell.cli.main import main
 from bloodcell.cli.parsing import parse, verb_page
 from bloodcell.cli.places import check_places
 from bloodcell.cli.schema import REQUIRED, read_signature
-from bloodcell.cli.settings import check_words, settings
+from bloodcell.cli.settings import check_words, read_value, settings
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.datasets.named import Prepared, named_datasets
 from bloodcell.errors import InputError, listed
+from bloodcell.files import cache_folder, look_near
+from bloodcell.model.find import find_checkpoint
 from bloodcell.train.task import Classifier
 
 Refused = Callable[..., str]
@@ -184,6 +186,12 @@ def test_a_wrong_value(refused: Refused) -> None:
         ("fit --model.hidden 8", "it must be a list of whole numbers, e.g. [8]."),
         ("fit --rollbacks two", "rollbacks=two cannot be used: it must be a whole number."),
         ("fit --trainer.max_epochs ten", "max_epochs=ten cannot be used: it must be a whole"),
+        ("fit --trainer.max_epochs .inf", "trainer.max_epochs=.inf cannot be used: it must be a"),
+        ("fit --config number.yaml", "number.yaml: ckpt_path=3 cannot be used: it must be a run"),
+        ("fit --config list.yaml", "list.yaml: data=[1] cannot be used: it must be settings, e.g."),
+        ("fit --model.weights m.safetensors#ema", "it must be without #ema, because a .safeten"),
+        ("fit --ckpt_path=~/hollow", "hollow: no checkpoint there (looked for /"),
+        ("audit . --photos t.csv --write_photos t.csv", "a file other than the tables that are"),
         ("fit --data.xyz 1", "data.xyz is not a setting of fit."),
         ("fit --data.splt seed", "data.splt is not a setting of fit. Did you mean 'data.split'?"),
         ("fit --seconds 1", "seconds is not a setting of fit."),
@@ -216,6 +224,9 @@ def test_a_wrong_value(refused: Refused) -> None:
 def test_refusals_before_torch_is_imported(words: str, message: str) -> None:
     Path("bad.yaml").write_text("model: {lr: fast}\n")
     Path("none.yaml").write_text("data: {photo: null}\n")
+    Path("number.yaml").write_text("ckpt_path: 3\n")
+    Path("list.yaml").write_text("data: [1]\n")
+    Path("m.safetensors").touch()
     Path("away.yaml").write_text("data: {root: ., photos: nowhere.csv}\n")
     code = (
         "import sys\nfrom bloodcell.cli.main import main\n"
@@ -252,6 +263,22 @@ def test_paths_that_are_not_used_need_not_exist() -> None:
 )
 def test_what_may_be_right_is_left_to_lightning(words: str) -> None:
     check_words("fit", words.split())
+
+
+def test_a_name_that_looks_like_a_date() -> None:
+    assert read_value("2024-31-12") == "2024-31-12"
+
+
+def test_a_cache_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == Path.home() / ".cache" / "bloodcell"
+
+
+def test_a_drive_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    assert look_near(Path("/away/run")) == (Path("/"), [])
+    with pytest.raises(InputError, match=r"--model /away/run: no checkpoint there .* nothing\)"):
+        find_checkpoint("--model", Path("/away/run"), "best")
 
 
 def test_the_last_of_an_option_given_twice_wins() -> None:
@@ -389,3 +416,22 @@ def test_a_closed_pipe_is_no_error() -> None:
     )
     assert "Traceback" not in done.stderr
     assert done.stdout.startswith("usage")
+
+
+@pytest.mark.parametrize(("reader", "status"), [("true", 1), ("head -1", 0)])
+def test_the_status_after_a_closed_pipe(reader: str, status: int) -> None:
+    """A short text is written at the end, when nobody reads any more."""
+    code = "from bloodcell.cli.main import main; import time; time.sleep(0.5); main(['--version'])"
+    words = f'{sys.executable} -c "{code}" | {reader}; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == str(status)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only on Linux")
+def test_a_full_disk_at_the_end() -> None:
+    words = f"{sys.executable} -m bloodcell --version > /dev/full"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no space to write a file" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

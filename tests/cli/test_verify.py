@@ -150,3 +150,16 @@ def test_what_cannot_be_verified(claimed: Path, refused: Refused) -> None:
         assert damaged in refused("verify", str(claimed))
     (claimed / "scores.json").write_text("[")
     assert damaged in refused("verify", str(claimed))
+
+
+def test_damaged_files_are_written_again(
+    claimed: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the way that the message names."""
+    (claimed / "predictions.csv").write_text("")
+    said = refused("verify", str(claimed))
+    assert f"bloodcell fit --ckpt_path {claimed}" in said.partition("delete scores.json, then ")[2]
+    (claimed / "scores.json").unlink()
+    main(["fit", "--ckpt_path", str(claimed)])
+    assert verify(claimed) == 0
+    assert "matches its checkpoint" in capsys.readouterr().out
