@@ -69,7 +69,7 @@ def short_errors() -> Iterator[None]:
 def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
     """Returns the rows of a .csv file; ends the script if it lacks one of the columns."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows, found = list(reader), reader.fieldnames or []
     except UnicodeDecodeError:

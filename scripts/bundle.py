@@ -6,6 +6,8 @@ It has half precision, and is kept only if its predictions agree with the run's.
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 from arguments import make_parser, short_errors
 
@@ -18,11 +20,13 @@ _LARGEST = 8e6  # bytes
 
 def bundle(run: str, images: list[str], labs: str | None) -> None:
     FOLDER.mkdir(exist_ok=True)
-    file = FOLDER / FILE_NAME
-    export(images, run, str(file), labs=labs)
-    (FOLDER / f"{FILE_NAME}.{CARD}").replace(FOLDER / CARD)
-    if (size := file.stat().st_size) > _LARGEST:
-        sys.exit(f"{file}: {size / 1e6:.1f} MB, over {_LARGEST / 1e6:.0f}: too large to ship")
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        file = Path(folder) / FILE_NAME
+        export(images, run, str(file), labs=labs)
+        if (size := file.stat().st_size) > _LARGEST:
+            sys.exit(f"{run}: {size / 1e6:.1f} MB, over {_LARGEST / 1e6:.0f}: too large to ship")
+        file.with_name(f"{FILE_NAME}.{CARD}").replace(FOLDER / CARD)
+        file.replace(FOLDER / FILE_NAME)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def read_pbc(archive: Path, each: int) -> list[Photo]:
                 names[name.split("/")[-2]].append(name)
         photos = []
         for kind, some in names.items():
-            for name in some[:: len(some) // each][:each]:
+            for name in some[:: max(1, len(some) // each)][:each]:
                 image = _open(opened, name)
                 middle = [] if kind == "platelet" else [(image.width / 2, image.height / 2)]
                 photos.append(as_photo(image, FIELDS["pbc"], middle))

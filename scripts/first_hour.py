@@ -169,7 +169,7 @@ class Hour:
             else:
                 wrong = self._fit(row, words, STOPPED, row.stop)
                 wrong = wrong or self._fit(row, [*words, "--resume", "auto"], row.status)
-            text = self._log.read_text(errors="replace")[before:]
+            text = self._log.read_bytes()[before:].decode(errors="replace")
             run = next(folder.glob("lightning_logs/*/version_0"), folder)
             history = read_history(run / "metrics.csv")
             wrong = wrong or self._judge(row, text, history, run)
@@ -195,7 +195,7 @@ class Hour:
             return TOO_LONG
         if process.exitcode == status:
             return ""
-        text = self._log.read_text(errors="replace")[begins:]
+        text = self._log.read_bytes()[begins:].decode(errors="replace")
         lines = [one for one in text.splitlines() if one.strip() and not one.startswith("peak: ")]
         return f"exit status {process.exitcode}: {lines[-1] if lines else 'no output'}"
 

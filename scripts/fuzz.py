@@ -32,6 +32,10 @@ from bloodcell.errors import InputError
 SECONDS = 20
 
 
+class Hang(BaseException):
+    """Raised in a case that takes too long; no `except Exception` catches it."""
+
+
 def mutate(data: bytes, draw: Random) -> bytes:
     """Damages a file in one to three ways; text mostly stays text."""
     text = draw.random() < 0.9 and not re.search(rb"[^\t\n\r -~]", data)
@@ -95,7 +99,7 @@ def try_case(kind: Kind, name: str, data: bytes, folder: Path, escapes: list[str
     escapes.clear()
 
     def late(_: int, __: FrameType | None) -> None:
-        raise TimeoutError("hang")
+        raise Hang
 
     signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
@@ -106,7 +110,7 @@ def try_case(kind: Kind, name: str, data: bytes, folder: Path, escapes: list[str
         outcome = "read"
     except InputError:
         outcome = "refused"
-    except TimeoutError:
+    except Hang:
         outcome = "hang"
     except BaseException as error:
         outcome = f"crash {type(error).__name__}: {str(error)[:150]}"

@@ -81,7 +81,7 @@ def pbc(archive: Path) -> Iterator[Picture]:
             if name.endswith(".jpg"):
                 names[name.split("/")[-2]].append(name)
         for some in names.values():
-            for name in some[7 :: len(some) // PBC_EACH][:PBC_EACH]:
+            for name in some[7 :: max(1, len(some) // PBC_EACH)][:PBC_EACH]:
                 image = _open(opened.read(name))
                 width, height = image.size
                 box = (0.35 * width, 0.35 * height, 0.65 * width, 0.65 * height)

@@ -11,6 +11,7 @@ files over all seeds.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def report(runs: Sequence[Predictions]) -> None:
         f"{len(wrong)} of {len(photos)} photographs wrong: photograph, true -> predicted "
         "(probability of predicted, of true)"
     )
-    for n in sorted(wrong, key=lambda n: int(photos[n])):
+    for n in sorted(wrong, key=lambda n: (len(photos[n]), photos[n])):  # 9 before 10
         pair = (mean.true[n], predicted[n])
         true, wrong_name = (together.class_names[label] for label in pair)
         right, high = mean.probability[n, list(pair)]
@@ -105,4 +106,9 @@ if __name__ == "__main__":
         found = read(given.runs)
     if not found:
         parser.error("give a table of `predict` after the archive")
-    report([join(found)] if given.kind == "folds" else found)
+    if given.kind == "folds":
+        tested = Counter(photo for one in found for photo in {*one.photo})
+        if repeated := [photo for photo, times in tested.items() if times > 1]:
+            sys.exit(f"{len(repeated)} photographs are in several folds, e.g. {repeated[0]}")
+        found = [join(found)]
+    report(found)

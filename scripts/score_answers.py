@@ -22,7 +22,9 @@ def read_table(path: Path, root: str) -> Predictions:
     table = build_table(open_source(root), None)
     names = list(table.class_names)
     rows = read_rows(path, "file", "error")
-    if rows and any(f"p_{name}" not in rows[0] for name in names):
+    if rows and {column for column in rows[0] if column.startswith("p_")} != {
+        f"p_{name}" for name in names
+    }:
         sys.exit(f"{path}: the model has other classes than {root} ({', '.join(names)})")
     lines = [line for line in rows if not line["error"]]
     if not lines:

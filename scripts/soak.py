@@ -92,7 +92,9 @@ def main() -> None:
                 if got != must:
                     wrong[f"{what}: {got}, not {must}"] += 1
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(THREADS)]
+        threads = [
+            threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(THREADS)
+        ]
         for thread in threads:
             thread.start()
         used = []

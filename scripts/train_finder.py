@@ -38,6 +38,7 @@ SHARES = {
     "composed of pbc": 0.25,
     "composed of kaggle": 0.15,
 }
+LABORATORIES = ("kaggle", "pbc", "chula")
 BATCH = 24
 FRESH = 8  # new views a step
 KEPT = 480  # latest views, from which batches are drawn
@@ -153,8 +154,14 @@ def train(
             heat, sized, around = sums / 100
             scales = f"{sized:.3f} ({around:.3f})"
             print(f"{step} heat {heat:.3f} scale {scales} {gone:.0f} s", flush=True)
-            write(averaged.module, out)
+            write(averaged.module, out)  # in case it is stopped
             sums[:] = 0
+    write(averaged.module, out)
+
+
+def shown_in(name: str) -> set[str]:
+    """Returns the laboratories whose cells a set shows; composed fields have platelets of PBC."""
+    return {name.split()[-1], *(["pbc"] if name.startswith("composed") else [])}
 
 
 def write(finder: Finder, out: Path) -> None:
@@ -168,11 +175,13 @@ def write(finder: Finder, out: Path) -> None:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("out", type=writable, help="a .safetensors file")
-    for name in ("kaggle", "pbc", "chula"):
+    for name in LABORATORIES:
         parser.add_argument(f"--{name}", type=existing, required=True, help="its .zip")
     text = "table of the boxes of the Kaggle photographs"
     parser.add_argument("--boxes", type=existing, required=True, help=text)
-    parser.add_argument("--hold", nargs="*", default=[], help="laboratories to leave out")
+    parser.add_argument(
+        "--hold", nargs="*", default=[], choices=LABORATORIES, help="laboratories to leave out"
+    )
     parser.add_argument("--prepared", type=writable, help="keeps the prepared pictures")
     parser.add_argument("--start", type=existing, help="weights to start from")
     parser.add_argument("--steps", type=count, default=4000, help="default: 4000")
@@ -190,7 +199,7 @@ def main() -> None:
             torch.save(
                 {name: [tuple(one) for one in some] for name, some in sets.items()}, given.prepared
             )
-    sets = {name: some for name, some in sets.items() if name.split()[-1] not in given.hold}
+    sets = {name: some for name, some in sets.items() if not shown_in(name) & {*given.hold}}
     print({name: len(some) for name, some in sets.items()}, flush=True)
     torch.manual_seed(given.seed)
     finder = Finder()
