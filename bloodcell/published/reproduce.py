@@ -247,5 +247,5 @@ def _title(request: Request) -> str:
 def _short(word: str) -> str:
     """Returns an option or its value, without the folder of an existing file."""
     name, equals, value = word.removeprefix("--").rpartition("=")
-    there = os.path.exists(value)  # no error for a long list
+    there = os.path.exists(value)  # noqa: PTH110  no error for a long list
     return f"{name}{equals}{Path(value).name if there else value}"
