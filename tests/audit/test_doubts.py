@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bloodcell.audit.opinions import Photographs
+from bloodcell.audit.opinions import Photographs, ask
 from bloodcell.cli.main import main
 from bloodcell.data.identity import image_keys
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
+from bloodcell.errors import InputError
 from bloodcell.evaluate.scores import read_predictions, write_predictions
 
 Refused = Callable[..., str]
@@ -209,3 +210,14 @@ def test_an_unfinished_run_is_left_out(
     (unfinished / "config.yaml").touch()
     main([*of_smears(smears), "--labels", str(sure_run.parent)])
     assert "version_1: LEFT OUT: it has no best checkpoint" in capsys.readouterr().out
+
+
+def test_boxed_cells_are_judged_by_runs_on_them_only(
+    make_folders: Callable[..., Path], run: Path
+) -> None:
+    root = make_folders({"": 2})
+    rows = ["file,class,xmin,ymin,xmax,ymax", "0.png,a,1,1,9,9", "1.png,b,1,1,9,9"]
+    (root / "boxes.csv").write_text("\n".join(rows))
+    source = open_source(str(root))
+    with pytest.raises(InputError, match=rf"^--labels {run}: it was not tested on these data"):
+        ask(run, Photographs(source, build_table(source)))
