@@ -154,7 +154,8 @@ def _contradicts(group: Sequence[Row]) -> bool:
 def _by_part(group: Sequence[Row]) -> list[Row]:
     """Sorts images: those of one part, those of no part, and those of the other parts."""
     one = next(row.official for row in group if row.official in PARTS)
-    return sorted(group, key=lambda row: (row.official != one) * (1 + (row.official in PARTS)))
+    place = dict.fromkeys(PARTS, 2) | {one: 0}
+    return sorted(group, key=lambda row: place.get(row.official, 1))
 
 
 def _paths(group: Sequence[Row]) -> list[str]:
