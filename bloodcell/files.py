@@ -21,7 +21,7 @@ def cache_folder() -> Path:
     return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bloodcell"
 
 
-def at_home(path: str) -> Path:
+def at_home(path: str | os.PathLike[str]) -> Path:
     """Returns a path whose leading `~` or `~user` is replaced by that home folder.
 
     Args:

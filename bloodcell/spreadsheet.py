@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bloodcell.errors import InputError, listed
+from bloodcell.files import at_home
 
 _SEPARATORS = ",;\t"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -50,8 +51,7 @@ def read_sheet(path: Path, label: str, needed: str) -> Sheet:
         InputError: if the file is missing or is not text.
     """
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+        text = decode_sheet(at_home(path).read_bytes())
     except OSError as error:
         raise InputError(_cannot_read(label, error, needed)) from error
     except UnicodeDecodeError as error:
@@ -60,6 +60,16 @@ def read_sheet(path: Path, label: str, needed: str) -> Sheet:
             "`CSV UTF-8`."
         ) from error
     return parse_sheet(text, label)
+
+
+def decode_sheet(data: bytes, errors: str = "strict") -> str:
+    """Returns the text of a table in UTF-8 or UTF-16.
+
+    Args:
+        data: the file.
+        errors: as for `bytes.decode`.
+    """
+    return data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig", errors)
 
 
 class TableSetting(NamedTuple):
@@ -88,7 +98,7 @@ class TableSetting(NamedTuple):
             InputError: if the file is missing.
         """
         try:
-            Path(path).stat()
+            at_home(path).stat()
         except OSError as error:
             raise InputError(_cannot_read(self.label(path), error, self.needed)) from error
 

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from bloodcell.cli.main import main as bloodcell
 from bloodcell.data.cache import open_cached
 from bloodcell.data.crop import InputFormat
-from bloodcell.data.decode import READ_ERRORS, decode
-from bloodcell.data.image_files import read_file
+from bloodcell.data.decode import decode
+from bloodcell.data.image_files import READ_ERRORS, read_file
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
 from bloodcell.datasets import photos

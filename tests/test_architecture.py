@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "bloodcell"
 # from the lowest to the highest; a module imports from its own layer and from lower ones
 LAYERS = (
     *(
-        {"errors", "files", "machine", "memory", "spreadsheet", "text"},
+        {"errors", "files", "hparams", "machine", "memory", "spreadsheet", "text"},
         {"datasets"},
         {"data"},
         {"model"},

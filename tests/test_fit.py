@@ -529,8 +529,11 @@ def test_what_lightning_lets_switch_off(
     main(["fit", *words, "--trainer.max_epochs", "1", f"--trainer.{off}", "false"])
     assert Path("lightning_logs").exists() == (off != "logger")
     assert bool(list(Path().rglob("*.ckpt"))) == (off not in ("logger", "enable_checkpointing"))
-    last_weights = "custom, last weights" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    last_weights = "custom, last weights" in printed
     assert last_weights == (off == "logger")
+    told = "no epoch was validated, or trainer.enable_checkpointing is false" in printed
+    assert told == (off == "enable_checkpointing")
 
 
 def test_another_logger_comes_beside_ours(fit: Callable[..., Path]) -> None:
@@ -695,3 +698,23 @@ def test_the_bundled_weights_start_a_training() -> None:
     assert all(torch.equal(found[name], trunk[name]) for name in trunk if "num_batches" not in name)
     with pytest.raises(InputError, match=r"'bundled' does not fit model.backbone='mobilenetv3"):
         Classifier(list("abcd"), 64, "mobilenetv3_small_050", "bundled")
+
+
+@pytest.mark.parametrize("place", ["~/runs", "$HOME/runs"])
+def test_runs_in_the_home_folder(
+    place: str,
+    fit: Callable[..., Path],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    root = ["--trainer.default_root_dir", place]
+    main(["fit", *words, *root, "--trainer.max_epochs", "1"])
+    assert Path("home/runs/lightning_logs/custom/version_0/scores.json").is_file()
+    assert not Path(place).exists()
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *words, *root, "--trainer.max_epochs", "1", "--resume", "auto"])
+    assert stopped.value.code == 0
+    assert "is finished: nothing is left to do" in capsys.readouterr().out

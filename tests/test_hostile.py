@@ -20,7 +20,8 @@ from bloodcell.cli.configs import read_config
 from bloodcell.cli.main import main
 from bloodcell.data import image_files
 from bloodcell.data.crop import InputFormat
-from bloodcell.data.decode import READ_ERRORS, decode
+from bloodcell.data.decode import decode
+from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
 from bloodcell.datasets import photos

@@ -23,7 +23,8 @@ from bloodcell.audit.copies import Copies, find_copies
 from bloodcell.audit.features import ImageFeatures, compute_features
 from bloodcell.audit.findings import ScannedFile, describe, sure_word
 from bloodcell.audit.store import open_store
-from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
+from bloodcell.data.decode import note_of, open_rgb
+from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.table import Row, Table, build_table
 from bloodcell.datasets.chula import BOXES

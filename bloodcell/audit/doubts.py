@@ -13,7 +13,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from bloodcell.audit.opinions import Opinion, Photographs, ask, find_models
-from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.decode import open_rgb
+from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.data.source import Source
 from bloodcell.data.table import Table
 from bloodcell.datasets.classes import plain

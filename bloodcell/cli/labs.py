@@ -12,14 +12,14 @@ import yaml
 from bloodcell.cli.configs import read_config, read_request
 from bloodcell.cli.settings import pairs
 from bloodcell.errors import InputError, listed
-from bloodcell.files import write_whole
+from bloodcell.files import at_home, write_whole
 from bloodcell.model.find import list_finished
 
 if TYPE_CHECKING:
     from bloodcell.evaluate.unseen import HeldOut
 
 _OWN = (
-    *("--name", "--ckpt_path", "--seed_everything", "--data.split", "--data.test_on"),
+    *("--name", "--ckpt_path", "--resume", "--seed_everything", "--data.split", "--data.test_on"),
     *("--trainer.default_root_dir", "--trainer.devices", "--trainer.fast_dev_run"),
     "--model.teachers",
 )
@@ -80,7 +80,7 @@ def labs(
     from bloodcell.published.crew import check_options, hold, keep_options
 
     check_options("labs", words, _OWN, seeds, jobs)
-    request, place = read_request("fit", words), Path(out)
+    request, place = read_request("fit", words), at_home(out)
     sets = list(open_source(_roots(request.words)).sets)
     if not sets:
         raise InputError(

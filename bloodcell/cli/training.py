@@ -108,6 +108,7 @@ class BloodcellCLI(LightningCLI):
         self.config.ckpt_path = None  # not a setting of the run: see `path`
         if self.path and self.checkpoint:
             if self.verb == "fit":
+                self.config.model.teachers = find_teachers(self.config.model.teachers)
                 self._check_unfinished(self.path, self.checkpoint)
                 resume.check_same_monitor(self.path, self.config.monitor)
             runs.check_same(self.checkpoint, self.config.as_dict(), also_data=self.verb == "fit")
@@ -115,7 +116,7 @@ class BloodcellCLI(LightningCLI):
     def _find_run(self, parser: LightningArgumentParser, words: list[str]) -> list[str]:
         """Finds the run to continue; returns the words that repeat its settings."""
         config = parser.parse_args(words)
-        root, name = Path(config.trainer.default_root_dir or "."), self._name(config)
+        root, name = runs.expand_root(config.trainer.default_root_dir), self._name(config)
         found = resume.find(self.request.ckpt_path or resume.AUTO, root, name)
         if found is None:
             return words
@@ -188,14 +189,14 @@ class BloodcellCLI(LightningCLI):
         if self.verb != "fit" or given.logger is False:
             self.save_config_callback = None
         else:
-            root = Path(given.default_root_dir or ".") / "lightning_logs"
+            root = runs.expand_root(given.default_root_dir) / "lightning_logs"
             step = self.checkpoint["global_step"] if self.checkpoint else None
             logger = runs.RunLogger(root, self._name(self.config), self.resumed, step)
         kwargs |= complete(given, logger)
         if self.verb == "benchmark":
             kwargs |= BENCHMARKED
         else:
-            self.trainer_defaults["callbacks"] = callbacks(given, self._keeping(), self.stop)
+            kwargs["callbacks"] = callbacks(given, self._keeping(), self.stop)
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bloodcell.datasets.chula import COLUMNS
 from bloodcell.datasets.photos import plain
 from bloodcell.errors import InputError
-from bloodcell.spreadsheet import parse_sheet
+from bloodcell.spreadsheet import decode_sheet, parse_sheet
 
 
 class BoxedCell(NamedTuple):
@@ -47,7 +47,7 @@ def read_boxes(
     Raises:
         InputError: if a line names no image, or has no class or no valid box.
     """
-    sheet = parse_sheet(data.decode("utf-8-sig", "replace"), label)
+    sheet = parse_sheet(decode_sheet(data, "replace"), label)
     if not set(COLUMNS) <= set(sheet.columns):
         return {}
     cells: dict[str, BoxedCell] = {}

@@ -205,6 +205,7 @@ def _build(
                 os.posix_fallocate(file.fileno(), 0, (partial / _PIXELS).stat().st_size)
         report = decode_into(pixels, source, names, input_format)
         pixels.flush()
+        del pixels  # Windows renames no folder with a mapped file
         entry = {"root": str(source.root), "images": len(names), "size": input_format.decoded}
         with (partial / _ENTRY).open("w", encoding="utf-8") as text:
             json.dump(entry | report._asdict(), text, indent=1)

@@ -21,6 +21,7 @@ from bloodcell.data.placement import OnDevice, check_room, place_images
 from bloodcell.data.source import Source, open_source
 from bloodcell.data.splits import Split, dry_run_limit, make_parts, spread
 from bloodcell.data.table import PARTS, Table
+from bloodcell.hparams import make_plain
 
 _JOINED = "the last training batch has one extra image, so that no batch has only one"
 _PARTS_OF = {"validate": ("val",), "test": ("test",), "predict": ("test",)}  # stage: parts
@@ -113,8 +114,7 @@ class BloodCells(LightningDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_settings(self.hparams)
-        if any(isinstance(one, nn.Module) for one in self.hparams["transforms"]):
-            self.hparams["transforms"] = []  # a checkpoint contains only plain types
+        make_plain(self.hparams)
         self.test_on = [test_on] if isinstance(test_on, str) else test_on or []
         kept = round(margin * image_size)
         self.image_size, self.input_format = image_size, InputFormat(image_size, crop, field, kept)
@@ -143,7 +143,8 @@ class BloodCells(LightningDataModule):
     @cached_property
     def class_names(self) -> list[str]:
         """The classes in output order; those of a named data set are known without its images."""
-        known = known_classes(self.hparams["root"], self.hparams["classes"])
+        hp = self.hparams
+        known = known_classes(hp["root"], hp["classes"], hp["labels"])
         return list(known or self.table.class_names)
 
     @cached_property

@@ -1,10 +1,7 @@
 """Decodes image files into arrays of pixels."""
 
 import io
-import lzma
 import sys
-import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,16 +24,12 @@ from bloodcell.data.deep import (
     read_deep_png,
     read_tiff,
 )
+from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.data.source import Source
 from bloodcell.errors import InputError, listed, reason, require
 from bloodcell.machine import usable_cpus
 
 Unreadable = Literal["stop", "skip"]
-# exceptions of reading and decoding an image
-READ_ERRORS = (
-    *(ValueError, OSError, EOFError, RuntimeError, MemoryError),
-    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
-)
 IMAGE_SIZES = range(32, 1025)  # a MobileNet halves its input five times; larger images fill memory
 MOST_PIXELS = 89_000_000  # of one image; Pillow warns above this
 # formats of photographs; EPS is excluded because Pillow would start Ghostscript

@@ -170,7 +170,7 @@ def _as_image(pixels: NDArray[Any], stated: float | None, photometric: int) -> D
         values = np.arange(int(pixels.max()) + 1)
         scaled = np.rint(values.clip(max=white) * (255 / white)).astype(np.uint8)[pixels]
     if photometric == _WHITE_IS_ZERO:
-        scaled = 255 - scaled
+        scaled[..., 0] = 255 - scaled[..., 0]  # the second channel is opacity
     image = Image.frombytes(mode, scaled.shape[1::-1], scaled.tobytes())
     usual = pixels.dtype.kind == "u" and white == np.iinfo(pixels.dtype).max
     return Deep(image, "" if usual else f"scaled so that {white:,.15g} is white")

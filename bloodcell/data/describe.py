@@ -30,6 +30,8 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
         )
     if table.unlabelled:
         lines.append(f"data.labels has no line for {table.unlabelled:,} images: they are left out.")
+    if outside := _count_outside(table, source):
+        lines.append(f"{outside:,} images are not in class folders: they are left out.")
     if source.left_out:
         lines.append(str(source.left_out))
     shared = shared_photos(table, parts)
@@ -40,6 +42,15 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
             "scores measure memorisation; data.split=photo measures generalisation."
         )
     return "\n".join(lines)
+
+
+def _count_outside(table: Table, source: Source) -> int:
+    """Counts the images without a class folder; named data sets have some on purpose."""
+    sets = source.sets or {source.name: source}
+    own = {name: one for name, one in sets.items() if not one.dataset}
+    used = sum(row.dataset in own for row in table.rows)
+    found = sum(len(one.sizes) for one in own.values())
+    return found - used - table.unlabelled if own else 0
 
 
 def _describe_classes(table: Table, parts: Mapping[str, list[int]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bloodcell.data.layout import part_of
 from bloodcell.data.source import Source
 from bloodcell.data.table import Row, Table, fact
 from bloodcell.errors import InputError, listed
@@ -90,7 +91,9 @@ def image_key(row: Row, source: Source, name: str) -> int:
     tail = path[start:] if start >= 0 else f"{folder}/{path}"
     if name in source.cells:
         tail = f"{folder}/{path.split('/')[-1]}"
-    return _hash(f"{row.official} {tail} {source.sizes[name]}")
+    root = source.sets[row.dataset].root if source.sets else source.root
+    part = row.official or part_of(f"{root.name}/{path}")  # the root may be TRAIN itself
+    return _hash(f"{part} {tail} {source.sizes[name]}")
 
 
 def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> None:

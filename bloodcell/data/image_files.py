@@ -4,9 +4,11 @@ Files are not trusted: links may form loops, archives may contain paths that lea
 may be a pipe that never ends.
 """
 
+import lzma
 import os
 import stat
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -22,9 +24,16 @@ _OTHER_SUFFIXES = (
     ".jpx .jxl .jxr .lif .lsm .mrc .mrxs .nd2 .ndpi .nef .nii .nrrd .oib .oif .oir .orf .pbm .pcx "
     ".pgm .pnm .ppm .psd .qptiff .raf .rw2 .scn .sld .stk .svs .svslide .tga .vms .vsi .zvi "
 )
+# beginnings of the names of hidden files, and of folders of operating systems
+_HIDDEN = (".", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 MOST_BYTES = 300_000_000  # of one image file: 89 million uncompressed pixels
 # exceptions of opening an archive
 _ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
+# exceptions of reading and decoding an image
+READ_ERRORS = (
+    *(ValueError, OSError, EOFError, RuntimeError, MemoryError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
 
 
 class LeftOut(Counter[str]):
@@ -66,9 +75,12 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yields each folder with the sorted names of its files.
 
     Links are followed, but each folder is read only once. Hidden folders are skipped.
+
+    Raises:
+        InputError: if a folder cannot be read.
     """
     visited: set[str] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
             below.clear()
@@ -76,6 +88,13 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         visited.add(real)
         below[:] = sorted(name for name in below if not _is_hidden(name))
         yield Path(folder), sorted(names)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(
+        f"{error.filename} cannot be read ({error.strerror}). Correct its permissions, or move it "
+        "elsewhere."
+    )
 
 
 def open_archive(path: Path, label: str) -> zipfile.ZipFile:
@@ -155,7 +174,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))
+    return name.startswith(_HIDDEN)
 
 
 def _check_size(size: int) -> None:

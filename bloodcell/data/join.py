@@ -34,9 +34,9 @@ def build_any_table(
 
     Raises:
         InputError: as `build_table`; or if `classes` names a class that does not occur, or a
-            table is given for named data sets alone.
+            table is given for named data sets alone, or one of labels for several.
     """
-    given = {plain(name): new for name, new in (classes or {}).items()}
+    given = {plain(str(name)): str(new) for name, new in (classes or {}).items()}
 
     def rename(name: str) -> str:
         return given.get(plain(name), name)
@@ -45,12 +45,7 @@ def build_any_table(
         table = build_table(source, photo_table, labels, rename)
         _check_given(classes, [row.folder or row.class_name for row in table.rows])
         return table
-    for setting, path in {"data.photos": photo_table, "data.labels": labels}.items():
-        if path and all(one.dataset for one in source.sets.values()):
-            raise InputError(
-                f"{setting}={path} is only for data sets of your own, but data.root has only named "
-                f"ones ({listed([*source.sets])}). Leave it out."
-            )
+    _check_tables(source, photo_table, labels)
     rows: list[Row] = []
     unmapped = unlabelled = 0
     for name, one in source.sets.items():
@@ -66,16 +61,37 @@ def build_any_table(
     return Table(tuple(rows), names, unmapped, hash_facts(rows, source), unlabelled)
 
 
+def _check_tables(
+    source: Source, photo_table: Path | str | None, labels: Path | str | None
+) -> None:
+    """Raises InputError if a table is given for named data sets alone, or one for several."""
+    for setting, path in {"data.photos": photo_table, "data.labels": labels}.items():
+        if path and all(one.dataset for one in source.sets.values()):
+            raise InputError(
+                f"{setting}={path} is only for data sets of your own, but data.root has only named "
+                f"ones ({listed([*source.sets])}). Leave it out."
+            )
+    own_sets = [name for name, one in source.sets.items() if not one.dataset]
+    if labels and len(own_sets) > 1:
+        raise InputError(
+            f"data.labels={labels} is for one data set of your own, but data.root has "
+            f"{len(own_sets)} ({listed(own_sets)}). Move their images below one folder, or into "
+            "class folders."
+        )
+
+
 def known_classes(
-    root: str | Sequence[str], classes: Mapping[str, str] | None
+    root: str | Sequence[str], classes: Mapping[str, str] | None, labels: str | None
 ) -> Sequence[str] | None:
     """Returns the classes of a data set that are known without its images, else None.
 
     Args:
         root: `data.root`.
         classes: `data.classes`.
+        labels: `data.labels`.
     """
-    named = named_datasets().get(root) if isinstance(root, str) and not classes else None
+    own = classes or labels or not isinstance(root, str)
+    named = None if own else named_datasets().get(str(root))
     return named.class_names if named else None
 
 
@@ -118,8 +134,8 @@ def _prefixed(row: Row, name: str) -> Row:
 def _check_given(classes: Mapping[str, str] | None, found: Collection[str]) -> None:
     occur = {plain(name): name for name in found}
     for name in classes or {}:
-        if plain(name) not in occur:
-            near = difflib.get_close_matches(plain(name), occur, n=1)
+        if plain(str(name)) not in occur:
+            near = difflib.get_close_matches(plain(str(name)), occur, n=1)
             hint = f" Did you mean {occur[near[0]]!r}?" if near else ""
             raise InputError(
                 f"data.classes: no image has the class {name!r}. The classes are "

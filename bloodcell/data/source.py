@@ -11,6 +11,7 @@ from typing import Any
 
 from bloodcell.data.boxes import BoxedCell, read_boxes
 from bloodcell.data.image_files import (
+    READ_ERRORS,
     LeftOut,
     archived_images,
     open_archive,
@@ -21,7 +22,7 @@ from bloodcell.data.image_files import (
 )
 from bloodcell.datasets.chula import BOXES
 from bloodcell.datasets.named import NamedDataset, named_datasets, recognise
-from bloodcell.errors import InputError, listed
+from bloodcell.errors import InputError, listed, reason
 from bloodcell.files import at_home, look_near
 
 
@@ -174,12 +175,19 @@ def _from_archive(path: Path, setting: str) -> Source:
         sizes = {name: entries[name].file_size for name in sorted(entries)}
         stamps = {name: entries[name].CRC for name in sizes}
         source = Source(path, sizes, stamps, None, left_out)
-        names = [PurePosixPath(name) for name in archive.namelist()]
-        tables = [name for name in names if name.name == BOXES and len(name.parts) <= 2]
+        paths = {name: PurePosixPath(name) for name in archive.namelist()}
+        tables = [name for name, one in paths.items() if one.name == BOXES and len(one.parts) <= 2]
         if not tables:
             return source
-        table = str(min(tables, key=lambda name: len(name.parts)))
-        return _with_boxes(source, table, read_entry(archive, archive.getinfo(table)))
+        table = min(tables, key=lambda name: len(paths[name].parts))
+        try:
+            data = read_entry(archive, archive.getinfo(table))
+        except READ_ERRORS as error:
+            raise InputError(
+                f"{setting}='{path}': {table} cannot be read ({reason(error)}). Make the archive "
+                "again, or extract it and give the folder."
+            ) from error
+        return _with_boxes(source, table, data)
 
 
 def _with_boxes(source: Source, table: str, data: bytes) -> Source:

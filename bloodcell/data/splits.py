@@ -178,10 +178,11 @@ def _one_part(
     photos, classes, cells = _photographs(table, rows)
     own_cells = {name: len(set(cells[classes == name])) for name in np.unique(classes)}
     if several:
-        single = cells[np.isin(classes, [name for name, n in own_cells.items() if n < 2])]
-        kept = ~np.isin(cells, single)
-        photos, classes, cells = photos[kept], classes[kept], cells[kept]
-        own_cells = {name: len(set(cells[classes == name])) for name in np.unique(classes)}
+        # without the cells of one class, another may have a single cell left
+        while single := [name for name, n in own_cells.items() if n < 2]:
+            kept = ~np.isin(cells, cells[np.isin(classes, single)])
+            photos, classes, cells = photos[kept], classes[kept], cells[kept]
+            own_cells = {name: len(set(cells[classes == name])) for name in np.unique(classes)}
         n_folds = min([n_folds, *own_cells.values()])
         if n_folds < 2 or not own_cells:
             return []

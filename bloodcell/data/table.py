@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bloodcell.data.layout import SPLIT_FOLDERS, find_labelled_places, find_places
+from bloodcell.data.layout import find_labelled_places, find_places, split_folder
 from bloodcell.data.source import Source
 from bloodcell.datasets import photos
 from bloodcell.datasets.classes import plain
@@ -154,7 +154,7 @@ def hash_facts(rows: Iterable[Row], source: Source) -> str:
 
 def _check_classes(source: Source, classes: list[str], labels: Path | str | None) -> None:
     found = f"only one class ({classes[0]})" if len(classes) < 2 else ""
-    if not labels and all(name.lower() in SPLIT_FOLDERS for name in classes):
+    if not labels and all(map(split_folder, classes)):
         found = f"parts without class folders ({', '.join(classes)})"
     if found:
         raise InputError(

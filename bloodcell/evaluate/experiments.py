@@ -227,5 +227,7 @@ def _key(run: Run) -> str:
         group: {k: v for k, v in (run.settings.get(group) or {}).items() if k not in without}
         for group, without in _WITHOUT_EFFECT.items()
     }
-    parts = [run.scores["name"], run.scores["data_fingerprint"], run.settings["model"], groups]
+    chosen_by = run.scores.get("monitor", "val/loss")  # the first runs do not name it
+    facts = (run.scores["name"], run.scores["data_fingerprint"], chosen_by)
+    parts = [*facts, run.settings["model"], groups]
     return json.dumps(parts, sort_keys=True, default=str)

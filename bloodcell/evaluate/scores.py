@@ -99,10 +99,11 @@ def _score_own_classes(predictions: Predictions) -> dict[str, Any]:
     if own is predictions:
         return {}
     files = sample_of(own.true, own.probability, own.photo)
+    by_unit = {"by_file": estimate(files), "by_photo": estimate(average_photos(files))}
     return {
         "own_classes": {
-            by: {name: _plain(estimate(sample)[name][0]) for name in _OF_CHOICES}
-            for by, sample in {"by_file": files, "by_photo": average_photos(files)}.items()
+            unit: {name: _plain(found[name][0]) for name in _OF_CHOICES}
+            for unit, found in by_unit.items()
         }
     }
 

@@ -22,6 +22,7 @@ from bloodcell.files import write_whole
 FILE_NAME = "labs.json"
 UNSEEN = "unseen"  # entry of `scores.json`
 _OPTION = "--labs"
+_KEPT = ("datasets", "temperature", "before", "after")
 _LEAST = 1e-7  # probability
 
 
@@ -157,6 +158,7 @@ def read_unseen(folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         names = listed(found["class_names"])
+        _ = [found[key] for key in (CONFUSION, *_KEPT)]
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(
             f"{path} is damaged ({reason(error)}). Repeat the `bloodcell labs` command: it keeps "
@@ -183,8 +185,7 @@ def add_unseen(
     order = np.argsort(np.argsort(class_names))  # of the classes in `found`
     own, unseen = np.array(scores[CONFUSION]["counts"]), np.array(found[CONFUSION])[order][:, order]
     counts = np.where(unseen.sum(1, keepdims=True) > 0, unseen, own)
-    kept = ("datasets", "temperature", "before", "after")
     return {
         **scores,
-        UNSEEN: {key: found[key] for key in kept} | {CONFUSION: counts.tolist()},
+        UNSEEN: {key: found[key] for key in _KEPT} | {CONFUSION: counts.tolist()},
     }

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bloodcell.data.crop import Pixels
-from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.decode import open_rgb
+from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.datasets.classes import plain
 from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.tables import print_wide

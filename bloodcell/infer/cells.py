@@ -12,7 +12,8 @@ import numpy as np
 
 from bloodcell.data.cell import Cell
 from bloodcell.data.crop import Field
-from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.decode import open_rgb
+from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.differential import estimate_shares
 from bloodcell.evaluate.figures.cells import draw_cells
@@ -123,7 +124,7 @@ class Cells(NamedTuple):
             yield from answers
             return
         self.draw.mkdir(parents=True, exist_ok=True)
-        taken: set[str] = set()
+        taken = Counter[str]()
         for read, group in groupby(answers, lambda answer: answer.read):
             of_cells = list(group)
             yield from of_cells
@@ -192,11 +193,16 @@ def _join(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(one.value, min(one.low, other.low), max(one.high, other.high))
 
 
-def _free_name(stem: str, taken: set[str]) -> str:
-    """Returns a file name that is not in `taken`."""
-    name, number = stem, 1
+def _free_name(stem: str, taken: Counter[str]) -> str:
+    """Returns a new file name.
+
+    Args:
+        stem: its beginning.
+        taken: by name, the last number that was appended to it.
+    """
+    name = stem
     while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
+        taken[stem] += 1
+        name = f"{stem}-{taken[stem]}"
+    taken[name] = 1
     return f"{name}.cells.png"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bloodcell.errors import InputError, listed, require
 from bloodcell.evaluate.card import CARD, write_card
+from bloodcell.evaluate.scores import CONFUSION
 from bloodcell.evaluate.unseen import add_unseen, check_labs, read_unseen
 from bloodcell.files import beside, check_place, is_folder
 from bloodcell.infer.agreement import (
@@ -155,7 +156,8 @@ def _check(
 
 def _add_labs(description: Description, folder: Path) -> Description:
     """Returns a description with the results of its recipe on data sets left out of training."""
-    require(bool(description.scores), "--model", description.name, "a model with its scores.json")
+    rule = "a model with the scores.json of its run, as this version writes it"
+    require(CONFUSION in (description.scores or {}), "--model", description.name, rule)
     found = read_unseen(folder, description.class_names)
     scores = add_unseen(description.scores, found, description.class_names)
     return replace(description, scores=scores, temperature=found["temperature"])

@@ -17,9 +17,10 @@ from PIL import Image
 
 from bloodcell.data.cell import Cell
 from bloodcell.data.crop import AUTO, Field, InputFormat, Pixels, show, show_cells
-from bloodcell.data.decode import READ_ERRORS, note_of, open_rgb
+from bloodcell.data.decode import note_of, open_rgb
 from bloodcell.data.image_files import (
     IMAGE_SUFFIXES,
+    READ_ERRORS,
     LeftOut,
     archived_images,
     open_archive,

@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from bloodcell.data.crop import Field, Pixels, check_field
 from bloodcell.errors import InputError, require_number
+from bloodcell.files import at_home
 from bloodcell.infer.answers import Answer, check_out, open_writer
 from bloodcell.infer.cells import Cells, Uncounted
 from bloodcell.infer.inputs import (
@@ -119,7 +120,7 @@ def _name_output(out: str | None, draw: str | None, drawn: int) -> None:
     if out:
         print(out, file=sys.stderr)
     if draw:
-        print(f"{draw}: {drawn:,} picture{'s' * (drawn != 1)}", file=sys.stderr)
+        print(f"{at_home(draw)}: {drawn:,} picture{'s' * (drawn != 1)}", file=sys.stderr)
 
 
 def _check(
@@ -133,7 +134,7 @@ def _check(
             raise InputError(f"{flag} {value} needs --cells: add it, or leave {flag} out.")
     if not cells:
         return None
-    settings = Cells(field, Path(draw) if draw else None)
+    settings = Cells(field, at_home(draw) if draw else None)
     settings.check_folder(images)
     return settings
 

@@ -26,7 +26,8 @@ class FusedNormAct(BatchNormAct2d):
         """Maps (B, C, H, W) to the same shape, and updates the running statistics in training."""
         y: Tensor
         running_mean, running_variance = self.running_mean, self.running_var
-        if not (torch.compiler.is_compiling() and self.training and _is_mixed(x, running_mean)):
+        here = torch.compiler.is_compiling() and self.training and self.momentum is not None
+        if not (here and _is_mixed(x, running_mean)):
             y = super().forward(x)  # type: ignore[no-untyped-call]
             return y
         assert running_mean is not None
@@ -38,9 +39,9 @@ class FusedNormAct(BatchNormAct2d):
         with torch.no_grad():
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-            momentum = self.momentum or 0.0
-            running_mean.lerp_(mean, momentum)
-            running_variance.lerp_(variance * (n / (n - 1)), momentum)
+            assert self.momentum is not None
+            running_mean.lerp_(mean, self.momentum)
+            running_variance.lerp_(variance * (n / (n - 1)), self.momentum)
         return y
 
 

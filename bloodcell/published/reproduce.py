@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from bloodcell.errors import BAD_INPUT, InputError, listed, require
 from bloodcell.evaluate.published import PUBLISHED
+from bloodcell.files import at_home
 from bloodcell.published.crew import (
     Crew,
     Job,
@@ -41,8 +42,9 @@ _FAST_TEXT = (
 _SPLITS = ("seed", "photo")
 _ABOUT = re.compile(r"about (\d+):(\d\d):(\d\d) left")  # printed by each run near its start
 _OWN = (
-    *("--config", "-c", "--name", "--ckpt_path", "--seed_everything", "--data.split"),
-    *("--data.seed", "--trainer.default_root_dir", "--trainer.devices", "--trainer.fast_dev_run"),
+    *("--config", "-c", "--name", "--ckpt_path", "--resume", "--seed_everything"),
+    *("--data.split", "--data.seed", "--trainer.default_root_dir", "--trainer.devices"),
+    "--trainer.fast_dev_run",
 )
 
 
@@ -130,7 +132,7 @@ def reproduce(
     chosen = list(dict.fromkeys(splits.split(",")))
     rule = f"{', '.join(_SPLITS)} or {','.join(_SPLITS)}"
     require(set(chosen) <= set(_SPLITS), "--splits", splits, rule)
-    place = Path(out or f"reproduced{'-fast' if fast else ''}")
+    place = at_home(out or f"reproduced{'-fast' if fast else ''}")
     request = Request(seeds, chosen, jobs, fast, place, words)
     with hold(place, "reproduce") as descriptors:
         keep_options(request.out, request.options)

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from bloodcell.data.crop import Pixels, show
-from bloodcell.data.decode import MOST_PIXELS, READ_ERRORS, note_of, open_rgb
+from bloodcell.data.decode import MOST_PIXELS, note_of, open_rgb
+from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.errors import reason
 from bloodcell.infer.heat import find_heat
 from bloodcell.infer.saved import Saved

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import yaml
 from PIL import Image
 
-from bloodcell.data.decode import READ_ERRORS, open_rgb
+from bloodcell.data.decode import open_rgb
+from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.data.source import Source, open_source
 from bloodcell.datasets.named import named_datasets
 from bloodcell.errors import InputError

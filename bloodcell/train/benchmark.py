@@ -57,19 +57,19 @@ _WARM_UP = 8  # steps that are not measured, including the compilation
 
 
 def check_benchmark(config: Any) -> None:
-    """Checks the settings of `benchmark` before any data is read.
+    """Checks the settings of `benchmark` before any data is read, and drops the schedule.
 
     Raises:
         InputError: if a setting is out of range.
     """
-    sizes = config.batch_sizes
-    rule = "a list of batch sizes over 0, e.g. [32,128]"
+    sizes, rule = config.batch_sizes, "a list of batch sizes over 0, e.g. [32,128]"
     require(min(sizes, default=1) > 0, "--batch_sizes", sizes, rule)
     require(config.seconds > 0, "--seconds", config.seconds, "over 0, e.g. 15")
     out, rule = Path(config.out or "."), "a file in a folder that exists"
     require(out.absolute().parent.is_dir(), "--out", out, rule)
     devices, rule = config.trainer.devices, "1: one device is measured"
     require(devices in ("auto", 1, "1"), "trainer.devices", devices, rule)
+    config.model.schedule = "constant"  # a cosine has no end here, and costs no time
 
 
 class BenchmarkTrainer(Trainer):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim import Optimizer
 from torchvision.utils import make_grid
 
 from bloodcell.data.batches import Batch
@@ -28,17 +29,20 @@ class History(Callback):
     def __init__(self) -> None:
         self._start = self._trained = time.perf_counter()
         self._images = 0
+        self._lr = 0.0  # of the last step
         self._validation: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the elapsed time, image count and validation metrics of the current epoch."""
+        """Returns time, images, learning rate and validation metrics of the current epoch."""
         seconds = time.perf_counter() - self._start
-        return {"seconds": seconds, "images": self._images, "validation": self._validation}
+        counted = {"seconds": seconds, "images": self._images, "lr": self._lr}
+        return {**counted, "validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the elapsed time, the image count and the validation metrics."""
+        """Restores the state of the epoch; the oldest checkpoints lack the learning rate."""
         self._start = self._trained = time.perf_counter() - state_dict["seconds"]
         self._images, self._validation = state_dict["images"], state_dict["validation"]
+        self._lr = state_dict.get("lr", 0.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the validation metrics of a resumed epoch, so that `KeepBest` can compare it."""
@@ -57,6 +61,12 @@ class History(Callback):
             return
         found = trainer.callback_metrics.items()
         self._validation = {key: float(value) for key, value in found if key.startswith("val/")}
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keeps the learning rate of the step, before a scheduler sets the next one."""
+        self._lr = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(
         self,
@@ -96,7 +106,7 @@ class History(Callback):
             train_acc=values["train/acc"],
             val_loss=values["val/loss"],
             val_acc=values["val/acc"],
-            lr=trainer.optimizers[0].param_groups[0]["lr"],
+            lr=self._lr,
             images_per_second=round(speed, 1),
             seconds=round(time.perf_counter() - self._start, 2),
         )

@@ -27,7 +27,9 @@ def compile_for(
     accumulates = trainer.accumulate_grad_batches != 1 or any(
         isinstance(one, GradientAccumulationScheduler) for one in callbacks
     )
-    n_pixels = (batch_size or 1) * image_size**2 * trainer.estimated_stepping_batches
+    batches_per_step = trainer.accumulate_grad_batches
+    n_batches = trainer.estimated_stepping_batches * batches_per_step
+    n_pixels = (batch_size or 1) * image_size**2 * n_batches
     device = trainer.strategy.root_device
     if how == "auto" and is_synchronised(network):
         how = False  # each synchronised BatchNorm layer would break the graph

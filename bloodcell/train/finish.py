@@ -62,7 +62,8 @@ def finish_fit(trainer: Trainer, model: Classifier, data: BloodCells, name: str)
     best = folder / "checkpoints" / "best.ckpt"
     if not trainer.strategy.broadcast(best.is_file()):  # the same decision on all ranks
         if trainer.is_global_zero:
-            print(f"{folder} has no best checkpoint to test: no epoch was validated and saved.")
+            why = "no epoch was validated, or trainer.enable_checkpointing is false"
+            print(f"{folder} has no best checkpoint to test: {why}.")
         return
     checkpoint = read_checkpoint("best.ckpt", best)
     model.load_state_dict(checkpoint["state_dict"])
@@ -101,9 +102,7 @@ def _write_results(
         "baseline": score(_classify_by_colours(data, predictions)),
         "baseline_training_images": min(MOST, len(data.datasets["train"])),
         "effective_test_images": effective_number(predictions.photo),
-        "monitor": _monitor(trainer),
-        "precision": str(trainer.precision),
-        "devices": trainer.world_size,
+        **_describe_training(trainer),
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "data_fingerprint": data.table.fingerprint,
         "machine": machine.describe(device_name(trainer.strategy.root_device)),
@@ -115,10 +114,15 @@ def _write_results(
     _report(folder, name, scores, notes.on_run(data, scores))
 
 
-def _monitor(trainer: Trainer) -> str | None:
-    """Returns the metric of `best.ckpt`; ignores ModelCheckpoint callbacks of the user."""
+def _describe_training(trainer: Trainer) -> dict[str, Any]:
+    """Returns the metric of `best.ckpt` (not that of a user's ModelCheckpoint) and settings."""
     own = (one for one in trainer.checkpoint_callbacks if isinstance(one, KeepBest))
-    return next((one.monitor for one in own), None)
+    return {
+        "monitor": next((one.monitor for one in own), None),
+        "limits": {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps},
+        "precision": str(trainer.precision),
+        "devices": trainer.world_size,
+    }
 
 
 def _count_data(trainer: Trainer, data: BloodCells, tested: Predictions) -> dict[str, Any]:

@@ -21,3 +21,12 @@ def skip_sigterm_broadcast(trainer: Trainer) -> None:
     """
     loop: Any = trainer.fit_loop.epoch_loop
     loop._broadcast_sigterm_tensor = lambda: None
+
+
+def count_epochs(trainer: Trainer) -> None:
+    """Lets a run with `max_steps` be resumed like one without.
+
+    Lightning would begin with the end of the last finished epoch, without its batches.
+    """
+    loop: Any = trainer.fit_loop
+    loop._iteration_based_training = lambda: False

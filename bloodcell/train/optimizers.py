@@ -41,9 +41,18 @@ def rate_share(step: int, steps: float) -> float:
     return min(1.0, (step + 1) / (_WARM_UP * steps)) * (1 + math.cos(math.pi * done)) / 2
 
 
-def follow_schedule(trainer: Trainer) -> None:
-    """Sets the learning rate of the next step according to the cosine schedule."""
-    share = rate_share(trainer.global_step, float(trainer.estimated_stepping_batches))
+def follow_schedule(trainer: Trainer, batch_idx: int) -> None:
+    """Sets the learning rate of the next step according to the cosine schedule.
+
+    Without `max_steps`, steps are counted by epochs: a resumed run may have other batches.
+    """
+    step, steps = trainer.global_step, float(trainer.estimated_stepping_batches)
+    if trainer.max_steps < 0:
+        assert trainer.max_epochs is not None
+        per_epoch = steps / trainer.max_epochs
+        done = trainer.current_epoch * per_epoch + batch_idx // trainer.accumulate_grad_batches
+        step = min(round(done), round(steps))
+    share = rate_share(step, steps)
     for group in trainer.optimizers[0].param_groups:
         group["lr"] = group[FULL_RATE] * share * group[FACTOR]
 
@@ -202,13 +211,6 @@ def check_settings(hp: Any) -> None:
     rule = "constant if model.scheduler is given, which replaces it. Leave one of them out"
     free = hp["scheduler"] is None or hp["schedule"] == "constant"
     require(free, "model.schedule", hp["schedule"], rule)
-
-
-def drop_callables(hp: Any) -> None:
-    """Removes functions from the settings, because a checkpoint cannot store them."""
-    for name in ("optimizer", "scheduler"):
-        if callable(hp[name]):
-            hp[name] = None
 
 
 def _complete_state(optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Finds the checkpoint that resumes a run, and checks whether the run may be resumed."""
 
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -144,9 +145,12 @@ def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
         path: path of the checkpoint.
         wanted: the `trainer` group of the settings.
     """
-    if not (run_folder(path) / SCORES).is_file():
+    scores = run_folder(path) / SCORES
+    if not scores.is_file():
         return False
-    before = _config(path)["trainer"]
+    # config.yaml may be that of an attempt to extend the run; the oldest scores lack the limits
+    found: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
+    before = found.get("limits") or _config(path)["trainer"]
     return not any(_limit(wanted[key]) > _limit(before[key]) for key in ("max_epochs", "max_steps"))
 
 

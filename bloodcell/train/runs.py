@@ -1,5 +1,6 @@
 """Run folders: creates them, finds their checkpoints, and checks settings against checkpoints."""
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from torch import Tensor
 from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError
-from bloodcell.files import write_whole
+from bloodcell.files import at_home, write_whole
 from bloodcell.model.checkpoint import check_knows_data, data_state, read_checkpoint
 from bloodcell.model.description import TRAINED_ON
 from bloodcell.model.find import LAST, SUFFIX, find_checkpoint
@@ -66,6 +67,14 @@ class RunLogger(TensorBoardLogger):
     def save(self) -> None:
         """Flushes the logs without writing `hparams.yaml`, which would repeat `config.yaml`."""
         self.experiment.flush()
+
+
+def expand_root(given: str | Path | None) -> Path:
+    """Returns `trainer.default_root_dir` with home folder and variables replaced.
+
+    Lightning replaces them in the path of the logs but not in that of the checkpoints.
+    """
+    return at_home(os.path.expandvars(given or "."))
 
 
 def list_versions(folder: Path) -> list[Path]:
@@ -194,8 +203,9 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
     if seen:
         raise InputError(
             f"{seen:,} of the {len(wanted):,} images to be scored were trained on. The data must "
-            "be split as before: leave out data.split, data.fold, data.val_share, "
-            "data.photos, data.labels and seed_everything, or give data.root other images."
+            "be split as before: leave out data.split, data.fold, data.val_share, data.test_on, "
+            "data.photos, data.labels, data.classes, data.split_seed and seed_everything, or give "
+            "data.root other images."
         )
 
 

@@ -52,11 +52,15 @@ def _forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     away = values - mean[:, None, None]
     variance = _sum(away.square().mean((0, 2, 3))) / world
     with torch.no_grad():
-        momentum = norm.momentum or 0.0
-        norm.running_mean.lerp_(mean, momentum)
-        norm.running_var.lerp_(variance * (n / max(n - 1, 1)), momentum)
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked += 1
+        momentum = norm.momentum
+        if momentum is None:  # a plain mean of all batches, e.g. for StochasticWeightAveraging
+            assert norm.num_batches_tracked is not None
+            momentum = 1 / float(norm.num_batches_tracked)
+        unbiased, kind = variance * (n / max(n - 1, 1)), norm.running_mean.dtype
+        norm.running_mean.lerp_(mean.to(kind), momentum)
+        norm.running_var.lerp_(unbiased.to(kind), momentum)
     scale = (variance + norm.eps).rsqrt() * norm.weight
     y = (away * scale[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
     for name in ("drop", "act"):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bloodcell.data.augment import random_bits, seed_device
 from bloodcell.data.batches import NOT_COUNTED, Batch, as_batch
 from bloodcell.errors import InputError
+from bloodcell.hparams import make_plain
 from bloodcell.model.compiled import Compile
 from bloodcell.model.description import RECIPE
 from bloodcell.model.find import NONE, find_teachers
@@ -105,12 +106,11 @@ class Classifier(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         optimizers.check_settings(self.hparams)
-        optimizers.drop_callables(self.hparams)
-        self.own_optimizer, self.own_scheduler = optimizer, scheduler
+        make_plain(self.hparams)
+        self.own_optimizer, self.own_scheduler, self.compile_how = optimizer, scheduler, compile
         self.class_names, self.image_size, self.freeze_trunk = class_names, image_size, freeze
-        self.lr, self.weight_decay, self.smoothing, self.seed = lr, weight_decay, smoothing, seed
-        self.schedule, self.compile_how = schedule, compile
-        config = read_pretrained_config(backbone, weights)
+        self.lr, self.smoothing, self.seed, self.schedule = lr, smoothing, seed, schedule
+        config = read_pretrained_config(backbone, weights := self.hparams["weights"])
         self.pretrained_config = replace(config, white_balance=white_balance)
         self.network = build_network(self.hparams, self.pretrained_config)
         if taken := load_trunk(self.network.trunk, backbone, weights):
@@ -162,7 +162,7 @@ class Classifier(LightningModule):
         place = torch.tensor([_DROPOUT + batch_idx * trainer.world_size + trainer.global_rank])
         seed_device(int(random_bits(place, self.seed, trainer.current_epoch)), self.device)
         if self.schedule == "cosine" and not trainer.lr_scheduler_configs:  # a callback may set one
-            optimizers.follow_schedule(trainer)
+            optimizers.follow_schedule(trainer, batch_idx)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the mean loss of a batch."""
@@ -227,9 +227,8 @@ class Classifier(LightningModule):
         """Returns Adam with Keras' epsilon or the given optimizer, with the given scheduler."""
         trained = [p for p in self.parameters() if p.requires_grad]
         fused = not self.trainer.gradient_clip_val  # Lightning cannot clip with fused Adam
-        adam = partial(
-            optimizers.build_adam, lr=self.lr, weight_decay=self.weight_decay, fused=fused
-        )
+        given = {"lr": self.lr, "weight_decay": self.hparams["weight_decay"], "fused": fused}
+        adam = partial(optimizers.build_adam, **given)
         own = optimizers.restored("optimizer", self.own_optimizer)
         optimizer = optimizers.prepare_optimizer((own or adam)(trained))
         return optimizers.with_scheduler(optimizer, self.own_scheduler)

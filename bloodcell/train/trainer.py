@@ -109,7 +109,9 @@ def complete(given: Any, logger: RunLogger | None) -> dict[str, Any]:
 
 def callbacks(given: Any, keeping: Keeping | None, stop: StopGently) -> list[Callback]:
     """Returns the callbacks of a run; `keeping` is None for a verb that does not train."""
-    chosen: list[Callback] = [ByDataset()]  # first, because others use its metrics
+    own = given.callbacks if isinstance(given.callbacks, list) else [given.callbacks]
+    # first `ByDataset`, because others use its metrics
+    chosen: list[Callback] = [ByDataset(), *(one for one in own if one is not None)]
     chosen += [] if given.enable_progress_bar is False else [Bar()]
     if keeping is None:
         return chosen

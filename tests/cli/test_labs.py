@@ -157,6 +157,9 @@ def test_an_export_carries_the_results_on_laboratories_left_out(
     assert "--labs=. cannot be used: it must be a folder with labs.json" in refused(*words, ".")
     Path("labs/labs.json").write_text("{")
     assert "labs/labs.json is damaged" in refused(*words, "labs")
+    damaged = {key: value for key, value in found.items() if key != "temperature"}
+    Path("labs/labs.json").write_text(json.dumps(damaged))
+    assert "labs/labs.json is damaged ('temperature')" in refused(*words, "labs")
     found["class_names"].pop()
     Path("labs/labs.json").write_text(json.dumps(found))
     assert "but theirs are basophil, monocyte" in refused(*words, "labs")
@@ -204,6 +207,7 @@ def test_teachers_of_a_laboratory_have_not_seen_it(
     ("words", "message"),
     [
         (["--model.teachers", "[x]"], "labs sets --model.teachers itself. Leave it out."),
+        (["--resume", "auto"], "labs sets --resume itself. Leave it out."),
         (["--data.root", "drawn"], "labs needs at least two data sets: give data.root a list"),
         (["--data.test_on", "pbc"], "labs sets --data.test_on itself. Leave it out."),
         (["--seeds", "0"], "--seeds=0 cannot be used: it must be a whole number, 1 or more"),

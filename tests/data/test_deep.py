@@ -65,6 +65,8 @@ SIGNED = DEEP.astype(np.int16)[:, :, 0]
          np.full((2, 2, 3), 255), ""),
         (tiff(4095 - DEEP[:, :, 0], photometric="miniswhite"), GREY, SCALED),
         (tiff(255 - SHOWN[:, :, 0], photometric="miniswhite"), GREY, ""),
+        (tiff(np.stack([4095 - DEEP[:, :, 0], np.full_like(DEEP[:, :, 0], 4095)], 2),
+              photometric="miniswhite", extrasamples=["unassalpha"]), GREY, SCALED),
         (tiff(DEEP // 4, photometric="rgb", extratags=[(281, "H", 3, (1023,) * 3, True)]),
          np.rint(DEEP // 4 * (255 / 1023)).astype(np.uint8), "scaled so that 1,023 is white"),
         (tiff(planes(DEEP // 4), ome=True, metadata={"axes": "CYX", "SignificantBits": 12}),

@@ -16,7 +16,7 @@ from PIL import Image
 from bloodcell.data.balance import BalancedSampler
 from bloodcell.data.batches import Batches, ImageDataset
 from bloodcell.data.datamodule import BloodCells
-from bloodcell.data.join import build_any_table, hold_out
+from bloodcell.data.join import build_any_table, hold_out, known_classes
 from bloodcell.data.source import open_source
 from bloodcell.data.splits import make_parts
 from bloodcell.data.table import PARTS, Row, Table
@@ -73,6 +73,24 @@ def test_classes_join_by_a_mapping(make_folders: Callable[..., Path], two: list[
     assert table.class_names == ("basophil", "lymphocyte", "neutrophil", "type 2")
     with pytest.raises(InputError, match=r"no image has the class 'type 11'.*mean 'type 1'\?"):
         build_any_table(open_source(roots), classes={"type 11": "basophil"})
+
+
+def test_classes_that_are_numbers(make_folders: Callable[..., Path]) -> None:
+    """YAML reads `{0: basophil}` with a number."""
+    given: Any = {0: "basophil", 1: "monocyte"}
+    root = str(make_folders({"0": 1, "1": 1}))
+    assert build_any_table(open_source(root), classes=given).class_names == (
+        "basophil",
+        "monocyte",
+    )
+    with pytest.raises(InputError, match=r"no image has the class 7\. The classes are 0, 1\."):
+        build_any_table(open_source(root), classes=given | {7: "x"})
+
+
+def test_a_label_table_names_the_classes_of_a_named_set() -> None:
+    assert len(known_classes("kaggle", None, None) or []) == 4
+    assert known_classes("kaggle", None, "labels.csv") is None
+    assert known_classes(["kaggle", "pbc"], None, None) is None
 
 
 def test_data_sets_of_one_name_are_refused(make_folders: Callable[..., Path]) -> None:
@@ -138,6 +156,8 @@ def test_tables_are_for_own_data_sets(two: list[str], tmp_path: Path) -> None:
     (tmp_path / "photos.csv").write_text("file,photo,cell\n" + "\n".join(lines))
     with pytest.raises(InputError, match="has no line for 36 of 36 images"):
         build_any_table(open_source(two), tmp_path / "photos.csv")
+    with pytest.raises(InputError, match=r"is for one data set of your own, but data\.root has 2"):
+        build_any_table(open_source(two), labels=tmp_path / "labels.csv")
 
 
 @st.composite

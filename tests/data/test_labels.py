@@ -6,7 +6,9 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from bloodcell.cli.main import main
@@ -157,3 +159,23 @@ def test_a_run_from_a_label_table(
     Path("labels.csv").write_text("\n".join(lines[:-1]))
     said = refused(*fit, "3", "--ckpt_path", "last")
     assert "has changed since the run began" in said
+
+
+def test_a_test_folder_beside_others(make_folders: Folders) -> None:
+    root = make_folders({"test": 2, ".": 2})
+    with pytest.raises(InputError, match=r"no folder train, but .* outside of it \(\.\)\. Move"):
+        table_of(root, "file,class\ntest/0,x\ntest/1,y\npictures/0.png,x\npictures/1.png,y")
+
+
+def test_a_table_in_the_home_folder(
+    make_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root = make_folders({".": 2})
+    (tmp_path / "labels.csv").write_text("file,class\n0,x\n1,y\n")
+    given: Any = {"root": root, "labels": Path("~/labels.csv"), "fold": np.int64(1)}
+    data = BloodCells(**given)
+    assert data.table.class_names == ("x", "y")
+    assert data.hparams["labels"] == "~/labels.csv"
+    assert data.hparams["root"] == str(root)
+    assert type(data.hparams["fold"]) is int

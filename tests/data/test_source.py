@@ -1,3 +1,4 @@
+import os
 import shutil
 import threading
 import zipfile
@@ -5,6 +6,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kagglehub.cache import Cache
@@ -215,3 +217,37 @@ def test_names_in_archives_of_other_programs(letters: str, coded: bytes, tmp_pat
     assert sorted(source.sizes) == sorted([name, "a/0.png"])
     with source.reader() as read:
         assert (read(name), read("a/0.png")) == (b"one", b"two")
+
+
+def test_a_folder_that_cannot_be_read(
+    make_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, scan = make_folders({"a": 1, "b": 1, "lost+found": 1}), os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path).name in ("b", "lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"b cannot be read \(Permission denied\)\. Correct its"):
+        open_source(str(root))
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16"])
+def test_boxes_in_an_archive(coding: str, tmp_path: Path) -> None:
+    table = "file,class,xmin,ymin,xmax,ymax\na.png,x,1,1,9,9\na.png,y,20,20,30,30\n"
+    path = tmp_path / "boxes.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("./boxes.csv", table.encode(coding))
+        archive.writestr("./a.png", b"")
+    assert [cell.class_name for cell in open_source(str(path)).cells.values()] == ["x", "y"]
+
+
+def test_a_damaged_table_of_boxes(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("boxes.csv", "file,class,xmin,ymin,xmax,ymax\n")
+    path.write_bytes(path.read_bytes().replace(b"file,class", b"file;class", 1))
+    with pytest.raises(InputError, match=r"boxes\.csv cannot be read \(Bad CRC.*Make the archive"):
+        open_source(str(path))

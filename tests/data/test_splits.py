@@ -171,3 +171,20 @@ def test_the_kaggle_set(real_zip: Path) -> None:
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         for of in ("photo", "cell"):
             assert not names(table, photo, one, of) & names(table, photo, other, of)
+
+
+def test_a_data_set_whose_slides_overlap_is_still_tested() -> None:
+    """Class a has one slide; without it, b has one, too; c has others."""
+    slides = {"a": ["s0"], "b": ["s0", "s1"], "c": ["s2", "s3", "s4"]}
+    rows = [
+        Row(f"{name}{slide}{i}", name, "", f"{name}{slide}{i}", slide, "one")
+        for name, some in slides.items()
+        for slide in some
+        for i in range(4)
+    ]
+    rows += [Row(f"{name}{i}", name, "", f"{name}{i}", f"o{i}", "two") for name in "abc"
+             for i in range(20)]  # fmt: skip
+    table = table_of(rows)
+    tested = Counter(table.rows[i].dataset for i in make_parts(table, "photo")["test"])
+    assert tested["one"] == 4
+    assert tested["two"] > 0

@@ -50,6 +50,25 @@ def test_a_test_folder_beside_class_folders(
         build_table(source)
 
 
+def test_split_folders_within_class_folders(make_folders: Callable[..., Path]) -> None:
+    source = open_source(str(make_folders({"a/train": 2, "a/test": 1, "b/train": 2})))
+    rule = r"has split folders within class folders \(a/test/0\.png\)\. Move them above the class"
+    with pytest.raises(InputError, match=rule):
+        build_table(source)
+
+
+@pytest.mark.parametrize("names", [("training_set", "test_set"), ("Train Images", "test-data")])
+def test_longer_names_of_split_folders(
+    make_folders: Callable[..., Path], names: tuple[str, str]
+) -> None:
+    train, test = names
+    root = make_folders({f"{train}/a": 2, f"{train}/b": 2, f"{test}/a": 1, "latest/b": 1})
+    table = build_table(open_source(str(root)))
+    assert Counter(row.official for row in table.rows) == {"train": 4, "test": 1}
+    with pytest.raises(InputError, match="parts without class folders"):
+        build_table(open_source(str(make_folders({train: 1, test: 1}, "bare"))))
+
+
 def test_parts_without_training_are_one_data_set(make_folders: Callable[..., Path]) -> None:
     root = make_folders({"test/a": 1, "test/b": 1, "val/a": 1, ".": 1})
     table = build_table(open_source(str(root)))

@@ -226,6 +226,18 @@ def test_what_does_not_change_the_training_does_not_divide_an_experiment(
     assert found.seeds == 3
 
 
+def test_runs_chosen_by_other_metrics_are_other_experiments(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    for seed, monitor in enumerate(("val/loss", "val/f1", None)):
+        folder = write_run(tmp_path / "one" / f"version_{seed}", 0.9, seed)
+        scores = json.loads((folder / "scores.json").read_text())
+        (folder / "scores.json").write_text(json.dumps(scores | {"monitor": monitor}))
+        if monitor is None:  # as the first runs
+            (folder / "scores.json").write_text(json.dumps(scores))
+    assert sorted(one.seeds for one in pool(read_runs(find_runs(["one"]))[0])) == [1, 2]
+
+
 def test_linked_runs_are_found_once(write_run: WriteRun, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "elsewhere" / "d8" / "version_0", 0.9)
     (tmp_path / "lightning_logs").mkdir()

@@ -16,6 +16,7 @@ def test_every_stage_is_measured(words: list[str], capsys: pytest.CaptureFixture
     sizes = ["--batch_sizes", "[4,8]", "--seconds", "0.2", "--out", "speeds.json"]
     stops = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
     words = [*words, *stops, "--data.augment", "full", "--model.compile", "false"]
+    words += ["--model.schedule", "cosine"]
     main(["benchmark", *words, *sizes])
     said = json.loads(Path("speeds.json").read_text())
     assert [speeds["batch_size"] for speeds in said["images_per_second"]] == [4, 8]

@@ -18,8 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bloodcell.cli.main import main
 from bloodcell.data.batches import Batch
+from bloodcell.errors import InputError
 from bloodcell.evaluate.history import read_history
-from bloodcell.train.checkpoints import WholeFiles, read_monitor
+from bloodcell.train.checkpoints import KeepLast, WholeFiles, read_monitor
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import callbacks
 
@@ -113,6 +114,41 @@ def test_a_run_that_ended_early_is_finished(
     assert f"this run is finished after epoch {done} (trainer.max_epochs=9)" in said
     main(["fit", *small, *early, "--ckpt_path", "last", "--trainer.max_epochs", "10"])
     assert len(read_history(run / "metrics.csv")) > done
+
+
+@pytest.mark.parametrize("first", [5, 11, 14])
+def test_a_run_with_a_limit_of_steps_is_resumed(small: list[str], first: int) -> None:
+    """After 5 steps, after an epoch of 11, and after 3 steps of the second.
+
+    An epoch that was cut short is not continued.
+    """
+    small += ["--model.lr", "1e-3", "--trainer.max_epochs", "4", "--trainer.max_steps"]
+    main(["fit", *small, str(first)])
+    main(["fit", *small, "25", "--resume", "auto"])
+    assert checkpoint("last")["global_step"] == 25
+    epochs = [line.epoch for line in read_history(Path("lightning_logs/c/version_0/metrics.csv"))]
+    assert epochs == [0, 1, 2]
+    if first == 11:
+        main(["fit", *small, "25", "--name", "whole"])
+        path = "lightning_logs/whole/version_0/checkpoints/last.ckpt"
+        whole, resumed = torch.load(path, weights_only=True), checkpoint("last")
+        for key, weight in whole["state_dict"].items():
+            assert torch.equal(resumed["state_dict"][key], weight)
+
+
+def test_a_run_whose_extension_failed_is_not_finished(
+    small: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise InputError("no memory")
+
+    more = ["fit", *small, "--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    main(["fit", *small])
+    with monkeypatch.context() as patch:
+        patch.setattr(KeepLast, "on_fit_start", fail)
+        assert "no memory" in refused(*more)
+    main(more)
+    assert len(read_history(Path("lightning_logs/c/version_0/metrics.csv"))) == 3
 
 
 def test_the_second_ctrl_c_stops_at_once(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +272,7 @@ def test_a_validation_loss_alone_takes_the_run_back(
     assert "the validation loss is NaN or infinite in epoch 2, with model.lr=0.001. Resume" in said
     main(["fit", *small, "--trainer.max_epochs", "3", "--rollbacks", "1"])
     history = read_history(Path("lightning_logs/c/version_1/metrics.csv"))
-    assert [line.lr for line in history] == [1e-3, 5e-4, 5e-4]
+    assert [line.lr for line in history] == [1e-3, 1e-3, 5e-4]
     assert all(math.isfinite(line.train_loss) for line in history)
     assert checkpoint("best", 1)["epoch"] != 1
 

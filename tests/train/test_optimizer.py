@@ -206,3 +206,9 @@ def test_the_rate_of_an_old_state_is_changed_once() -> None:
     (group,) = resumed.param_groups
     assert group["lr"] == pytest.approx(0.05)
     assert group["full_rate"] * group["rate_factor"] == pytest.approx(0.05)
+
+
+def test_the_rate_of_an_epoch_is_that_of_its_steps(words: list[str]) -> None:
+    steps = ["--model.scheduler", "StepLR", "--model.scheduler.step_size", "1"]
+    main(["fit", *words, "--model.lr", "1e-3", *steps, "--trainer.max_epochs", "2"])
+    assert [line.lr for line in read_history(path("custom"))] == pytest.approx([1e-3, 1e-4])

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bloodcell.cli.main import main
 from bloodcell.data.batches import Batch
 from bloodcell.evaluate.history import read_history
+from bloodcell.train.by_dataset import ByDataset
+from bloodcell.train.signals import StopGently
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import callbacks
 
@@ -227,3 +230,11 @@ def test_mlflow_in_a_database(fit: Fit) -> None:
     with contextlib.closing(sqlite3.connect("theirs.db")) as database:
         stored = database.execute("select value from metrics where key = 'val/loss'").fetchall()
     assert len(stored) == 2
+
+
+def test_metrics_of_data_sets_are_there_for_own_callbacks() -> None:
+    own = Callback()
+    given = SimpleNamespace(callbacks=own, enable_progress_bar=False)
+    assert [type(one) for one in callbacks(given, None, StopGently())] == [ByDataset, Callback]
+    given.callbacks = None
+    assert [type(one) for one in callbacks(given, None, StopGently())] == [ByDataset]

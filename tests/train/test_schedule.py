@@ -1,7 +1,10 @@
 import csv
+import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from bloodcell.cli.main import main
 from bloodcell.errors import InputError
 from bloodcell.train.finite import Finite
-from bloodcell.train.optimizers import rate_share
+from bloodcell.train.optimizers import FACTOR, FULL_RATE, follow_schedule, rate_share
 from bloodcell.train.task import Classifier
 
 
@@ -49,6 +52,23 @@ def test_a_run_that_goes_on_learns_at_the_same_rate(
         assert float(one["lr"]) < 1e-3
         for key in ("lr", "train_loss", "val_loss"):
             assert one[key] == other[key]
+
+
+@pytest.mark.parametrize(("batches", "accumulated"), [(20, 1), (40, 1), (10, 1), (40, 2)])
+def test_the_rate_follows_the_epochs_if_the_batches_change(batches: int, accumulated: int) -> None:
+    """In the middle of the third of four epochs, after two epochs with 20 batches each."""
+    group = {FULL_RATE: 1e-3, FACTOR: 1.0}
+    trainer: Any = SimpleNamespace(
+        max_steps=-1,
+        max_epochs=4,
+        current_epoch=2,
+        global_step=40 + batches // accumulated // 2,
+        estimated_stepping_batches=4 * batches // accumulated,
+        accumulate_grad_batches=accumulated,
+        optimizers=[SimpleNamespace(param_groups=[group])],
+    )
+    follow_schedule(trainer, batches // 2)
+    assert group["lr"] == pytest.approx(1e-3 * (1 + math.cos(math.pi * 2.5 / 4)) / 2)
 
 
 class Endless(IterableDataset[dict[str, torch.Tensor]]):

@@ -1,5 +1,6 @@
 """Training with teachers: `model.teachers`."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,8 @@ def test_a_run_learns_from_its_teacher_and_resumes_exactly(smears: Path, run: Pa
     kept = checkpoint["hyper_parameters"]["teachers"]
     assert kept == [str(run / "checkpoints" / "best.ckpt")], "not the folder"
     assert load_saved(parts).description.training["model.teachers"] == 1
+    main([*taught(smears, run, "--trainer.max_epochs", "3"), "--name", "parts", "--resume", "auto"])
+    assert json.loads((parts / "scores.json").read_text())["epochs"] == 3
 
 
 def test_teachers_that_cannot_teach_are_refused(
