@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from bloodcell.data.identity import image_key
+from bloodcell.data.identity import from_above, image_key
 from bloodcell.data.source import Source
 from bloodcell.data.splits import spread
 from bloodcell.data.table import Row, Table
@@ -56,7 +56,12 @@ class Photographs:
         self.name: list[str] = names.tolist()
         self.label = np.array(table.labels)[self.first]
         self._cell = np.unique([row.cell for row in table.rows], return_inverse=True)[1]
-        self._keys = np.array([image_key(row, source, row.path) for row in table.rows])
+        self._keys = np.array(
+            [
+                [image_key(one, source, row.path) for one in (row, from_above(row, source))]
+                for row in table.rows
+            ]
+        )
 
     def trained_on(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Finds the photographs that a model was trained on, also under other labels.
@@ -67,7 +72,7 @@ class Photographs:
         Returns:
             (n,) whether an image of the photograph, or of its cell, is one of them.
         """
-        found = np.isin(self._keys, keys)
+        found = np.isin(self._keys, keys).any(1)
         rest = set(np.setdiff1d(keys, self._keys).tolist())
         for i in np.flatnonzero(~found).tolist() if rest else []:
             row = self.table.rows[i]

@@ -108,8 +108,8 @@ class BloodcellCLI(LightningCLI):
         self.config.ckpt_path = None  # not a setting of the run: see `path`
         if self.path and self.checkpoint:
             if self.verb == "fit":
-                self.config.model.teachers = find_teachers(self.config.model.teachers)
                 self._check_unfinished(self.path, self.checkpoint)
+                self.config.model.teachers = find_teachers(self.config.model.teachers)
                 resume.check_same_monitor(self.path, self.config.monitor)
             runs.check_same(self.checkpoint, self.config.as_dict(), also_data=self.verb == "fit")
 

@@ -121,7 +121,7 @@ class BloodCells(LightningDataModule):
         self.batch_size = 32 if batch_size == "auto" else batch_size  # until `auto` is resolved
         self.split, self.augment = split, augment
         self.unreadable, self.on_device = unreadable, on_device
-        self.transforms = nn.Sequential(*transforms)
+        self.transforms = nn.Sequential(*(transforms or []))
         self.cache_gib, self.seed = cache_gib, seed
         self.split_seed = seed if split_seed is None else split_seed
         self.datasets: dict[str, ImageDataset] = {}

@@ -31,7 +31,8 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
     if table.unlabelled:
         lines.append(f"data.labels has no line for {table.unlabelled:,} images: they are left out.")
     if outside := _count_outside(table, source):
-        lines.append(f"{outside:,} images are not in class folders: they are left out.")
+        places = "outside of the class or split folders"
+        lines.append(f"{outside:,} images are {places}: they are left out.")
     if source.left_out:
         lines.append(str(source.left_out))
     shared = shared_photos(table, parts)

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -91,9 +92,33 @@ def image_key(row: Row, source: Source, name: str) -> int:
     tail = path[start:] if start >= 0 else f"{folder}/{path}"
     if name in source.cells:
         tail = f"{folder}/{path.split('/')[-1]}"
+    return _hash(f"{row.official} {tail} {source.sizes[name]}")
+
+
+def from_above(row: Row, source: Source) -> Row:
+    """Returns an image as a data set has it whose split folder is the root, e.g. images/TRAIN."""
     root = source.sets[row.dataset].root if source.sets else source.root
-    part = row.official or part_of(f"{root.name}/{path}")  # the root may be TRAIN itself
-    return _hash(f"{part} {tail} {source.sizes[name]}")
+    return replace(row, official=row.official or part_of(f"{root.name}/{row.path}"))
+
+
+def find_trained(table: Table, source: Source, rows: Iterable[int], trained_on: Tensor) -> Tensor:
+    """Finds images that a model was trained on, also if its data set was that around the root.
+
+    Args:
+        table: the table.
+        source: the images.
+        rows: the images to look for.
+        trained_on: keys of the training images, as `image_keys` returns them.
+
+    Returns:
+        (n,) bool.
+    """
+    found = [table.rows[i] for i in rows]
+    keys = [
+        [image_key(one, source, row.path) for one in (row, from_above(row, source))]
+        for row in found
+    ]
+    return torch.isin(torch.tensor(keys), trained_on).any(1)
 
 
 def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> None:

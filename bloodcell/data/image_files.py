@@ -10,7 +10,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from bloodcell.errors import InputError, listed, reason
@@ -66,21 +66,27 @@ def walk_images(root: Path, left_out: LeftOut) -> Iterator[Path]:
     Args:
         root: the folder.
         left_out: counts the images of unsupported types.
-    """
-    for folder, names in walk(root):
-        yield from (folder / name for name in names if left_out.passes(name))
-
-
-def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yields each folder with the sorted names of its files.
-
-    Links are followed, but each folder is read only once. Hidden folders are skipped.
 
     Raises:
         InputError: if a folder cannot be read.
     """
+    for folder, names in walk(root, _refuse):
+        yield from (folder / name for name in names if left_out.passes(name))
+
+
+def walk(
+    root: Path, unreadable: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yields each folder with the sorted names of its files.
+
+    Links are followed, but each folder is read only once. Hidden folders are skipped.
+
+    Args:
+        root: the folder.
+        unreadable: called for each folder that cannot be read; None skips them.
+    """
     visited: set[str] = set()
-    for folder, below, names in os.walk(root, onerror=_refuse, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
             below.clear()

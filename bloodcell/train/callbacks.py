@@ -66,7 +66,7 @@ class History(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Keeps the learning rate of the step, before a scheduler sets the next one."""
-        self._lr = optimizer.param_groups[0]["lr"]
+        self._lr = float(optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(
         self,

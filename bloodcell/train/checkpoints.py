@@ -18,7 +18,6 @@ from bloodcell.files import beside
 from bloodcell.model.find import BEFORE, SCORES
 from bloodcell.text import command, near
 from bloodcell.train.finite import Finite
-from bloodcell.train.lightning_internals import count_epochs
 from bloodcell.train.runs import last_of, run_folder_of
 from bloodcell.train.signals import Interval, StopGently, between_steps
 
@@ -145,10 +144,6 @@ class KeepLast(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores whether the run has ended."""
         self._ended = state_dict["ended"]
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepares Lightning's loops before they are restored from a `last.ckpt`."""
-        count_epochs(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops training at once if the run has ended and only its test is missing."""

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError, listed
 from bloodcell.text import command, near
-from bloodcell.train.optimizers import FACTOR, FULL_RATE, change_rates
+from bloodcell.train.optimizers import change_rates
 from bloodcell.train.runs import data_of, last_of
 from bloodcell.train.task import Classifier
 
@@ -123,8 +123,7 @@ def _way_out(trainer: Trainer) -> str:
     if own:  # the parser needs the class before its options
         setting = f"--model.optimizer {own['class_path']} {setting}"
     words = command("bloodcell", "fit", "--ckpt_path", near(last.parents[1]))
-    group = trainer.optimizers[0].param_groups[0]
-    half = group[FULL_RATE] * group[FACTOR] / 2  # rollbacks may have lowered the rate
+    half = trainer.optimizers[0].defaults["lr"] / 2
     return (
         f"Resume from the last checkpoint with a lower rate, e.g. {words} {setting} {half:g}, or "
         f"with a rate that is halved whenever this happens: {words} --rollbacks 3"

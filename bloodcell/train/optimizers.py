@@ -44,10 +44,11 @@ def rate_share(step: int, steps: float) -> float:
 def follow_schedule(trainer: Trainer, batch_idx: int) -> None:
     """Sets the learning rate of the next step according to the cosine schedule.
 
-    Without `max_steps`, steps are counted by epochs: a resumed run may have other batches.
+    Unless `max_steps` ends the run, steps are counted by epochs: a resumed run may have other
+    batches.
     """
     step, steps = trainer.global_step, float(trainer.estimated_stepping_batches)
-    if trainer.max_steps < 0:
+    if trainer.max_steps < 0 or steps < trainer.max_steps:
         assert trainer.max_epochs is not None
         per_epoch = steps / trainer.max_epochs
         done = trainer.current_epoch * per_epoch + batch_idx // trainer.accumulate_grad_batches

@@ -16,6 +16,7 @@ from bloodcell.model.find import LAST, SCORES, find_resumable, resumable
 from bloodcell.train.checkpoints import read_monitor
 from bloodcell.train.runs import CKPT_PATH, list_versions
 
+_MOST_EPOCHS = 1000  # of a Trainer without limits
 AUTO = "auto"  # value of --resume: resume if there is a checkpoint, otherwise start a new run
 
 
@@ -150,8 +151,10 @@ def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
         return False
     # config.yaml may be that of an attempt to extend the run; the oldest scores lack the limits
     found: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
-    before = found.get("limits") or _config(path)["trainer"]
-    return not any(_limit(wanted[key]) > _limit(before[key]) for key in ("max_epochs", "max_steps"))
+    before, now = found.get("limits") or _config(path)["trainer"], dict(wanted)
+    if now["max_epochs"] is None and _limit(before["max_epochs"]) < math.inf:
+        now["max_epochs"] = _MOST_EPOCHS
+    return not any(_limit(now[key]) > _limit(before[key]) for key in ("max_epochs", "max_steps"))
 
 
 def _limit(most: int | None) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -15,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from bloodcell.data.datamodule import BloodCells
+from bloodcell.data.identity import find_trained
 from bloodcell.data.table import PARTS
 from bloodcell.errors import InputError
 from bloodcell.files import at_home, write_whole
@@ -198,8 +198,9 @@ def check_unseen(checkpoint: dict[str, Any], data: BloodCells, part: str) -> Non
     Raises:
         InputError: if the part contains training images of the checkpoint.
     """
-    wanted = data.image_keys(part)
-    seen = int(torch.isin(wanted, data_state(checkpoint)[TRAINED_ON]).sum())
+    wanted = data.parts[part]
+    trained_on = data_state(checkpoint)[TRAINED_ON]
+    seen = int(find_trained(data.table, data.source, wanted, trained_on).sum())
     if seen:
         raise InputError(
             f"{seen:,} of the {len(wanted):,} images to be scored were trained on. The data must "
@@ -220,7 +221,10 @@ def check_new_to(trained_on: Tensor, data: BloodCells, weights: str) -> None:
     Raises:
         InputError: if the weights were trained on images of the test part.
     """
-    seen = {part: int(torch.isin(data.image_keys(part), trained_on).sum()) for part in PARTS}
+    seen = {
+        part: int(find_trained(data.table, data.source, data.parts[part], trained_on).sum())
+        for part in PARTS
+    }
     if seen["test"]:
         raise InputError(
             f"model.weights={weights} were trained on {seen['test']:,} of the "

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from bloodcell.data.batches import Batch
-from bloodcell.train.lightning_internals import skip_sigterm_broadcast
+from bloodcell.train.lightning_internals import count_epochs, skip_sigterm_broadcast
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGUSR1"):  # not on Windows
@@ -82,6 +82,10 @@ class StopGently(Callback):
         self._before: dict[signal.Signals, Any] = {}
         self._trains = self._leader = False
         self._interval = Interval(_AGREE_EVERY)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepares Lightning's loops before they are restored from a checkpoint."""
+        count_epochs(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Installs the handlers."""

@@ -109,7 +109,7 @@ class Classifier(LightningModule):
         make_plain(self.hparams)
         self.own_optimizer, self.own_scheduler, self.compile_how = optimizer, scheduler, compile
         self.class_names, self.image_size, self.freeze_trunk = class_names, image_size, freeze
-        self.lr, self.smoothing, self.seed, self.schedule = lr, smoothing, seed, schedule
+        self.lr, self.smoothing, self.seed, self.schedule = float(lr), smoothing, seed, schedule
         config = read_pretrained_config(backbone, weights := self.hparams["weights"])
         self.pretrained_config = replace(config, white_balance=white_balance)
         self.network = build_network(self.hparams, self.pretrained_config)

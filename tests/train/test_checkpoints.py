@@ -20,7 +20,8 @@ from bloodcell.cli.main import main
 from bloodcell.data.batches import Batch
 from bloodcell.errors import InputError
 from bloodcell.evaluate.history import read_history
-from bloodcell.train.checkpoints import KeepLast, WholeFiles, read_monitor
+from bloodcell.train.checkpoints import WholeFiles, read_monitor
+from bloodcell.train.signals import StopGently
 from bloodcell.train.task import Classifier
 from bloodcell.train.trainer import callbacks
 
@@ -145,7 +146,7 @@ def test_a_run_whose_extension_failed_is_not_finished(
     more = ["fit", *small, "--ckpt_path", "last", "--trainer.max_epochs", "3"]
     main(["fit", *small])
     with monkeypatch.context() as patch:
-        patch.setattr(KeepLast, "on_fit_start", fail)
+        patch.setattr(StopGently, "on_fit_start", fail)
         assert "no memory" in refused(*more)
     main(more)
     assert len(read_history(Path("lightning_logs/c/version_0/metrics.csv"))) == 3

@@ -1,12 +1,14 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from bloodcell.errors import InputError
-from bloodcell.train.resume import last_checkpoints, run_folder
+from bloodcell.train.resume import is_finished, last_checkpoints, run_folder
 from bloodcell.train.runs import RunLogger, check_same, settings
 
 
@@ -66,3 +68,15 @@ def test_only_a_run_that_goes_on_can_be_started_again() -> None:
         check_same(checkpoint, config, also_data=True)
     with pytest.raises(InputError, match=rf"{rule}\.$"):
         check_same(checkpoint, config, also_data=False)
+
+
+def test_a_run_without_limits_may_be_finished(tmp_path: Path) -> None:
+    """Lightning then trains for at most 1,000 epochs."""
+    none = {"max_epochs": None, "max_steps": -1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": none}))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert not is_finished(last, none)
+    (tmp_path / "scores.json").write_text(json.dumps({"limits": none | {"max_epochs": 1000}}))
+    assert is_finished(last, none)
+    assert not is_finished(last, none | {"max_epochs": -1})
+    assert not is_finished(last, none | {"max_epochs": 1001})

@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -108,3 +111,10 @@ def test_precision_by_itself(
 def test_mixed_precision_on_a_gpu() -> None:
     trainer = Trainer(accelerator="gpu", precision=best_precision("gpu"), logger=False)  # type: ignore[arg-type]
     assert "mixed" in trainer.precision
+
+
+def test_settings_of_other_types_are_stored_plain() -> None:
+    model = classifier(weights=Path("none"), lr=np.float64(1e-3), hidden=[np.int64(8)])
+    assert (model.hparams["weights"], model.hparams["hidden"]) == ("none", [8])
+    assert type(model.hparams["hidden"][0]) is int
+    assert type(model.lr) is type(model.hparams["lr"]) is float
