@@ -11,7 +11,8 @@ import torch
 from arguments import existing, make_parser, short_errors
 from torch import Tensor, nn
 
-from bloodcell.infer.inputs import decode_batches, find_images
+from bloodcell.infer.decoding import decode_batches
+from bloodcell.infer.inputs import find_images
 from bloodcell.infer.saved import load_saved
 from bloodcell.infer.torch_runtime import as_images
 

@@ -25,7 +25,7 @@ from bloodcell import machine
 from bloodcell.data.crop import Pixels
 from bloodcell.errors import require
 from bloodcell.infer.agreement import sample_images
-from bloodcell.infer.inputs import decode_batches
+from bloodcell.infer.decoding import decode_batches
 from bloodcell.infer.onnx_runtime import OnnxModel
 from bloodcell.infer.prepare import prepare_network
 from bloodcell.infer.runtime import Probabilities

@@ -26,7 +26,7 @@ from bloodcell.audit.store import open_store
 from bloodcell.data.decode import note_of, open_rgb
 from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.data.source import Source, open_source
-from bloodcell.data.table import Row, Table, build_table
+from bloodcell.data.table import Row, Table, build_table, count_outside
 from bloodcell.datasets.chula import BOXES
 from bloodcell.errors import InputError, reason, renamed, require
 from bloodcell.files import check_place, write_whole
@@ -132,6 +132,7 @@ def _audit_pixels(source: Source, table: Table) -> tuple[dict[str, Any], Copies,
     found = describe(table, files, copies, rows) | {
         "root": str(source.root),
         "left_out": dict(source.left_out),
+        "outside": count_outside(table, source) + table.unlabelled,
         "seconds": round(time.perf_counter() - start, 1),
     }
     return found, copies, rows

@@ -16,6 +16,7 @@ from bloodcell.errors import listed
 from bloodcell.text import clock
 
 _SHOWN = 3  # items per list; the JSON file lists all
+_OUTSIDE = "{:,} images outside of the class or split folders, or without a line in the label table"
 _SEVERAL = "more than one of train, val and test"
 
 
@@ -23,7 +24,8 @@ def print_audit(found: dict[str, Any]) -> None:
     """Prints the findings.
 
     Args:
-        found: result of `bloodcell.audit.findings.describe`, plus `root`, `left_out`, `seconds`.
+        found: result of `bloodcell.audit.findings.describe`, plus `root`, `left_out`, `outside`
+            and `seconds`.
     """
     console = Console()
     table = Table(box=box.SIMPLE_HEAD)
@@ -82,6 +84,7 @@ def _file_notes(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("equal pixels", f"files that repeat another: {equal:,}" if equal else "none"),
         *(("note", line) for line in summarise(found["notes"])),
         *([("left out", str(LeftOut(found["left_out"])))] if found["left_out"] else []),
+        *([("left out", _OUTSIDE.format(found["outside"]))] if found["outside"] else []),
     ]
 
 

@@ -17,7 +17,7 @@ from bloodcell.data.decode import open_rgb
 from bloodcell.data.image_files import READ_ERRORS
 from bloodcell.data.source import Source
 from bloodcell.data.table import Table
-from bloodcell.datasets.classes import plain
+from bloodcell.datasets.classes import find_class
 from bloodcell.errors import InputError, listed
 from bloodcell.evaluate.doubts import Doubt, Votes, average, rank
 from bloodcell.files import write_whole
@@ -62,22 +62,13 @@ def examine_labels(
 
 
 def _rank(photographs: Photographs, opinions: Sequence[Opinion]) -> list[Doubt]:
-    """Ranks the labels; classes of different spelling are the same, as in `plain`."""
+    """Ranks the labels; classes of different spelling are the same, as in `find_class`."""
     table = photographs.table
     names = list(table.class_names)
-    index = {plain(name): place for place, name in enumerate(names)}
     for name in (name for one in opinions for name in one.class_names):
-        if index.setdefault(plain(name), len(names)) == len(names):
+        if find_class(name, names) is None:
             names.append(name)
-    votes = [
-        Votes(
-            one.photo,
-            one.probability,
-            np.array([index[plain(name)] for name in one.class_names]),
-        )
-        for one in opinions
-        if len(one.photo)
-    ]
+    votes = [_as_votes(one, names) for one in opinions if len(one.photo)]
     first = [table.rows[i] for i in photographs.first.tolist()]
     return rank(
         photographs.name,
@@ -87,6 +78,13 @@ def _rank(photographs: Photographs, opinions: Sequence[Opinion]) -> list[Doubt]:
         names,
         average(votes, photographs.label, len(names)),
     )
+
+
+def _as_votes(opinion: Opinion, names: Sequence[str]) -> Votes:
+    """Returns the answers of a model in the order of the names; classes of one name are added."""
+    places = [find_class(name, names) for name in opinion.class_names]
+    classes, column = np.unique(np.array(places, np.int64), return_inverse=True)
+    return Votes(opinion.photo, opinion.probability @ np.eye(len(classes))[column], classes)
 
 
 def _print(photographs: Photographs, opinions: Sequence[Opinion], doubts: Sequence[Doubt]) -> None:

@@ -99,7 +99,9 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
             return _finish(deep.image, "; ".join(filter(None, (note, deep.note))))
     except UnidentifiedImageError as error:
         raise ValueError("not an image in a supported format") from error
-    except (OSError, SyntaxError, *_BOMBS) as error:
+    except _BOMBS as error:
+        raise ValueError(f"more than the {most_pixels:,} pixels allowed for one image") from error
+    except (OSError, SyntaxError) as error:
         raise ValueError(str(error)) from error
 
 

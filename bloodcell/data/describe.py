@@ -8,7 +8,7 @@ from bloodcell.data.crop import AUTO, check_field
 from bloodcell.data.decode import check_image_size
 from bloodcell.data.source import Source
 from bloodcell.data.splits import count_photos, shared_photos
-from bloodcell.data.table import Table
+from bloodcell.data.table import Table, count_outside
 from bloodcell.errors import listed, require, require_number
 
 _MOST_CLASSES = 20  # that are named in the description
@@ -30,7 +30,7 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
         )
     if table.unlabelled:
         lines.append(f"data.labels has no line for {table.unlabelled:,} images: they are left out.")
-    if outside := _count_outside(table, source):
+    if outside := count_outside(table, source):
         places = "outside of the class or split folders"
         lines.append(f"{outside:,} images are {places}: they are left out.")
     if source.left_out:
@@ -43,15 +43,6 @@ def describe(table: Table, source: Source, split: str, parts: dict[str, list[int
             "scores measure memorisation; data.split=photo measures generalisation."
         )
     return "\n".join(lines)
-
-
-def _count_outside(table: Table, source: Source) -> int:
-    """Counts the images without a class folder; named data sets have some on purpose."""
-    sets = source.sets or {source.name: source}
-    own = {name: one for name, one in sets.items() if not one.dataset}
-    used = sum(row.dataset in own for row in table.rows)
-    found = sum(len(one.sizes) for one in own.values())
-    return found - used - table.unlabelled if own else 0
 
 
 def _describe_classes(table: Table, parts: Mapping[str, list[int]]) -> str:

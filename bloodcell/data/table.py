@@ -111,6 +111,15 @@ def build_table(
     return Table(tuple(rows), tuple(classes), unmapped, hash_facts(rows, source), unlabelled)
 
 
+def count_outside(table: Table, source: Source) -> int:
+    """Counts the images without a class folder; named data sets have some on purpose."""
+    sets = source.sets or {source.name: source}
+    own = {name: one for name, one in sets.items() if not one.dataset}
+    used = sum(row.dataset in own for row in table.rows)
+    found = sum(len(one.sizes) for one in own.values())
+    return found - used - table.unlabelled if own else 0
+
+
 def list_rows(
     source: Source,
     photo_table: Path | str | None,

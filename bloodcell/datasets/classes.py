@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _SHORT_NAME = 4  # letters; in names up to this length, a final s may belong to an abbreviation
 _SINGULAR = ("ss", "is", "us")  # ends of names in the singular
@@ -42,3 +43,17 @@ def common(name: str) -> str:
     """Returns the common name of a class; of a class without one, its `plain` name."""
     text = plain(name)
     return _COMMON_NAME.get(text) or _COMMON_NAME.get(text.removesuffix("s"), text)
+
+
+def find_class(name: str, names: Sequence[str]) -> int | None:
+    """Returns the index of a class in a list, by its plain or else by its common name.
+
+    Args:
+        name: the class.
+        names: the list; a common name counts if a single one of them has it.
+    """
+    for form in (plain, common):
+        found = [place for place, other in enumerate(names) if form(other) == form(name)]
+        if len(found) == 1:
+            return found[0]
+    return None

@@ -12,7 +12,7 @@ import numpy as np
 from bloodcell.data.crop import Pixels
 from bloodcell.data.decode import open_rgb
 from bloodcell.data.image_files import READ_ERRORS
-from bloodcell.datasets.classes import plain
+from bloodcell.datasets.classes import find_class
 from bloodcell.errors import InputError, reason
 from bloodcell.evaluate.tables import print_wide
 from bloodcell.infer.inputs import Named, find_images
@@ -163,8 +163,8 @@ def print_agreement(
         folders: folder name of each image.
         class_names: the classes.
     """
-    number = {plain(name): place for place, name in enumerate(class_names)}
-    true = np.array([number.get(plain(folder), -1) for folder in folders])
+    number = {folder: find_class(folder, class_names) for folder in set(folders)}
+    true = np.array([-1 if (one := number[folder]) is None else one for folder in folders])
     labelled = true >= 0
     rows = []
     for label, size, measured, agreement in zip(

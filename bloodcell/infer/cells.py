@@ -20,9 +20,10 @@ from bloodcell.evaluate.figures.cells import draw_cells
 from bloodcell.evaluate.metrics import Estimate, independent_interval
 from bloodcell.evaluate.scores import CONFUSION
 from bloodcell.evaluate.unseen import UNSEEN
-from bloodcell.files import at_home, write_whole_bytes
+from bloodcell.files import write_whole_bytes
 from bloodcell.infer.answers import Answer
-from bloodcell.infer.inputs import NO_CELL
+from bloodcell.infer.decoding import NO_CELL
+from bloodcell.infer.inputs import reads
 from bloodcell.infer.runtime import Runtime
 
 
@@ -37,9 +38,14 @@ class Uncounted(Enum):
 
 Counts = Counter[str | Uncounted]
 
-_LEGEND = (
+_WILSON = (
     "The 95 % intervals (Wilson) show how far each share can be from that of the whole smear.\n"
-    "They do not include errors of the model, which has no table of its errors."
+    "They do not include errors of the model"
+)
+_LEGEND = f"{_WILSON}, which has no table of its errors."
+_LEGEND_OF_SURE = (
+    f"{_WILSON}: with --abstain, the counted cells have\n"
+    "fewer than those on which its errors were measured, so the shares are not corrected."
 )
 _CORRECTED = (
     "Corrected: the share without the errors that the model makes, as measured on {}.\n"
@@ -87,14 +93,11 @@ class Cells(NamedTuple):
             return
         if self.draw.exists() and not self.draw.is_dir():
             raise InputError(f"--draw {self.draw} is a file. Give a folder for the drawings.")
-        place = self.draw.resolve()
-        for word in given:
-            folder = at_home(word).resolve()
-            if folder.is_dir() and (place == folder or folder in place.parents):
-                raise InputError(
-                    f"--draw {self.draw} is in {word}: the next call would read the drawings as "
-                    "images of the slide. Give a folder outside of it."
-                )
+        if word := reads(given, self.draw):
+            raise InputError(
+                f"--draw {self.draw} is in {word}: the next call would read the drawings as "
+                "images of the slide. Give a folder outside of it."
+            )
 
     def prepare(self, model: Runtime) -> Runtime:
         """Returns the model that classifies squares cropped around cells.
@@ -163,8 +166,10 @@ def differential(
     """
     numbers = [counts[name] for name in names]
     total, wide = sum(numbers), max(map(len, names))
-    lines, legend = [f"{total:,} white cell{'s' * (total != 1)}"], _LEGEND
-    tested = (scores or {}).get(CONFUSION)
+    lines = [f"{total:,} white cell{'s' * (total != 1)}"]
+    unsure = counts[Uncounted.UNSURE]  # the others have fewer errors than all tested images
+    tested = None if unsure else (scores or {}).get(CONFUSION)
+    legend = _LEGEND_OF_SURE if unsure else _LEGEND
     if tested and total:
         corrected = estimate_shares(numbers, np.array(tested["counts"], float))
         legend = _CORRECTED.format(tested["of"], total)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bloodcell.data.decode import Notes
+from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require
 from bloodcell.evaluate.figures.explained import Explained, draw_explained
 from bloodcell.evaluate.figures.style import save
 from bloodcell.files import check_place, is_folder
-from bloodcell.infer.inputs import Decoded, Named, check_given, decode_batches, find_images
+from bloodcell.infer.decoding import Decoded, decode_batches
+from bloodcell.infer.inputs import Named, check_given, find_images, reads
 from bloodcell.infer.open import find_trained
 from bloodcell.infer.tally import UNLIKE_IMAGES
 
@@ -46,6 +49,12 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     one_each = is_folder(out)
     if not one_each:
         check_place("--out", out, ".png")
+    if (one_each or path.exists()) and (word := reads(images, path)):
+        what = "these figures would be read as images" if one_each else "it would be replaced"
+        raise InputError(
+            f"--out {out} is one of the images of {word}, or among them: {what}. Give "
+            "another place."
+        )
     opened = find_trained(model)
     from bloodcell.infer.saved import load_saved  # imports torch: after the checks
 
@@ -53,12 +62,16 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     rule = "a model whose trunk outputs a feature map, e.g. a convolutional network"
     require(saved.network.has_map, "--model", saved.description.backbone, rule)
     failed: list[Decoded] = []
+    left_out, notes = LeftOut(), Notes()
     name = saved.description.name
     draw = _draw_each if one_each else _draw_together
     with ExitStack() as archives:
-        unlike = draw(name, _explain(saved, find_images(images, archives), failed), path)
+        found = find_images(images, archives, left_out)
+        unlike = draw(name, _explain(saved, found, failed, notes), path)
     if unlike:
         print(f"{UNLIKE_IMAGES.format(unlike)}.", file=sys.stderr)
+    for line in [*notes.lines(), *([str(left_out)] if left_out else [])]:
+        print(line, file=sys.stderr)
     for bad in failed:
         print(f"{bad.name}: {bad.error}", file=sys.stderr)
     return not failed
@@ -90,12 +103,17 @@ def _draw_together(title: str, images: Iterator[Explained], path: Path) -> int:
     return sum(bool(image.unlike) for image in drawn)
 
 
-def _explain(saved: "Saved", images: Iterator[Named], failed: list[Decoded]) -> Iterator[Explained]:
+def _explain(
+    saved: "Saved", images: Iterator[Named], failed: list[Decoded], notes: Notes
+) -> Iterator[Explained]:
     from bloodcell.infer.heat import find_heat
 
     names = saved.description.class_names
     for batch in decode_batches(images, saved.description.input_format, _BATCH_SIZE):
         failed += [image for image in batch if image.pixels is None]
+        for image in batch:
+            if image.note:
+                notes.add(image.name, image.note)
         good = [(image.name, image.pixels) for image in batch if image.pixels is not None]
         if not good:
             continue

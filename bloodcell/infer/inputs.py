@@ -1,26 +1,21 @@
-"""Finds and decodes images in files, folders and archives, or listed on the standard input."""
+"""Finds images in files, folders and archives, or listed on the standard input."""
 
 import contextlib
 import glob
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from fnmatch import fnmatch
 from functools import cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from zipfile import ZipFile, ZipInfo
 
 from PIL import Image
 
-from bloodcell.data.cell import Cell
-from bloodcell.data.crop import AUTO, Field, InputFormat, Pixels, show, show_cells
-from bloodcell.data.decode import note_of, open_rgb
+from bloodcell.data.crop import Pixels
+from bloodcell.data.decode import open_rgb
 from bloodcell.data.image_files import (
     IMAGE_SUFFIXES,
-    READ_ERRORS,
     LeftOut,
     archived_images,
     open_archive,
@@ -28,13 +23,10 @@ from bloodcell.data.image_files import (
     read_file,
     walk_images,
 )
-from bloodcell.errors import InputError, reason
+from bloodcell.errors import InputError
 from bloodcell.files import at_home, read_listed
-from bloodcell.machine import usable_cpus
 
 STDIN = "-"
-NO_CELL = "no white cell found"
-_AHEAD = 3  # batches that are decoded while one is classified
 
 
 class Input(Protocol):
@@ -86,26 +78,6 @@ class InMemory(NamedTuple):
         return Image.fromarray(self.pixels)
 
 
-class Decoded(NamedTuple):
-    """A decoded image, or the reason why decoding failed.
-
-    Attributes:
-        name: the image's name in the output.
-        pixels: (H, W, 3) in the model's input format; None if decoding failed.
-        error: reason why decoding failed; empty otherwise.
-        cell: position of the cell in the picture; None for a whole image.
-        read: reads the picture's bytes again; all cells of a picture share this object.
-        note: how the picture was changed when it was read, e.g. scaled; empty if it was not.
-    """
-
-    name: str
-    pixels: Pixels | None
-    error: str
-    cell: Cell | None = None
-    read: Callable[[], bytes] | None = None
-    note: str = ""
-
-
 def check_given(given: Sequence[str]) -> None:
     """Checks that the command line has at least one path, and that all exist.
 
@@ -121,6 +93,21 @@ def check_given(given: Sequence[str]) -> None:
         path = at_home(word)
         if not (word == STDIN or path.exists() or glob.has_magic(word) or _archive_above(path)):
             raise InputError(_missing(word))
+
+
+def reads(given: Sequence[str], place: Path) -> str:
+    """Returns the path or pattern that reads the images in a folder, or an image; else empty.
+
+    Args:
+        given: files, folders and patterns.
+        place: the folder or the image, which need not exist.
+    """
+    places = [place.resolve(), *place.resolve().parents]
+    for word in given:
+        path = at_home(word).resolve()
+        if path in places or any(fnmatch(str(one), str(path)) for one in places):
+            return word
+    return ""
 
 
 def find_images(
@@ -159,82 +146,6 @@ def find_images(
             raise InputError(f"{word}: contains no images. Looked for {kinds}.{others}")
 
 
-def decode_batches(
-    images: Iterable[Input], input_format: InputFormat | None, batch_size: int
-) -> Iterator[list[Decoded]]:
-    """Yields batches of images, decoded on all cores a few batches ahead.
-
-    Args:
-        images: the images.
-        input_format: the model's input format; None keeps whole images, reduced if they are large.
-        batch_size: images per list; the last list may be shorter.
-    """
-
-    def whole(name: str, image: Image.Image) -> list[Decoded]:
-        return [Decoded(name, show(image, input_format), "")]
-
-    yield from _decode_ahead(images, whole, batch_size)
-
-
-def decode_cells(
-    images: Iterable[Input], size: int, field: Field, batch_size: int
-) -> Iterator[list[Decoded]]:
-    """Yields batches of white cells, found on all cores a few batches ahead.
-
-    Args:
-        images: the pictures. A picture that has no white cell, or is too small for the field of
-            view, yields one `Decoded` with an error.
-        size: side of the square crops around the cells in pixels.
-        field: width of the field of view relative to the Kaggle images'; 2 is twice as wide, `auto`
-            measures it.
-        batch_size: pictures decoded together, and largest number of cells per list.
-    """
-
-    def cells(name: str, image: Image.Image) -> list[Decoded]:
-        found = show_cells(image, size, field)
-        decoded = [Decoded(name, pixels, "", cell) for cell, pixels in found]
-        return decoded or [Decoded(name, None, f"{NO_CELL}; {_hint(field)}")]
-
-    for together in _decode_ahead(images, cells, batch_size):
-        for start in range(0, len(together), batch_size):
-            yield together[start : start + batch_size]
-
-
-def _hint(field: Field) -> str:
-    if field == AUTO:
-        return "if the picture shows one, the width of its field was measured wrongly: set field"
-    return f"if the field of view is wider than about {6.4 * field:.3g} red cells, set field"
-
-
-Make = Callable[[str, Image.Image], list[Decoded]]
-
-
-def _decode_ahead(images: Iterable[Input], make: Make, batch_size: int) -> Iterator[list[Decoded]]:
-    """Yields the joined results of `make` for every `batch_size` images."""
-    waiting: deque[list[Future[list[Decoded]]]] = deque()
-    with ThreadPoolExecutor(usable_cpus()) as pool:
-        try:
-            coming = iter(images)
-            while chunk := list(islice(coming, batch_size)):
-                waiting.append([pool.submit(_decode, image, make) for image in chunk])
-                if len(waiting) > _AHEAD:
-                    yield [one for future in waiting.popleft() for one in future.result()]
-            while waiting:
-                yield [one for future in waiting.popleft() for one in future.result()]
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _decode(image: Input, make: Make) -> list[Decoded]:
-    try:
-        opened = image.open()
-        note = note_of(opened)
-        return [one._replace(read=image.read, note=note) for one in make(image.name, opened)]
-    except READ_ERRORS as error:
-        system = error.strerror if isinstance(error, OSError) else None
-        return [Decoded(image.name, None, system or reason(error), read=image.read)]
-
-
 def _file(path: str) -> Named:
     return Named(path, partial(read_file, Path(path)))
 
@@ -260,8 +171,9 @@ def _find(word: str, entries: Callable[[Path], _Entries], left_out: LeftOut) -> 
     if path.is_file():
         return iter([_file(str(path))])
     if glob.has_magic(word):
-        matches = glob.iglob(str(path), recursive=True)  # noqa: PTH207  may be absolute
-        return (one for match in matches for one in _matched(Path(match), left_out))
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  may be absolute
+        found = (one for match in matches for one in _matched(Path(match), entries, left_out))
+        return _each_once(found)
     raise InputError(_missing(word))
 
 
@@ -275,9 +187,20 @@ def _missing(word: str) -> str:
     return f"{word}: no such file or folder."
 
 
-def _matched(path: Path, left_out: LeftOut) -> Iterator[Named]:
+def _each_once(images: Iterable[Named]) -> Iterator[Named]:
+    """Leaves out images that a pattern such as `**` matches in several ways."""
+    seen = set[str]()
+    for image in images:
+        if image.name not in seen:
+            seen.add(image.name)
+            yield image
+
+
+def _matched(path: Path, entries: Callable[[Path], _Entries], left_out: LeftOut) -> Iterator[Named]:
     if path.is_dir():
         yield from _folder(path, left_out)
+    elif path.suffix.lower() == ".zip":
+        yield from _archived(path, path, entries)
     elif left_out.passes(path.name):
         yield _file(str(path))
 

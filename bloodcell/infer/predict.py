@@ -19,15 +19,8 @@ from bloodcell.errors import InputError, require_number
 from bloodcell.files import at_home
 from bloodcell.infer.answers import Answer, check_out, open_writer
 from bloodcell.infer.cells import Cells, Uncounted
-from bloodcell.infer.inputs import (
-    STDIN,
-    Decoded,
-    Input,
-    check_given,
-    decode_batches,
-    decode_cells,
-    find_images,
-)
+from bloodcell.infer.decoding import Decoded, decode_batches, decode_cells
+from bloodcell.infer.inputs import STDIN, Input, check_given, find_images
 from bloodcell.infer.onnx_runtime import OnnxModel, OnnxSquares
 from bloodcell.infer.open import open_model
 from bloodcell.infer.runtime import AUTO, Classified, Runtime, classify_views

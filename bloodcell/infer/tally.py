@@ -9,7 +9,7 @@ from bloodcell.data.decode import Notes
 from bloodcell.data.image_files import LeftOut
 from bloodcell.infer.answers import Answer
 from bloodcell.infer.cells import Counts, Uncounted, differential
-from bloodcell.infer.inputs import NO_CELL
+from bloodcell.infer.decoding import NO_CELL
 
 UNLIKE_IMAGES = "unlike all training images: {:,}. Their classes are unreliable"
 

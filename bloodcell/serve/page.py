@@ -1,5 +1,6 @@
 """The web page of `serve`, which shows uploaded images with their predictions."""
 
+import contextlib
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,9 +78,9 @@ def theme() -> Any:
 
 
 def _head(description: Description) -> str:
-    accuracy = description.scores.get("test", {}).get("by_file", {}).get("accuracy")
     scored = ""
-    if accuracy:
+    with contextlib.suppress(LookupError, TypeError):  # old runs lack some of the scores
+        accuracy = description.scores["test"]["by_file"]["accuracy"]
         seen = description.scores["test_photos_also_in_training"]
         scored = (
             f" Accuracy {accuracy['value']:.2f} [{accuracy['low']:.2f}, {accuracy['high']:.2f}] "

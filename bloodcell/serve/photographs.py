@@ -1,7 +1,9 @@
 """Opens the training photographs of a model for the page."""
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +67,8 @@ def open_photographs(
     """
     if source is None or gallery is None:
         return lambda _: None
-    missing = [file for file in gallery.files if file not in source.sizes]
+    names = _find_names(source, gallery.files)
+    missing = [file for file in gallery.files if file not in names]
     if missing and wanted:
         raise InputError(
             f"--data {source.root} lacks {len(missing):,} of {len(gallery.files):,} photographs "
@@ -76,12 +79,41 @@ def open_photographs(
         return lambda _: None
     read = opened.enter_context(source.reader())
 
-    def show(name: str) -> Image.Image | None:
+    def show(file: str) -> Image.Image | None:
         try:
-            picture = open_rgb(read(name))
+            picture = open_rgb(read(names[file]))
         except (*READ_ERRORS, KeyError):  # removed since the server started
             return None
         picture.thumbnail((_SIDE, _SIDE))
         return picture
 
     return show
+
+
+def _find_names(source: Source, files: Iterable[str]) -> dict[str, str]:
+    """Returns the names of training photographs in a source, which may have other outer folders.
+
+    Args:
+        source: folder or archive, or several, whose names are then the first folder.
+        files: names of the photographs in the data that the model was trained on.
+    """
+
+    def key(name: str) -> tuple[str, str]:
+        return name.split("/")[0] if source.sets else "", name.split("/")[-1]
+
+    alike = defaultdict[tuple[str, str], list[str]](list)
+    for name in source.sizes:
+        alike[key(name)].append(name)
+    found: dict[str, str] = {}
+    for file in files:
+        ends = Counter({name: _shared_end(name, file) for name in alike[key(file)]})
+        (best, length), (_, second) = [*ends.most_common(2), ("", 0), ("", 0)][:2]
+        if file in source.sizes or length > second:
+            found[file] = file if file in source.sizes else best
+    return found
+
+
+def _shared_end(one: str, other: str) -> int:
+    """Returns the number of equal names at the ends of two paths."""
+    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -26,7 +26,7 @@ from bloodcell.data.datamodule import BloodCells
 from bloodcell.data.splits import spread
 from bloodcell.errors import InputError, require
 from bloodcell.evaluate.speeds import Speeds, print_speeds, write_speeds
-from bloodcell.files import cache_folder
+from bloodcell.files import cache_folder, check_place
 from bloodcell.memory import is_full
 from bloodcell.model.compiled import CompiledPass
 from bloodcell.train.optimizers import build_like
@@ -65,8 +65,7 @@ def check_benchmark(config: Any) -> None:
     sizes, rule = config.batch_sizes, "a list of batch sizes over 0, e.g. [32,128]"
     require(min(sizes, default=1) > 0, "--batch_sizes", sizes, rule)
     require(config.seconds > 0, "--seconds", config.seconds, "over 0, e.g. 15")
-    out, rule = Path(config.out or "."), "a file in a folder that exists"
-    require(out.absolute().parent.is_dir(), "--out", out, rule)
+    check_place("--out", config.out, ".json")
     devices, rule = config.trainer.devices, "1: one device is measured"
     require(devices in ("auto", 1, "1"), "trainer.devices", devices, rule)
     config.model.schedule = "constant"  # a cosine has no end here, and costs no time

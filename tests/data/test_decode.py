@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ from PIL import Image
 
 from bloodcell.data import decode as decoding
 from bloodcell.data.crop import InputFormat
-from bloodcell.data.decode import allocate, check_readable, decode, decode_into
+from bloodcell.data.decode import allocate, check_readable, decode, decode_into, open_rgb
 from bloodcell.data.source import open_source
 from bloodcell.errors import InputError
 
@@ -101,3 +103,16 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_free_memory", lambda: 10_000)
     with pytest.raises(InputError, match=r"image_size=64 needs .* GiB for 4 images.*smaller"):
         allocate(4, 64)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_500, 20_000])
+def test_a_picture_with_too_many_pixels(side: int) -> None:
+    """Below and above the size from which Pillow itself refuses an image."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = b""
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b""))):
+        checked = kind + data
+        chunks += struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+    with pytest.raises(ValueError, match=r"more than the 89"):
+        open_rgb(b"\x89PNG\r\n\x1a\n" + chunks)

@@ -20,7 +20,7 @@ from PIL import Image
 from bloodcell.data.source import open_source
 from bloodcell.data.table import build_table
 from bloodcell.datasets import chula, pbc
-from bloodcell.datasets.classes import common
+from bloodcell.datasets.classes import common, find_class
 from bloodcell.datasets.downloads import download_file
 from bloodcell.datasets.named import recognise
 from bloodcell.errors import InputError
@@ -302,3 +302,17 @@ def test_the_copies_of_two_laboratories(real_zip: Path) -> None:
         (line["class"], line["slide"]) for line in lines
     )
     assert all(chula.slide_of(line["file"]) == line["slide"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "found"),
+    [
+        ("immature granulocyte", ["ba", "ig"], 1),
+        ("Monocytes", ["mo", "monocyte"], 1),
+        ("neutrophil", ["SNE", "BNE"], None),
+        ("neutrophil", ["SNE", "ly"], 0),
+        ("blast", ["ba", "ig"], None),
+    ],
+)
+def test_a_class_among_others(name: str, names: list[str], found: int | None) -> None:
+    assert find_class(name, names) == found

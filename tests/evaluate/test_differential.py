@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bloodcell.evaluate.differential import estimate_shares
-from bloodcell.infer.cells import Counts, differential
+from bloodcell.infer.cells import Counts, Uncounted, differential
 
 
 def test_without_errors_the_shares_are_those_of_the_counts() -> None:
@@ -69,3 +69,13 @@ def test_a_class_that_was_not_tested_keeps_its_share() -> None:
 def test_the_most_probable_share_is_reached_with_many_errors() -> None:
     found = estimate_shares([60, 40], np.array([[6e5, 4e5], [4e5, 6e5]]))
     assert found[1].value < 0.015
+
+
+def test_the_sure_cells_alone_are_not_corrected() -> None:
+    """They have fewer errors than all tested images, whose errors are known."""
+    scores = {"confusion": {"counts": [[90, 10], [5, 95]], "of": "200 test photographs"}}
+    counts = Counts({"a": 40, "b": 60, Uncounted.UNSURE: 20})
+    said = differential(counts, ["a", "b"], scores)
+    assert said == differential(counts, ["a", "b"]), "as without a table of errors"
+    assert "with --abstain, the counted cells have\nfewer than those" in said
+    assert "orrected:" not in said

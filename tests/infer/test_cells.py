@@ -256,6 +256,8 @@ def test_words_that_cannot_be_used(run: Path, model: str, slide: Path, refused: 
     for place, said in ((str(slide / "boxed"), "is in"), ("file", "is a file")):
         words = ("predict", str(slide), "--model", model, "--cells", "--draw", place)
         assert said in refused(*words)
+    words = ("predict", f"{slide}/*", "--model", model, "--cells", "--draw", str(slide / "boxed"))
+    assert f"is in {slide}/*: the next call would read the drawings" in refused(*words)
     assert "--field=0" in refused("predict", picture, "--model", model, "--cells", "--field", "0")
     assert not Path("drawn").exists()
 

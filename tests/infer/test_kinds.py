@@ -57,6 +57,13 @@ def test_predict_says_what_it_left_out_and_scaled(
         assert by_name["a8.png"]["p_MONOCYTE"] == by_name["b12.tif"]["p_MONOCYTE"]
 
 
+def test_explain_says_it_too(slide: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", str(slide), "--model", str(run)])
+    said = capsys.readouterr().err
+    assert f"{SCALED}: {slide}/b12.tif" in said
+    assert "3 files of unsupported types (2 .czi, 1 .heic) are skipped" in said
+
+
 def test_a_file_without_an_ending_is_read_only_by_its_own_path(slide: Path) -> None:
     (slide / "a8.png").rename(slide / "noext")
     with ExitStack() as archives:
@@ -127,3 +134,8 @@ def test_audit_says_it(
     said = capsys.readouterr().out
     assert "note         scaled so that 1 is white: b/f.tif" in said
     assert "left out     1 files of unsupported types (1 .nd2) are skipped" in said
+    assert found["outside"] == 0
+    (root / "b" / "0.png").rename(root / "loose.png")
+    main(["audit", str(root)])
+    said = capsys.readouterr().out
+    assert "left out     1 images outside of the class or split folders, or without a line" in said

@@ -296,6 +296,12 @@ def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
     assert len(list(Path("each.1").iterdir())) == 10
     main(["explain", folder, "--model", str(run), "--out", "each"])
     assert len(list(Path("each").glob("*.png"))) == 10
+    said = refused("explain", "each", "--model", str(run), "--out", "each/more")
+    assert "--out each/more is one of the images of each, or among them: these figures" in said
+    before = Path("explained.png").read_bytes()
+    said = refused("explain", "*.png", "--model", str(run), "--out", "explained.png")
+    assert "images of *.png, or among them: it would be replaced. Give another place" in said
+    assert Path("explained.png").read_bytes() == before
     many = str(smears / "images")
     assert "one figure holds at most 60 images" in refused("explain", many, "--model", str(run))
 
@@ -501,3 +507,14 @@ def test_nothing_heavy_is_imported_to_refuse(words: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_pattern_names_each_image_once(make_folders: Callable[..., Path]) -> None:
+    make_folders({"a": 2, "a/b": 1, ".": 1})
+    with zipfile.ZipFile("pictures/c.zip", "w") as archive:
+        archive.write("pictures/0.png", "0.png")
+    for pattern in ("pictures/**", "pictures/*"):
+        with ExitStack() as archives:
+            names = [image.name for image in find_images([pattern], archives)]
+        outside = ["pictures/0.png", "pictures/a/0.png", "pictures/a/1.png", "pictures/a/b/0.png"]
+        assert sorted(names) == [*outside, "pictures/c.zip/0.png"]

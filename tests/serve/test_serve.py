@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from bloodcell import load
-from bloodcell.data.source import open_source
+from bloodcell.data.source import Source, open_source
 from bloodcell.errors import InputError
 from bloodcell.infer.saved import load_saved
 from bloodcell.serve.api import make_api
 from bloodcell.serve.guard import Gate, TimelyProtocol
 from bloodcell.serve.opinion import Adviser
-from bloodcell.serve.photographs import find_source, open_photographs
+from bloodcell.serve.page import _head
+from bloodcell.serve.photographs import _find_names, find_source, open_photographs
 from bloodcell.serve.serve import allowed_hosts
 
 Refused = Callable[..., str]
@@ -130,7 +132,10 @@ def test_memory_that_runs_out_is_explained(
 def test_what_is_too_large_is_refused(
     served: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for side, said in ((9_000, "9,000 x 9,000 pixels, more than the 40"), (20_000, "bomb")):
+    for side, said in (
+        (9_000, "9,000 x 9,000 pixels, more than the 40"),
+        (20_000, "more than the 40,000,000 pixels"),
+    ):
         monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", None)
         file = io.BytesIO()
         Image.new("1", (side, side)).save(file, "PNG")
@@ -293,6 +298,9 @@ def test_the_training_photographs_are_shown(run: Path, smears: Path, tmp_path: P
         other.write_bytes(b"no image")
         strange = open_source(str(tmp_path / "other"))
         assert open_photographs(strange, gallery, False, opened)(gallery.files[0]) is None
+        above = open_source(str(smears))  # outside of the folder of the training
+        picture = open_photographs(above, gallery, True, opened)(gallery.files[0])
+        assert picture is not None
         with pytest.raises(InputError, match=r"--data .*other lacks \d+ of \d+ photographs"):
             open_photographs(strange, gallery, True, opened)
         both = open_source([str(source.root), str(tmp_path / "other")])
@@ -442,3 +450,24 @@ def test_missing_packages_are_named(
 def _touch(name: str) -> str:
     Path(name).touch()
     return os.fspath(Path(name))
+
+
+def test_photographs_of_several_data_sets_in_other_folders() -> None:
+    """The bundled model was trained on an archive with a folder `chula`; the named set has none."""
+    names = ("chula/B-1.jpg#1", "chula/B-2.jpg#1", "pbc/set/ba/1.jpg", "pbc/set/eo/1.jpg")
+    sizes = dict.fromkeys(names, 1)
+    one = Source(Path("one"), {}, {})
+    source = Source(Path("all"), sizes, sizes, sets={"chula": one, "pbc": one})
+    files = ["chula/chula/B-1.jpg#1", "pbc/pbc/eo/1.jpg", "pbc/pbc/mo/1.jpg", "kaggle/B-2.jpg#1"]
+    assert _find_names(source, files) == {
+        "chula/chula/B-1.jpg#1": "chula/B-1.jpg#1",
+        "pbc/pbc/eo/1.jpg": "pbc/set/eo/1.jpg",
+    }
+
+
+def test_the_head_of_a_model_with_old_scores(run: Path) -> None:
+    description = load_saved(run).description
+    assert "Accuracy" in _head(description)
+    old = {key: value for key, value in description.scores.items() if key != "photos"}
+    for scores in (old, {"test": []}, {}):
+        assert "Accuracy" not in _head(replace(description, scores=scores))

@@ -77,6 +77,7 @@ def test_the_traffic_of_a_compiled_network(
         ),
         (["--batch_sizes", "[45]"], "--batch_sizes=[45] cannot be used: it must be at most 44"),
         (["--seconds", "0"], "--seconds=0.0 cannot be used: it must be over 0"),
+        (["--out", "."], "--out=. cannot be used: it must be a file ending in .json"),
         (["--trainer.devices", "2"], "trainer.devices=2 cannot be used: it must be 1"),
     ],
 )
