@@ -100,7 +100,7 @@ def open_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ValueError("not an image in a supported format") from error
     except _BOMBS as error:
-        raise ValueError(f"more than the {most_pixels:,} pixels allowed for one image") from error
+        raise ValueError(f"more than the {most_pixels / 1e6:.0f} million pixels allowed") from error
     except (OSError, SyntaxError) as error:
         raise ValueError(str(error)) from error
 
