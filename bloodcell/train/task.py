@@ -227,8 +227,8 @@ class Classifier(LightningModule):
         """Returns Adam with Keras' epsilon or the given optimizer, with the given scheduler."""
         trained = [p for p in self.parameters() if p.requires_grad]
         fused = not self.trainer.gradient_clip_val  # Lightning cannot clip with fused Adam
-        given = {"lr": self.lr, "weight_decay": self.hparams["weight_decay"], "fused": fused}
-        adam = partial(optimizers.build_adam, **given)
+        decay = self.hparams["weight_decay"]
+        adam = partial(optimizers.build_adam, lr=self.lr, weight_decay=decay, fused=fused)
         own = optimizers.restored("optimizer", self.own_optimizer)
         optimizer = optimizers.prepare_optimizer((own or adam)(trained))
         return optimizers.with_scheduler(optimizer, self.own_scheduler)

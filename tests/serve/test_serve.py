@@ -467,5 +467,6 @@ def test_the_head_of_a_model_with_old_scores(run: Path) -> None:
     description = load_saved(run).description
     assert "Accuracy" in _head(description)
     old = {key: value for key, value in description.scores.items() if key != "photos"}
-    for scores in (old, {"test": []}, {}):
+    without: list[dict[str, Any]] = [old, {"test": []}, {}]
+    for scores in without:
         assert "Accuracy" not in _head(replace(description, scores=scores))
