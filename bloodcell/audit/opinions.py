@@ -72,7 +72,7 @@ class Photographs:
         Returns:
             (n,) whether an image of the photograph, or of its cell, is one of them.
         """
-        found: NDArray[np.bool_] = np.isin(self._keys, keys).any(axis=1)
+        found = np.logical_or.reduce(np.isin(self._keys, keys), axis=1)
         rest = set(np.setdiff1d(keys, self._keys).tolist())
         for i in np.flatnonzero(~found).tolist() if rest else []:
             row = self.table.rows[i]

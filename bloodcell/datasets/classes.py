@@ -50,10 +50,12 @@ def find_class(name: str, names: Sequence[str]) -> int | None:
 
     Args:
         name: the class.
-        names: the list; a common name counts if a single one of them has it.
+        names: the list. A common name and one of its synonyms are the same class, if it is the
+            only one; two synonyms are not, as they may be kinds (SNE and BNE are neutrophils).
     """
-    for form in (plain, common):
-        found = [place for place, other in enumerate(names) if form(other) == form(name)]
-        if len(found) == 1:
-            return found[0]
-    return None
+    own, joint = plain(name), common(name)
+    for place, other in enumerate(names):
+        if plain(other) == own:
+            return place
+    found = [i for i, one in enumerate(names) if plain(one) == joint or common(one) == own]
+    return found[0] if len(found) == 1 else None

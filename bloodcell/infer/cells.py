@@ -84,10 +84,10 @@ class Cells(NamedTuple):
         """Checks that the next call cannot read the drawings as images of the slide.
 
         Args:
-            given: files and folders to read.
+            given: files, folders and patterns to read.
 
         Raises:
-            InputError: if `--draw` is a file, or is inside one of these folders.
+            InputError: if `--draw` is a file, or they would read the drawings.
         """
         if self.draw is None:
             return
@@ -167,9 +167,9 @@ def differential(
     numbers = [counts[name] for name in names]
     total, wide = sum(numbers), max(map(len, names))
     lines = [f"{total:,} white cell{'s' * (total != 1)}"]
-    unsure = counts[Uncounted.UNSURE]  # the others have fewer errors than all tested images
-    tested = None if unsure else (scores or {}).get(CONFUSION)
-    legend = _LEGEND_OF_SURE if unsure else _LEGEND
+    tested, legend = (scores or {}).get(CONFUSION), _LEGEND
+    if tested and counts[Uncounted.UNSURE]:  # the others have fewer errors than all tested images
+        tested, legend = None, _LEGEND_OF_SURE
     if tested and total:
         corrected = estimate_shares(numbers, np.array(tested["counts"], float))
         legend = _CORRECTED.format(tested["of"], total)

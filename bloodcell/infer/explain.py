@@ -1,7 +1,7 @@
 """`bloodcell explain`: draws heat maps of the evidence for the predicted classes."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from bloodcell.data.image_files import LeftOut
 from bloodcell.errors import InputError, require
 from bloodcell.evaluate.figures.explained import Explained, draw_explained
 from bloodcell.evaluate.figures.style import save
-from bloodcell.files import check_place, is_folder
+from bloodcell.files import at_home, check_place, is_folder
 from bloodcell.infer.decoding import Decoded, decode_batches
 from bloodcell.infer.inputs import Named, check_given, find_images, reads
 from bloodcell.infer.open import find_trained
@@ -23,11 +23,12 @@ from bloodcell.infer.tally import UNLIKE_IMAGES
 if TYPE_CHECKING:
     from bloodcell.infer.saved import Saved
 
+_OUT = "explained.png"
 MOST = 60  # images per figure
 _BATCH_SIZE = 16
 
 
-def explain(images: list[str], model: str | None = None, out: str = "explained.png") -> bool:
+def explain(images: list[str], model: str | None = None, out: str = _OUT) -> bool:
     """Draws images beside heat maps of the evidence for their predicted class.
 
     Coloured, outlined regions support the predicted class.
@@ -49,12 +50,7 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     one_each = is_folder(out)
     if not one_each:
         check_place("--out", out, ".png")
-    if (one_each or path.exists()) and (word := reads(images, path)):
-        what = "these figures would be read as images" if one_each else "it would be replaced"
-        raise InputError(
-            f"--out {out} is one of the images of {word}, or among them: {what}. Give "
-            "another place."
-        )
+    _check_own(images, out, one_each)
     opened = find_trained(model)
     from bloodcell.infer.saved import load_saved  # imports torch: after the checks
 
@@ -67,6 +63,7 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     draw = _draw_each if one_each else _draw_together
     with ExitStack() as archives:
         found = find_images(images, archives, left_out)
+        found = (one for one in found if Path(one.name).resolve() != path.resolve())
         unlike = draw(name, _explain(saved, found, failed, notes), path)
     if unlike:
         print(f"{UNLIKE_IMAGES.format(unlike)}.", file=sys.stderr)
@@ -75,6 +72,19 @@ def explain(images: list[str], model: str | None = None, out: str = "explained.p
     for bad in failed:
         print(f"{bad.name}: {bad.error}", file=sys.stderr)
     return not failed
+
+
+def _check_own(images: Sequence[str], out: str, one_each: bool) -> None:
+    """Raises InputError if `--out` would replace a given image, or the next call read figures."""
+    if one_each and (word := reads(images, Path(out))):
+        raise InputError(
+            f"--out {out} is in {word}: the next call would read the figures as images. Give a "
+            "folder outside of it."
+        )
+    if out != _OUT and any(at_home(word).resolve() == Path(out).resolve() for word in images):
+        raise InputError(
+            f"--out {out} is a given image, which it would replace. Give another file."
+        )
 
 
 def _draw_each(title: str, images: Iterator[Explained], folder: Path) -> int:

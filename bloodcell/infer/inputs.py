@@ -95,19 +95,33 @@ def check_given(given: Sequence[str]) -> None:
             raise InputError(_missing(word))
 
 
-def reads(given: Sequence[str], place: Path) -> str:
-    """Returns the path or pattern that reads the images in a folder, or an image; else empty.
+def reads(given: Sequence[str], folder: Path) -> str:
+    """Returns the path or pattern that would read new images in a folder; empty if none would.
 
     Args:
         given: files, folders and patterns.
-        place: the folder or the image, which need not exist.
+        folder: the folder, which need not exist.
     """
-    places = [place.resolve(), *place.resolve().parents]
+    around = [folder.resolve(), *folder.resolve().parents]
+    places = [folder.absolute() / "0001.cells.png", folder.absolute(), *folder.absolute().parents]
     for word in given:
-        path = at_home(word).resolve()
-        if path in places or any(fnmatch(str(one), str(path)) for one in places):
+        path = at_home(word)
+        if path.resolve() in around:
+            return word
+        root = [] if path.is_absolute() else map(glob.escape, Path.cwd().parts)
+        pattern = [*root, *path.parts]
+        if glob.has_magic(word) and any(_matches(one.parts, pattern) for one in places):
             return word
     return ""
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Returns whether a path matches a pattern, in which `**` stands for any folders."""
+    if not pattern or not parts:
+        return not parts and all(one == "**" for one in pattern)
+    if pattern[0] == "**":
+        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def find_images(
@@ -172,8 +186,10 @@ def _find(word: str, entries: Callable[[Path], _Entries], left_out: LeftOut) -> 
         return iter([_file(str(path))])
     if glob.has_magic(word):
         matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  may be absolute
-        found = (one for match in matches for one in _matched(Path(match), entries, left_out))
-        return _each_once(found)
+        paths = map(Path, matches)
+        if word.lower().endswith(".zip"):
+            return (one for path in paths for one in _archived(path, path, entries))
+        return _each_once(one for path in paths for one in _matched(path, left_out))
     raise InputError(_missing(word))
 
 
@@ -196,11 +212,9 @@ def _each_once(images: Iterable[Named]) -> Iterator[Named]:
             yield image
 
 
-def _matched(path: Path, entries: Callable[[Path], _Entries], left_out: LeftOut) -> Iterator[Named]:
+def _matched(path: Path, left_out: LeftOut) -> Iterator[Named]:
     if path.is_dir():
         yield from _folder(path, left_out)
-    elif path.suffix.lower() == ".zip":
-        yield from _archived(path, path, entries)
     elif left_out.passes(path.name):
         yield _file(str(path))
 

@@ -1,9 +1,8 @@
 """Opens the training photographs of a model for the page."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,13 +89,15 @@ def open_photographs(
     return show
 
 
-def _find_names(source: Source, files: Iterable[str]) -> dict[str, str]:
+def _find_names(source: Source, files: Sequence[str]) -> dict[str, str]:
     """Returns the names of training photographs in a source, which may have other outer folders.
 
     Args:
         source: folder or archive, or several, whose names are then the first folder.
         files: names of the photographs in the data that the model was trained on.
     """
+    if all(file in source.sizes for file in files):
+        return {file: file for file in files}
 
     def key(name: str) -> tuple[str, str]:
         return name.split("/")[0] if source.sets else "", name.split("/")[-1]
@@ -104,16 +105,24 @@ def _find_names(source: Source, files: Iterable[str]) -> dict[str, str]:
     alike = defaultdict[tuple[str, str], list[str]](list)
     for name in source.sizes:
         alike[key(name)].append(name)
+    # by data set: the outer folders of a file and of its name, and how many folders agree
+    outer = defaultdict[str, Counter[tuple[str, str]]](Counter)
+    for file in files:
+        for name in alike[key(file)]:
+            then, now = _outer_folders(file, name)
+            outer[key(file)[0]][then, now] += file.count("/") - then.count("/") + 1
     found: dict[str, str] = {}
     for file in files:
-        ends = Counter({name: _shared_end(name, file) for name in alike[key(file)]})
-        (best, length), (_, second) = [*ends.most_common(2), ("", 0), ("", 0)][:2]
-        if file in source.sizes or length > second:
-            found[file] = file if file in source.sizes else best
+        for (then, now), _ in outer[key(file)[0]].most_common(1):
+            name = now + file.removeprefix(then)
+            if file.startswith(then) and name in source.sizes:
+                found[file] = name
     return found
 
 
-def _shared_end(one: str, other: str) -> int:
-    """Returns the number of equal names at the ends of two paths."""
-    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _outer_folders(one: str, other: str) -> tuple[str, str]:
+    """Returns what precedes the end that two paths have in common."""
+    left, right = one.split("/"), other.split("/")
+    while left and right and left[-1] == right[-1]:
+        del left[-1], right[-1]
+    return "".join(f"{part}/" for part in left), "".join(f"{part}/" for part in right)

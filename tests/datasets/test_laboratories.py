@@ -311,6 +311,8 @@ def test_the_copies_of_two_laboratories(real_zip: Path) -> None:
         ("Monocytes", ["mo", "monocyte"], 1),
         ("neutrophil", ["SNE", "BNE"], None),
         ("neutrophil", ["SNE", "ly"], 0),
+        ("SNE", ["neutrophil", "ly"], 0),
+        ("BNE", ["SNE", "ly"], None),
         ("blast", ["ba", "ig"], None),
     ],
 )

@@ -76,6 +76,8 @@ def test_the_sure_cells_alone_are_not_corrected() -> None:
     scores = {"confusion": {"counts": [[90, 10], [5, 95]], "of": "200 test photographs"}}
     counts = Counts({"a": 40, "b": 60, Uncounted.UNSURE: 20})
     said = differential(counts, ["a", "b"], scores)
-    assert said == differential(counts, ["a", "b"]), "as without a table of errors"
+    plain = differential(counts, ["a", "b"])
+    assert said.splitlines()[:5] == plain.splitlines()[:5], "as without a table of errors"
+    assert "with --abstain" not in plain
     assert "with --abstain, the counted cells have\nfewer than those" in said
     assert "orrected:" not in said

@@ -1,9 +1,14 @@
 """The ranking of labels, on answers that were made up."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bloodcell.audit.doubts import _as_votes
+from bloodcell.audit.opinions import Opinion
 from bloodcell.evaluate.doubts import Votes, average, likely_wrong, rank
 
 ALL = np.arange(2)
@@ -72,3 +77,15 @@ def test_planted_errors_of_good_answers_come_first(seed: int, n: int, classes: i
     assert doubts == sorted(doubts, reverse=True)
     assert min(doubts) >= 0
     assert max(doubts) <= 1
+
+
+def test_answers_of_models_with_other_names_of_the_classes() -> None:
+    """Kinds of the model's that the table joins are added; those of the table stay apart."""
+    probability = np.array([[0.5, 0.3, 0.2]], np.float32)
+    opinion = Opinion(Path("run"), np.array([4]), probability, ["BNE", "SNE", "ig"], 0, "")
+    votes = _as_votes(opinion, ["immature granulocyte", "neutrophil"])
+    assert votes.classes.tolist() == [0, 1]
+    assert votes.probability[0].tolist() == pytest.approx([0.2, 0.8])
+    apart = _as_votes(opinion, ["SNE", "BNE", "ig"])
+    assert apart.classes.tolist() == [0, 1, 2]
+    assert apart.probability[0].tolist() == pytest.approx([0.3, 0.5, 0.2])

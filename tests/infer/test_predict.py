@@ -25,7 +25,7 @@ from bloodcell.infer.answers import Answer
 from bloodcell.infer.cells import Uncounted
 from bloodcell.infer.export import Exported, _require_agreement
 from bloodcell.infer.heat import find_heat
-from bloodcell.infer.inputs import find_images
+from bloodcell.infer.inputs import find_images, reads
 from bloodcell.infer.runtime import views
 from bloodcell.infer.saved import Saved, load_saved, write_saved
 from bloodcell.infer.tally import Tally
@@ -297,11 +297,13 @@ def test_explaining(run: Path, smears: Path, refused: Refused) -> None:
     main(["explain", folder, "--model", str(run), "--out", "each"])
     assert len(list(Path("each").glob("*.png"))) == 10
     said = refused("explain", "each", "--model", str(run), "--out", "each/more")
-    assert "--out each/more is one of the images of each, or among them: these figures" in said
-    before = Path("explained.png").read_bytes()
-    said = refused("explain", "*.png", "--model", str(run), "--out", "explained.png")
-    assert "images of *.png, or among them: it would be replaced. Give another place" in said
-    assert Path("explained.png").read_bytes() == before
+    assert "--out each/more is in each: the next call would read the figures as images" in said
+    (own,) = Path("each").glob("0001*.png")
+    said = refused("explain", str(own), "--model", str(run), "--out", str(own))
+    assert f"--out {own} is a given image, which it would replace. Give another file." in said
+    for _ in range(2):  # its own figure is not one of the images
+        main(["explain", "each", "--model", str(run), "--out", "each/all.png"])
+    assert len(list(Path("each").glob("*.png"))) == 11
     many = str(smears / "images")
     assert "one figure holds at most 60 images" in refused("explain", many, "--model", str(run))
 
@@ -513,8 +515,32 @@ def test_a_pattern_names_each_image_once(make_folders: Callable[..., Path]) -> N
     make_folders({"a": 2, "a/b": 1, ".": 1})
     with zipfile.ZipFile("pictures/c.zip", "w") as archive:
         archive.write("pictures/0.png", "0.png")
-    for pattern in ("pictures/**", "pictures/*"):
+    files = ["pictures/0.png", "pictures/a/0.png", "pictures/a/1.png", "pictures/a/b/0.png"]
+    found = {"pictures/**": files, "pictures/*": files, "pictures/*.zip": ["pictures/c.zip/0.png"]}
+    for pattern, expected in found.items():
         with ExitStack() as archives:
             names = [image.name for image in find_images([pattern], archives)]
-        outside = ["pictures/0.png", "pictures/a/0.png", "pictures/a/1.png", "pictures/a/b/0.png"]
-        assert sorted(names) == [*outside, "pictures/c.zip/0.png"]
+        assert sorted(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "folder", "read"),
+    [
+        ("slide", "slide/boxed", True),
+        ("slide", "slide", True),
+        ("slide/a.png", "slide", False),
+        ("slide/*", "slide", True),
+        ("slide/*", "slide/boxed", True),
+        ("slide/*.png", "slide", True),
+        ("slide/*.png", "slide/boxed", False),
+        ("slide/*.jpg", "slide", False),
+        ("**/*.png", "boxed", True),
+        ("../run [[]1]/*", ".", False),
+    ],
+)
+def test_drawings_that_would_be_read(
+    word: str, folder: str, read: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "run [1]" / "slide").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run [1]")
+    assert reads([word], Path(folder)) == (word if read else "")

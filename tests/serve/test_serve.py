@@ -461,6 +461,8 @@ def test_photographs_of_several_data_sets_in_other_folders() -> None:
         "chula/chula/B-1.jpg#1": "chula/B-1.jpg#1",
         "pbc/pbc/eo/1.jpg": "pbc/set/eo/1.jpg",
     }
+    other = Source(Path("other"), {"C/1.png": 1}, {})
+    assert len(_find_names(other, ["A/1.png", "B/1.png"])) < 2, "one photograph is not two"
 
 
 def test_the_head_of_a_model_with_old_scores(run: Path) -> None:
