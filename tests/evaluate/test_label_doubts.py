@@ -81,7 +81,7 @@ def test_planted_errors_of_good_answers_come_first(seed: int, n: int, classes: i
 
 def test_answers_of_models_with_other_names_of_the_classes() -> None:
     """Kinds of the model's that the table joins are added; those of the table stay apart."""
-    probability = np.array([[0.5, 0.3, 0.2]], np.float32)
+    probability = np.array([[0.5, 0.3, 0.2]])
     opinion = Opinion(Path("run"), np.array([4]), probability, ["BNE", "SNE", "ig"], 0, "")
     votes = _as_votes(opinion, ["immature granulocyte", "neutrophil"])
     assert votes.classes.tolist() == [0, 1]
