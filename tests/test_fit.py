@@ -98,7 +98,7 @@ def test_the_published_configs_differ_as_published() -> None:
         assert settings["data"] == {"split": "seed"}
         stops = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 5}}
         assert settings["trainer"] == {"max_epochs": 40, "callbacks": [stops]}
-    others = {"any_lab.yaml", "best.yaml", "best_folds.yaml", "demo.yaml"}
+    others = {"any_lab.yaml", "best.yaml", "best_folds.yaml", "demo.yaml", "own_images.yaml"}
     assert {f"{name}.yaml" for name in published} | others == set(SHIPPED)
 
 
