@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from bloodcell.data.identity import from_above, image_key
+from bloodcell.data.identity import image_key, possible_keys
 from bloodcell.data.source import Source
 from bloodcell.data.splits import spread
 from bloodcell.data.table import Row, Table
@@ -56,12 +56,7 @@ class Photographs:
         self.name: list[str] = names.tolist()
         self.label = np.array(table.labels)[self.first]
         self._cell = np.unique([row.cell for row in table.rows], return_inverse=True)[1]
-        self._keys = np.array(
-            [
-                [image_key(one, source, row.path) for one in (row, from_above(row, source))]
-                for row in table.rows
-            ]
-        )
+        self._keys = np.array([possible_keys(row, source) for row in table.rows])
 
     def trained_on(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Finds the photographs that a model was trained on, also under other labels.

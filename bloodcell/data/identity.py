@@ -95,10 +95,14 @@ def image_key(row: Row, source: Source, name: str) -> int:
     return _hash(f"{row.official} {tail} {source.sizes[name]}")
 
 
-def from_above(row: Row, source: Source) -> Row:
-    """Returns an image as a data set has it whose split folder is the root, e.g. images/TRAIN."""
+def possible_keys(row: Row, source: Source) -> tuple[int, int]:
+    """Returns the key of an image here, and in a data set around the root, e.g. images/TRAIN."""
+    key = image_key(row, source, row.path)
     root = source.sets[row.dataset].root if source.sets else source.root
-    return replace(row, official=row.official or part_of(f"{root.name}/{row.path}"))
+    part = row.official or part_of(f"{root.name}/{row.path}")
+    if part == row.official:
+        return key, key
+    return key, image_key(replace(row, official=part), source, row.path)
 
 
 def find_trained(table: Table, source: Source, rows: Iterable[int], trained_on: Tensor) -> Tensor:
@@ -113,12 +117,8 @@ def find_trained(table: Table, source: Source, rows: Iterable[int], trained_on: 
     Returns:
         (n,) bool.
     """
-    found = [table.rows[i] for i in rows]
-    keys = [
-        [image_key(one, source, row.path) for one in (row, from_above(row, source))]
-        for row in found
-    ]
-    return torch.isin(torch.tensor(keys), trained_on).any(1)
+    keys = torch.tensor([possible_keys(table.rows[i], source) for i in rows], dtype=torch.int64)
+    return torch.isin(keys.reshape(-1, 2), trained_on).any(1)
 
 
 def check_unchanged(table: Table, source: Source, state: Mapping[str, Any]) -> None:

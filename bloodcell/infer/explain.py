@@ -62,8 +62,9 @@ def explain(images: list[str], model: str | None = None, out: str = _OUT) -> boo
     name = saved.description.name
     draw = _draw_each if one_each else _draw_together
     with ExitStack() as archives:
-        found = find_images(images, archives, left_out)
-        found = (one for one in found if Path(one.name).resolve() != path.resolve())
+        own = path.resolve()
+        given = find_images(images, archives, left_out)
+        found = (one for one in given if Path(one.name).resolve() != own)
         unlike = draw(name, _explain(saved, found, failed, notes), path)
     if unlike:
         print(f"{UNLIKE_IMAGES.format(unlike)}.", file=sys.stderr)
